@@ -1,0 +1,285 @@
+"""Show queries and what was retrieved for them, best first, in one picture.
+
+$ python demo.py --query_index 233
+$ python demo.py --random 5 --seed 1
+$ python demo.py --mistakes 8 --output mistakes.png
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+
+from evaluate_gpu import rank_gallery, rank_positives
+from features import load_features
+from utils import natural_int, positive_int, replacing, script
+
+COLUMNS = 10  # retrieved images side by side; a longer ranking goes on below
+MAX_LINES = 200  # lines of images in a picture: about 50,000 pixels, below matplotlib's limit
+THUMBNAIL = 256  # pixels
+
+# The picture's measures, in inches.
+DPI = 120
+CELL, GAP, QUERY_GAP, MARGIN, CAPTION = 1.4, 0.12, 0.3, 0.15, 0.62
+
+QUERY_COLOUR, RIGHT_COLOUR, WRONG_COLOUR = "#1f3b73", "#1a9641", "#d7191c"
+
+
+# ---------------------------------------------------------------- what to show
+def choose_queries(opts, query, gallery):
+    """Indices of the queries that the options ask for; ValueError where there are none such."""
+    total = len(query.labels)
+    if opts.random:
+        generator = np.random.default_rng(opts.seed)
+        return generator.choice(total, size=min(opts.random, total), replace=False).tolist()
+    if opts.mistakes:
+        return worst_queries(query, gallery, opts.mistakes)
+    for index in opts.query_index:
+        if index >= total:
+            raise ValueError(
+                f"--query_index {index} is out of range: {opts.features} holds {total} queries, "
+                f"0 to {total - 1}"
+            )
+    return opts.query_index
+
+
+def worst_queries(query, gallery, count):
+    """Indices of the `count` queries whose first true match is ranked lowest, worst first."""
+    ranks, _ = rank_positives(query, gallery)
+    matched = [index for index, each in enumerate(ranks) if len(each)]
+    if not matched:
+        raise ValueError("no query has a true match in the gallery: use --query_index or --random")
+    return sorted(matched, key=lambda index: -ranks[index][0])[:count]
+
+
+def retrieve(query, gallery, index, top):
+    """What was retrieved for one query, as a dict of plain Python values.
+
+    index, path, label; first_match, the rank of the first true match or None; retrieved, up to
+    `top` dicts of path, label, score and right (the query's building?), best first.
+    """
+    order, scores = rank_gallery(query, gallery, index)
+    label = int(query.labels[index])
+    right = gallery.labels[order] == label  # (M,)
+    hits = np.flatnonzero(right)
+    return {
+        "index": int(index),
+        "path": query.paths[index],
+        "label": label,
+        "first_match": int(hits[0]) + 1 if len(hits) else None,
+        "retrieved": [
+            {
+                "path": gallery.paths[row],
+                "label": int(gallery.labels[row]),
+                "score": float(score),
+                "right": bool(good),
+            }
+            for row, score, good in zip(order[:top], scores[:top], right[:top], strict=True)
+        ],
+    }
+
+
+def describe(result):
+    """The text printed about one query: its path and label, then the ranked paths."""
+    lines = [
+        f"query {result['index']}: {result['path']}  label {result['label']}, {_verdict(result)}"
+    ]
+    for rank, image in enumerate(result["retrieved"], start=1):
+        mark = "right" if image["right"] else "wrong"
+        lines.append(
+            f"{rank:4d}  {mark}  label {image['label']:<6d} score {image['score']:7.4f}  "
+            f"{image['path']}"
+        )
+    return "\n".join(lines)
+
+
+def _verdict(result):
+    if result["first_match"] is None:
+        return "no true match"
+    return f"first match: rank {result['first_match']}"
+
+
+# ---------------------------------------------------------------- images
+def find_image(path, test_dir=None):
+    """The image file that a stored path means: as stored, else below `test_dir`.
+
+    Of a stored path that is gone, <view>/<ID>/<file> is looked for in `test_dir` and in
+    `test_dir`/test. Raises FileNotFoundError that names the file and --test_dir.
+    """
+    if not path:
+        raise FileNotFoundError(
+            "the feature file holds no image paths: write it again with `python test.py`"
+        )
+    candidates = [Path(path)]
+    if test_dir is not None:
+        tail = PureWindowsPath(path).parts[-3:]  # splits at / and at \
+        candidates += [Path(test_dir, *tail), Path(test_dir, "test", *tail)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    where = "also not below" if test_dir else "name the folder that holds the views with"
+    raise FileNotFoundError(f"{path} not found: {where} --test_dir {test_dir or 'DIR'}")
+
+
+def read_thumbnail(path):
+    """Read an image as (256, 256, 3) uint8, whole, on a light ground where it is not square."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a JPEG is decoded near this size
+            square = ImageOps.pad(image.convert("RGB"), (THUMBNAIL, THUMBNAIL), color="#e8e8e8")
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a readable image ({reason}): replace it") from None
+    return np.asarray(square)
+
+
+# ---------------------------------------------------------------- the picture
+def draw(results, test_dir=None, make_figure=None):
+    """Draw a row per query, the query first; returns a matplotlib figure.
+
+    `make_figure(figsize=, dpi=)` makes the empty figure; by default one that needs no screen.
+    """
+    from matplotlib.figure import Figure
+
+    most = max(len(result["retrieved"]) for result in results)
+    columns = min(most, COLUMNS)
+    heights = [max(1, -(-len(result["retrieved"]) // COLUMNS)) for result in results]  # in lines
+    if sum(heights) > MAX_LINES:
+        raise ValueError(
+            f"a picture of {sum(heights)} lines of images is too tall, at most {MAX_LINES}: "
+            f"ask for fewer queries or a smaller --top"
+        )
+    width = 2 * MARGIN + CELL + (QUERY_GAP - GAP if columns else 0) + columns * (CELL + GAP)
+    height = 2 * MARGIN + sum(heights) * (CELL + CAPTION)
+    figure = (make_figure or Figure)(figsize=(width, height), dpi=DPI)
+    # One sheet in inches, y downwards: a tenth of the time that an axes per image takes.
+    sheet = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    sheet.set_axis_off()
+    line = 0
+    for result, lines in zip(results, heights, strict=True):
+        _draw_query(sheet, line, result, test_dir)
+        for rank, image in enumerate(result["retrieved"], start=1):
+            _draw_retrieved(sheet, line, rank, image, test_dir)
+        line += lines
+    return figure
+
+
+def _draw_query(sheet, line, result, test_dir):
+    caption = f"query {result['index']}\nlabel {result['label']}\n{_verdict(result)}"
+    picture = read_thumbnail(find_image(result["path"], test_dir))
+    _draw_cell(sheet, MARGIN, line, picture, caption, QUERY_COLOUR)
+
+
+def _draw_retrieved(sheet, line, rank, image, test_dir):
+    below, column = divmod(rank - 1, COLUMNS)
+    left = MARGIN + CELL + QUERY_GAP + column * (CELL + GAP)
+    # A mark beside the colour, for those who cannot tell red from green.
+    mark = "\N{CHECK MARK}" if image["right"] else "\N{BALLOT X}"
+    caption = f"{mark} rank {rank}\nlabel {image['label']}\nscore {image['score']:.3f}"
+    colour = RIGHT_COLOUR if image["right"] else WRONG_COLOUR
+    picture = read_thumbnail(find_image(image["path"], test_dir))
+    _draw_cell(sheet, left, line + below, picture, caption, colour)
+
+
+def _draw_cell(sheet, left, line, picture, caption, colour):
+    """One framed image `left` inches from the left in the given line, its caption below it."""
+    from matplotlib.patches import Rectangle
+
+    top = MARGIN + line * (CELL + CAPTION)
+    sheet.imshow(picture, extent=(left, left + CELL, top + CELL, top), aspect="auto")
+    sheet.add_patch(Rectangle((left, top), CELL, CELL, fill=False, color=colour, linewidth=4))
+    style = {"fontsize": 9, "linespacing": 1.15, "horizontalalignment": "center"}
+    middle, below = left + CELL / 2, top + CELL + 0.07
+    sheet.text(middle, below, caption, color=colour, verticalalignment="top", **style)
+
+
+def wants_window(no_window):
+    """Is someone sitting in front of a screen?"""
+    has_screen = sys.platform in {"darwin", "win32"} or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
+    return has_screen and sys.stdout.isatty() and not no_window
+
+
+def save_and_show(results, opts):
+    """Write the picture to `opts.output` in one step; show it where there is a screen."""
+    make_figure = None
+    window = wants_window(opts.no_window)
+    if window:
+        from matplotlib import pyplot
+
+        make_figure = pyplot.figure
+    figure = draw(results, opts.test_dir, make_figure)
+    with replacing(opts.output) as temporary:
+        figure.savefig(temporary, format=Path(opts.output).suffix[1:] or "png", dpi=DPI)
+    # None for the backends that only write files, which matplotlib falls back to.
+    if window and type(figure.canvas).required_interactive_framework:
+        pyplot.show()
+
+
+# ---------------------------------------------------------------- the command
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description="Draw queries and the gallery images retrieved for them: green frame for the "
+        "right building, red for a wrong one.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--query_index",
+        type=natural_int,
+        nargs="+",
+        default=[0],
+        metavar="I",
+        help="queries to show, by their place in the feature file, from 0",
+    )
+    which.add_argument("--random", type=positive_int, metavar="N", help="show N random queries")
+    which.add_argument(
+        "--mistakes",
+        type=positive_int,
+        nargs="?",
+        const=5,
+        metavar="N",
+        help="show the N queries whose first true match is ranked lowest; 5 if N is left out",
+    )
+    parser.add_argument("--seed", type=natural_int, default=0, help="seed of --random")
+    parser.add_argument(
+        "--features", default="pytorch_result.mat", metavar="FILE", help="feature file of test.py"
+    )
+    parser.add_argument(
+        "--test_dir",
+        metavar="DIR",
+        help="folder of the views (./data/test), for images that moved since test.py ran",
+    )
+    parser.add_argument(
+        "--top", type=positive_int, default=10, metavar="K", help="images to show for a query"
+    )
+    parser.add_argument(
+        "--output", default="show.png", metavar="FILE", help="the picture, .png .jpg .pdf or .svg"
+    )
+    parser.add_argument(
+        "--no_window", action="store_true", help="only write the picture, also where a screen is"
+    )
+    return parser.parse_args(argv)
+
+
+@script
+def main(argv=None) -> dict:
+    opts = parse_args(argv)
+    query, gallery = load_features(opts.features)
+    indices = choose_queries(opts, query, gallery)
+    results = [retrieve(query, gallery, index, opts.top) for index in indices]
+    for result in results:
+        print(describe(result))
+    save_and_show(results, opts)
+    print(f"picture: {opts.output}")
+    return {"queries": results, "output": opts.output}
+
+
+if __name__ == "__main__":
+    main()

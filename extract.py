@@ -1,0 +1,96 @@
+"""Network and images to L2-normalised features: for `test.py` and the validation of `train.py`."""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from dataset import image_loader, test_transform
+from features import Features
+from utils import autocast, progress_bar
+
+
+@torch.inference_mode()
+def extract_features(
+    network,
+    branch,
+    paths,
+    size,
+    *,
+    device,
+    batch_size=32,
+    scales=(1.0,),
+    precision="fp32",
+    num_workers=0,
+    description="features",
+):
+    """Features of image files by one branch of a multi-view network, in the order of `paths`.
+
+    An image's feature is the sum of its embeddings over the image, its mirror image and all
+    `scales` (each applied to the resized input, bicubic), divided by its length.
+
+    Args:
+        branch: number of the branch, 1 to 3 (model.branch_numbers).
+        size: (height, width) in pixels that images are resized to.
+        precision: "fp32", or "fp16"/"bf16" for autocast; features are float32 in any case.
+
+    Returns:
+        float32 array (N, D), rows of norm 1. Where the device runs out of memory the batch is
+        halved and the run goes on; a single image that does not fit is a torch.OutOfMemoryError.
+    """
+    network.eval()
+    loader = image_loader(
+        paths, test_transform(*size), batch_size, num_workers, pin_memory=device.type == "cuda"
+    )
+    limit, done, features = batch_size, 0, None
+    with progress_bar(loader, description) as batches, autocast(device, precision):
+        for images in batches:
+            embedded, limit = _embed_within_memory(network, branch, images, device, scales, limit)
+            if features is None:
+                features = np.empty((len(paths), embedded.shape[1]), np.float32)  # (N, D)
+            features[done : done + len(embedded)] = F.normalize(embedded, dim=1).numpy()
+            done += len(embedded)
+    return features
+
+
+def _embed_within_memory(network, branch, images, device, scales, limit):
+    """Embeddings (B, D) on the CPU, `limit` images at a time; returns the limit that fitted."""
+    chunks, start = [], 0
+    while start < len(images):
+        chunk = images[start : start + limit]
+        try:
+            chunks.append(embed_images(network, branch, chunk.to(device), scales).cpu())
+            start += len(chunk)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error) or len(chunk) == 1:
+                raise
+            limit = max(1, len(chunk) // 2)
+            print(f"out of memory with {len(chunk)} images at once: going on with {limit}")
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    return torch.cat(chunks), limit
+
+
+def _is_out_of_memory(error):
+    # The CPU allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def embed_images(network, branch, images, scales=(1.0,)):
+    """Sum of the embeddings of images (B, 3, H, W), their mirror images, and all scales: (B, D)."""
+    total = 0
+    for scale in scales:
+        # Always from the original: scales must not compound.
+        scaled = images
+        if scale != 1:
+            scaled = F.interpolate(images, scale_factor=scale, mode="bicubic", align_corners=False)
+        for view in (scaled, scaled.flip(3)):
+            total = total + network.embed(view, branch).float()
+    return total
+
+
+def view_features(network, branch, classes, label_of, size, **options):
+    """`Features` of a view's {ID: paths}; `label_of` maps ID -> label; see `extract_features`."""
+    paths = [path for images in classes.values() for path in images]
+    labels = [label_of[name] for name, images in classes.items() for _ in images]
+    features = extract_features(network, branch, paths, size, **options)
+    return Features(features, np.array(labels, np.int64), [path.as_posix() for path in paths])

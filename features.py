@@ -1,0 +1,179 @@
+"""The feature file: query and gallery features with their labels and paths, as .mat or .npz.
+
+$ python test.py --name two_view          # writes pytorch_result.mat
+$ python evaluate_gpu.py pytorch_result.mat   # reads it
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils import replacing
+
+JUNK = -1  # label of gallery images that are neither right nor wrong
+NEEDED = ("query_f", "query_label", "gallery_f", "gallery_label")
+MAT_LIMIT = 2**32  # bytes of one array that the MATLAB 5 format can count
+
+
+class Features(NamedTuple):
+    """Features of one set of images, query or gallery."""
+
+    features: np.ndarray  # (N, D) float32, rows of norm 1
+    labels: np.ndarray  # (N,) int64, JUNK = -1
+    paths: list[str]  # N image files, "" where unknown
+    cameras: np.ndarray | None = None  # (N,) int64, only for data with a same-camera rule
+
+
+def save_features(path, query, gallery):
+    """Write two `Features` to `path`, whose suffix (.mat or .npz) chooses the format.
+
+    The variables are those of University1652-Baseline's test.py: query_f (Nq, D), query_label
+    (1, Nq), query_path, and the same for gallery_; query_cam and gallery_cam (1, N) only where
+    `cameras` is given. Raises ValueError where the two sets do not fit (see `check_features`).
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in {".mat", ".npz"}:
+        raise ValueError(f"{path} cannot be a feature file: its name must end in .mat or .npz")
+    largest = max(query.features.nbytes, gallery.features.nbytes)
+    if suffix == ".mat" and largest >= MAT_LIMIT:
+        raise ValueError(
+            f"{path}: {largest / 2**30:.1f} GiB of features, a .mat holds less than "
+            f"{MAT_LIMIT / 2**30:.0f} GiB an array: save as .npz"
+        )
+    check_features(query, gallery, path)
+    arrays = {**_arrays("query", query), **_arrays("gallery", gallery)}
+    with replacing(path) as temporary:
+        if suffix == ".npz":
+            np.savez(temporary, **arrays)
+        else:
+            from scipy.io import savemat
+
+            savemat(temporary, arrays, appendmat=False)
+
+
+def _arrays(name, side):
+    arrays = {
+        f"{name}_f": np.asarray(side.features, dtype=np.float32),
+        f"{name}_label": np.asarray(side.labels, dtype=np.int64)[np.newaxis],  # (1, N)
+        f"{name}_path": np.array([str(path) for path in side.paths]),
+    }
+    if side.cameras is not None:
+        arrays[f"{name}_cam"] = np.asarray(side.cameras, dtype=np.int64)[np.newaxis]
+    return arrays
+
+
+def load_features(path):
+    """Read a feature file: (query, gallery), two `Features`.
+
+    Takes what `save_features` and the published test.py write: labels (1, N) or (N, 1) of any
+    whole-number dtype, paths padded with spaces or absent, cameras optional. Rows are returned as
+    stored, whatever their norm. Raises FileNotFoundError or ValueError, in one line, for a file
+    that is missing, damaged, incomplete or inconsistent.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} not found: run `python test.py` first, which writes the feature file, "
+            f"or name another one"
+        )
+    arrays = _read_arrays(path)
+    missing = [key for key in NEEDED if key not in arrays]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}: found {', '.join(sorted(arrays)) or 'nothing'}, "
+            f"expected {', '.join(NEEDED)}; write it again with `python test.py`"
+        )
+    query, gallery = _side(arrays, "query", path), _side(arrays, "gallery", path)
+    check_features(query, gallery, path)
+    return query, gallery
+
+
+def _read_arrays(path):
+    """All variables of a file as {name: array}."""
+    read = _read_npz if path.suffix.lower() == ".npz" else _read_mat
+    try:
+        return read(path)
+    except ImportError:
+        raise
+    except Exception as error:  # damaged bytes lead the two readers into errors of any type
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as a feature file ({reason}): expected a .mat or .npz "
+            f"written by `python test.py`"
+        ) from error
+
+
+def _read_npz(path):
+    with np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+def _read_mat(path):
+    from scipy.io import loadmat
+
+    variables = loadmat(path, appendmat=False)
+    return {key: value for key, value in variables.items() if not key.startswith("__")}
+
+
+def _side(arrays, name, path):
+    """The `Features` called `name` (query or gallery) among the variables of a file."""
+    features = arrays[f"{name}_f"]
+    if features.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: {name}_f is of type {features.dtype}, expected real numbers")
+    paths = arrays.get(f"{name}_path")
+    if paths is None or paths.size == 0:  # a .mat keeps no array of empty strings
+        paths = [""] * len(features)
+    elif paths.dtype.kind != "U":
+        raise ValueError(f"{path}: {name}_path is of type {paths.dtype}, expected text")
+    else:
+        paths = [text.rstrip(" ") for text in paths.reshape(-1).tolist()]
+    return Features(
+        features=np.asarray(features, dtype=np.float32),
+        labels=_whole_numbers(arrays[f"{name}_label"], f"{name}_label", path),
+        paths=paths,
+        cameras=_whole_numbers(arrays.get(f"{name}_cam"), f"{name}_cam", path),
+    )
+
+
+def _whole_numbers(values, name, path):
+    """A (1, N), (N, 1) or (N,) array of any real dtype as (N,) int64; None stays None."""
+    if values is None:
+        return None
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{path}: {name} is of type {values.dtype}, expected whole numbers")
+    values = values.reshape(-1)
+    if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.rint(values))).all():
+        raise ValueError(f"{path}: {name} holds numbers that are not whole, expected labels")
+    return values.astype(np.int64)
+
+
+def check_features(query, gallery, source="features"):
+    """Raise ValueError, naming `source`, where two `Features` cannot be compared or hold NaN."""
+    for name, side in (("query", query), ("gallery", gallery)):
+        shape = side.features.shape
+        if len(shape) != 2 or 0 in shape:
+            raise ValueError(
+                f"{source}: the {name} features have shape {shape}, expected (N, D) with N >= 1 "
+                f"images: was a folder of images empty?"
+            )
+        for what in ("labels", "paths", "cameras"):
+            values = getattr(side, what)
+            if values is not None and len(values) != shape[0]:
+                raise ValueError(
+                    f"{source}: {len(values)} {name} {what} for {shape[0]} {name} features, "
+                    f"expected one each"
+                )
+        finite = np.isfinite(side.features)
+        if not finite.all():
+            count = shape[0] - np.count_nonzero(finite.all(axis=1))
+            raise ValueError(
+                f"{source}: {count} of {shape[0]} {name} features hold NaN or infinity: "
+                f"did training diverge? Extract again with an earlier --which_epoch or in fp32"
+            )
+    if query.features.shape[1] != gallery.features.shape[1]:
+        raise ValueError(
+            f"{source}: query features are {query.features.shape[1]}-d and gallery features "
+            f"{gallery.features.shape[1]}-d: extract both with the same network and --pool"
+        )

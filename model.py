@@ -1,0 +1,388 @@
+"""The networks: one branch per platform, one shared head; `build_model(...)` makes them by name.
+
+Class names, call signatures and state-dict keys are those of University1652-Baseline, so that its
+checkpoints load here. Branches start with random weights; `load_backbone` gives them ImageNet's.
+"""
+
+import torch
+from torch import nn
+from torchvision import models
+
+BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)
+    "resnet18": (models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, 512),
+    "resnet50": (models.resnet50, models.ResNet50_Weights.IMAGENET1K_V1, 2048),
+    "vgg16_bn": (models.vgg16_bn, models.VGG16_BN_Weights.IMAGENET1K_V1, 512),
+}
+POOLS = ("avg", "max", "avg+max", "gem")
+# The order of the published three-view network: model_1 satellite, model_2 street, model_3 drone.
+THREE_VIEWS = ("satellite", "street", "drone")
+
+
+# ---------------------------------------------------------------- pooling
+class GeM(nn.Module):
+    """Generalised-mean pooling, a trained exponent per channel (Radenovic et al., TPAMI 2019).
+
+    y_c = (mean over positions of max(x_c, eps)^p_c)^(1/p_c), eq. 3; p = 1 is the average,
+    p -> infinity the maximum. (B, C, H, W) -> (B, C).
+    """
+
+    def __init__(self, dim, p=3.0, eps=1e-6):
+        super().__init__()
+        self.p = nn.Parameter(torch.full((dim,), float(p)))  # (C,)
+        self.eps = eps
+
+    def forward(self, x):
+        # float32: x^p overflows half precision already at x = 41 with p = 3.
+        p = self.p.float()
+        powered = x.float().clamp(min=self.eps).pow(p[:, None, None])  # (B, C, H, W)
+        return powered.mean(dim=(2, 3)).pow(1 / p)  # (B, C)
+
+
+def check_pool(pool):
+    """Raise ValueError unless `pool` is one of POOLS."""
+    if pool not in POOLS:
+        raise ValueError(f"pool {pool!r} is unknown: expected one of {', '.join(POOLS)}")
+
+
+def pooled_dim(channels, pool):
+    """Length of the pooled feature of a map with `channels` channels."""
+    return 2 * channels if pool == "avg+max" else channels
+
+
+# ---------------------------------------------------------------- branches
+class _Branch(nn.Module):
+    """A torchvision backbone up to its last feature map, then one global pooling.
+
+    The ImageNet classifier stays in the state dict, unused, because the published files hold it.
+    """
+
+    def __init__(self, backbone, pool, init_model):
+        super().__init__()
+        if init_model is not None:
+            self.model, self.pool = init_model.model, init_model.pool
+            return
+        check_pool(pool)
+        builder, _, channels = BACKBONES[backbone]
+        self.model = builder()
+        self.pool = pool
+        if pool == "gem":
+            self.model.gem2 = GeM(channels)
+
+    def feature_map(self, x):
+        """(B, 3, H, W) -> (B, C, H', W')."""
+        raise NotImplementedError
+
+    def forward(self, x):
+        """Images (B, 3, H, W) float -> pooled feature (B, D) float."""
+        x = self.feature_map(x)
+        if self.pool == "gem":
+            return self.model.gem2(x)
+        if self.pool == "avg":
+            return x.mean(dim=(2, 3))
+        if self.pool == "max":
+            return x.amax(dim=(2, 3))
+        return torch.cat((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))), dim=1)
+
+
+class ft_net(_Branch):
+    """ResNet branch: images (B, 3, H, W) -> pooled feature (B, 2048), or 4096 with `avg+max`.
+
+    `stride` is that of the last stage (2 as in ImageNet, or 1: a map twice as fine). `class_num`
+    and `droprate` are part of the published signature; the head that uses them belongs to the
+    multi-view networks. `init_model` shares another branch's backbone and pooling.
+    """
+
+    def __init__(
+        self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg", *, backbone="resnet50"
+    ):
+        super().__init__(backbone, pool, init_model)
+        if stride not in (1, 2):
+            raise ValueError(f"stride {stride} is not possible: expected 1 or 2")
+        if stride == 1 and init_model is None:
+            block = self.model.layer4[0]
+            # The 3x3 convolution that halves the map is the second one in a bottleneck block.
+            (block.conv2 if hasattr(block, "conv3") else block.conv1).stride = (1, 1)
+            block.downsample[0].stride = (1, 1)
+
+    def feature_map(self, x):
+        net = self.model
+        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))  # (B, 64, H/4, W/4)
+        return net.layer4(net.layer3(net.layer2(net.layer1(x))))  # (B, C, H/32, W/32)
+
+
+class ft_net_VGG16(_Branch):
+    """VGG16-bn branch: images (B, 3, H, W) -> pooled feature (B, 512), or 1024 with `avg+max`.
+
+    The map is H/32 x W/32; `stride` is accepted for the published signature and must be 2 or 1,
+    but a VGG has no last stage whose stride could be changed.
+    """
+
+    def __init__(self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg"):
+        super().__init__("vgg16_bn", pool, init_model)
+
+    def feature_map(self, x):
+        return self.model.features(x)
+
+
+# ---------------------------------------------------------------- head
+class ClassBlock(nn.Module):
+    """Head shared by all views: Linear to the embedding, batch norm, dropout, Linear to classes.
+
+    Feature (B, input_dim) -> logits (B, class_num), or `(logits, embedding)` with `return_f`.
+    The embedding (B, num_bottleneck) is what retrieval uses; in training it has seen the dropout.
+    """
+
+    def __init__(
+        self,
+        input_dim,
+        class_num,
+        droprate,
+        relu=False,
+        bnorm=True,
+        num_bottleneck=512,
+        linear=True,
+        return_f=False,
+    ):
+        super().__init__()
+        self.return_f = return_f
+        block = [nn.Linear(input_dim, num_bottleneck)] if linear else []
+        width = num_bottleneck if linear else input_dim
+        if bnorm:
+            block.append(nn.BatchNorm1d(width))
+        if relu:
+            block.append(nn.LeakyReLU(0.1))
+        if droprate > 0:
+            block.append(nn.Dropout(droprate))
+        self.add_block = nn.Sequential(*block)
+        self.classifier = nn.Sequential(nn.Linear(width, class_num))
+        self._initialise()
+
+    def _initialise(self):
+        # As published: He et al. 2015 by fan-out for the embedding, near-zero class weights.
+        for layer in self.add_block:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+                nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.BatchNorm1d):
+                nn.init.normal_(layer.weight, 1.0, 0.02)
+                nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.classifier[0].weight, std=0.001)
+        nn.init.zeros_(self.classifier[0].bias)
+
+    def embed(self, x):
+        """Pooled feature (B, input_dim) -> embedding (B, num_bottleneck), not normalised."""
+        return self.add_block(x)
+
+    def forward(self, x):
+        embedding = self.embed(x)
+        logits = self.classifier(embedding)
+        return (logits, embedding) if self.return_f else logits
+
+
+# ---------------------------------------------------------------- multi-view networks
+def _make_branch(class_num, stride, pool, backbone):
+    if backbone == "vgg16_bn":
+        return ft_net_VGG16(class_num, stride=stride, pool=pool)
+    return ft_net(class_num, stride=stride, pool=pool, backbone=backbone)
+
+
+def _make_head(class_num, droprate, pool, backbone, return_f):
+    width = pooled_dim(BACKBONES[backbone][2], pool)
+    return ClassBlock(width, class_num, droprate, return_f=return_f)
+
+
+class _MultiViewNet(nn.Module):
+    """Branches `model_1`, `model_2`, ... and one `classifier`; see the two subclasses."""
+
+    def _classify(self, branch, images):
+        return None if images is None else self.classifier(branch(images))
+
+    def embed(self, images, branch):
+        """Images (B, 3, H, W) of branch number 1, 2 (or 3) -> embedding (B, 512)."""
+        return self.classifier.embed(getattr(self, f"model_{branch}")(images))
+
+
+class two_view_net(_MultiViewNet):
+    """Two branches, one head: `net(x1, x2) -> (y1, y2)`; `None` in gives `None` out.
+
+    `y` is the logits (B, class_num), or `(logits, embedding)` with `return_f`. `share_weight`
+    makes both branches one (its tensors then stand twice in the state dict, as published).
+    """
+
+    def __init__(
+        self,
+        class_num,
+        droprate,
+        stride=2,
+        pool="avg",
+        share_weight=False,
+        VGG16=False,
+        *,
+        backbone="resnet50",
+        return_f=False,
+    ):
+        super().__init__()
+        backbone = "vgg16_bn" if VGG16 else backbone
+        self.model_1 = _make_branch(class_num, stride, pool, backbone)
+        self.model_2 = (
+            self.model_1 if share_weight else _make_branch(class_num, stride, pool, backbone)
+        )
+        self.classifier = _make_head(class_num, droprate, pool, backbone, return_f)
+
+    def forward(self, x1, x2):
+        return self._classify(self.model_1, x1), self._classify(self.model_2, x2)
+
+
+class three_view_net(_MultiViewNet):
+    """Three branches, one head: `net(x1, x2, x3, x4=None) -> (y1, y2, y3[, y4])`.
+
+    x1 satellite, x2 street, x3 drone, x4 more street-like images through the street branch.
+    `share_weight` makes the satellite and drone branches one, as published.
+    """
+
+    def __init__(
+        self,
+        class_num,
+        droprate,
+        stride=2,
+        pool="avg",
+        share_weight=False,
+        VGG16=False,
+        *,
+        backbone="resnet50",
+        return_f=False,
+    ):
+        super().__init__()
+        backbone = "vgg16_bn" if VGG16 else backbone
+        self.model_1 = _make_branch(class_num, stride, pool, backbone)
+        self.model_2 = _make_branch(class_num, stride, pool, backbone)
+        self.model_3 = (
+            self.model_1 if share_weight else _make_branch(class_num, stride, pool, backbone)
+        )
+        self.classifier = _make_head(class_num, droprate, pool, backbone, return_f)
+
+    def forward(self, x1, x2, x3, x4=None):
+        outputs = (
+            self._classify(self.model_1, x1),
+            self._classify(self.model_2, x2),
+            self._classify(self.model_3, x3),
+        )
+        return outputs if x4 is None else (*outputs, self._classify(self.model_2, x4))
+
+
+# ---------------------------------------------------------------- builders
+def branch_numbers(view_names, extra_google=False):
+    """View name -> branch number: ("satellite", "drone") -> {"satellite": 1, "drone": 2}.
+
+    `google`, as an addition to three views, goes through the street branch (number 2).
+    """
+    numbers = {view: number for number, view in enumerate(view_names, start=1)}
+    if extra_google:
+        numbers["google"] = numbers["street"]
+    return numbers
+
+
+def build_model(
+    class_num,
+    view_names=("satellite", "drone"),
+    *,
+    backbone="resnet50",
+    droprate=0.5,
+    stride=2,
+    pool="avg",
+    share=False,
+    return_f=False,
+):
+    """The network for two views of any name, or for satellite, street and drone."""
+    if len(view_names) == 3 and tuple(view_names) != THREE_VIEWS:
+        raise ValueError(f"three views must be {','.join(THREE_VIEWS)}, not {','.join(view_names)}")
+    if len(view_names) not in (2, 3):
+        raise ValueError(f"{len(view_names)} views given: expected two or three")
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone {backbone!r} is unknown: expected {', '.join(BACKBONES)}")
+    network = two_view_net if len(view_names) == 2 else three_view_net
+    return network(class_num, droprate, stride, pool, share, backbone=backbone, return_f=return_f)
+
+
+def views_from_opts(opts):
+    """View names and the extra-google switch of a run's options, ours or the published ones.
+
+    Published run folders name no views: their 2 is satellite + street, their 3 adds the drone.
+    """
+    views = opts.get("view_names")
+    if views is None:
+        views = {2: THREE_VIEWS[:2], 3: THREE_VIEWS}.get(opts.get("views"))
+    if not isinstance(views, (list, tuple)) or not views:
+        raise ValueError(
+            f"opts.yaml has views: {opts.get('views')!r} and view_names: {views!r}: expected "
+            "`views: 2` or `views: 3`, or a list of view names"
+        )
+    return tuple(views), bool(opts.get("extra_Google", False)) and len(views) == 3
+
+
+def model_from_opts(opts):
+    """Rebuild a trained network from the options of its run folder (a dict, see utils.read_opts).
+
+    Understands our run folders and those of University1652-Baseline; keys that older files lack
+    have the published defaults. Raises ValueError where an option has no meaning here.
+    """
+    for name in ("LPN", "PCB", "use_dense", "use_NAS"):
+        if opts.get(name):
+            raise ValueError(f"opts.yaml says {name}: true, a network this project does not have")
+    nclasses = opts.get("nclasses")
+    if not isinstance(nclasses, int) or nclasses < 1:
+        raise ValueError(f"opts.yaml has nclasses: {nclasses!r}, expected the number of classes")
+    view_names, _ = views_from_opts(opts)
+    published_backbone = "vgg16_bn" if opts.get("use_vgg16") else "resnet50"
+    return build_model(
+        nclasses,
+        view_names,
+        backbone=opts.get("backbone", published_backbone),
+        droprate=float(opts.get("droprate", 0.5)),
+        stride=int(opts.get("stride", 2)),
+        pool=opts.get("pool", "avg"),
+        share=bool(opts.get("share", False)),
+    )
+
+
+# ---------------------------------------------------------------- ImageNet weights
+def download_imagenet_weights(backbone):
+    """State dict of torchvision's ImageNet weights (cached by torch.hub after the first time).
+
+    Raises OSError that names the two ways on where the download is not possible.
+    """
+    weights = BACKBONES[backbone][1]
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no route, a proxy's page, or a damaged file
+        raise OSError(
+            f"the ImageNet weights of {backbone} cannot be downloaded ({error}): fetch "
+            f"{weights.url} on another machine and pass it as --weights FILE, or train from "
+            "random weights with --no_pretrained"
+        ) from None
+
+
+def load_backbone(network, state, source):
+    """Load a torchvision backbone's state dict into every branch of a multi-view network.
+
+    The ImageNet classifier may be absent from `state`; everything else must fit. `source` names
+    the file in the ValueError.
+    """
+    for name, branch in network.named_children():
+        if not name.startswith("model_"):
+            continue
+        own = branch.model.state_dict()
+        unused = ("fc.", "classifier.", "gem2.")
+        wrong = [
+            key
+            for key, value in own.items()
+            if not key.startswith(unused) and getattr(state.get(key), "shape", None) != value.shape
+        ]
+        if wrong:
+            raise ValueError(
+                f"{source} does not fit the backbone: {len(wrong)} of {len(own)} entries are "
+                f"missing or of another shape, first {wrong[0]}; expected the state dict of the "
+                "torchvision network named by --backbone"
+            )
+        fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+        branch.model.load_state_dict(fitting, strict=False)

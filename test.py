@@ -1,0 +1,242 @@
+"""Extract the features of a trained network on query and gallery images, save and score them.
+
+python test.py --name two_view --test_dir data/toy                      # drone -> satellite
+python test.py --name two_view --query satellite --gallery drone
+python test.py --name two_view --all                                    # every possible task
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import utils
+from utils import natural_int, positive_int, script
+
+FEATURE_FILE = "pytorch_result.mat"
+REFUSED = {
+    "use_dense": "it never had an effect in the published code; a run knows its own network",
+    "PCB": "the published code names this network but has none",
+    "multi": "queries of several images are not part of this version",
+}
+
+
+def build_parser():
+    """The parser; what describes the network comes from the run folder, not from here."""
+    parser = argparse.ArgumentParser(
+        description="Extract features, save them as .mat and print the recall.",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--name", default="two_view", help="name of the run folder in model/")
+    parser.add_argument("--which_epoch", default="last", help="weights to test: 59, or last")
+    parser.add_argument("--test_dir", default="./data/test", help="data folder or its test/")
+    parser.add_argument(
+        "--query",
+        default="drone",
+        choices=("satellite", "street", "drone"),
+        help="view of the queries",
+    )
+    parser.add_argument(
+        "--gallery",
+        default="satellite",
+        choices=("satellite", "street", "drone"),
+        help="view of the gallery",
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="every task that the run's views and the test folders allow",
+    )
+    parser.add_argument(
+        "--output",
+        default=FEATURE_FILE,
+        help="feature file, .mat or .npz; with --all the task is added to its name",
+    )
+    parser.add_argument("--batchsize", type=positive_int, default=128, help="images at once")
+    parser.add_argument(
+        "--ms", type=_scales, default="1", help="scales of the input to sum over, e.g. 1,1.1,1.2"
+    )
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument("--fp16", action="store_true", help="float16 autocast")
+    precision.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="device")
+    parser.add_argument("--gpu_ids", default="0", help="number of the one GPU to use, -1: CPU")
+    parser.add_argument(
+        "--num_workers",
+        type=natural_int,
+        default=min(4, os.cpu_count() or 1),
+        help="loader processes; 0 loads in this process",
+    )
+    parser.add_argument("--h", type=positive_int, default=None, help="must agree with the run")
+    parser.add_argument("--w", type=positive_int, default=None, help="must agree with the run")
+    parser.add_argument("--views", type=positive_int, default=None, help="must agree with the run")
+    parser.add_argument("--pool", default=None, help="must agree with the run")
+    for name, reason in REFUSED.items():
+        parser.add_argument(
+            f"--{name}", action="store_true", default=argparse.SUPPRESS, help=f"refused: {reason}"
+        )
+    return parser
+
+
+def _scales(text):
+    try:
+        scales = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0.1 <= scale <= 10 for scale in scales):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of scales such as 1,1.1,1.2")
+    return scales
+
+
+def parse_args(argv=None):
+    """Options of a test; refused ones end the program."""
+    parser = build_parser()
+    opts = parser.parse_args(argv)
+    for name, reason in REFUSED.items():
+        if hasattr(opts, name):
+            parser.error(f"--{name} is refused: {reason}")
+    if not opts.all and opts.query == opts.gallery:
+        parser.error(f"--query and --gallery are both {opts.query}: name two views")
+    if Path(opts.output).suffix not in (".mat", ".npz"):
+        parser.error(f"--output {opts.output}: expected a name ending in .mat or .npz")
+    return opts
+
+
+def check_agreement(opts, run_opts):
+    """Raise ValueError where --h, --w, --views or --pool contradict the run's opts.yaml."""
+    for key in ("h", "w", "views", "pool"):
+        given, own = getattr(opts, key), run_opts.get(key)
+        if given is not None and own is not None and given != own:
+            raise ValueError(
+                f"--{key} {given} contradicts opts.yaml of the run {opts.name}, which says "
+                f"{own}: leave the option out"
+            )
+
+
+def load_run(name, which_epoch, device):
+    """The trained network of a run folder on a device, its branch numbers, and its options."""
+    import model
+
+    run_dir = utils.run_folder(name)
+    checkpoint = utils.find_checkpoint(run_dir, which_epoch)
+    run_opts = utils.read_opts(run_dir)
+    network = model.model_from_opts(run_opts)
+    utils.load_weights(network, checkpoint)
+    print(f"weights: {checkpoint}")
+    branches = model.branch_numbers(*model.views_from_opts(run_opts))
+    return network.to(device).eval(), branches, run_opts
+
+
+def choose_tasks(opts, branches, test_dir):
+    """The (query, gallery) view pairs to run: the one asked for, or all there are folders for."""
+    if not opts.all:
+        for view in (opts.query, opts.gallery):
+            if view not in branches:
+                raise ValueError(
+                    f"the run {opts.name} was trained on {', '.join(branches)}, not on {view}: "
+                    "choose --query and --gallery among these"
+                )
+        return [(opts.query, opts.gallery)]
+    tasks = [
+        (query, gallery)
+        for query in branches
+        for gallery in branches
+        if query != gallery
+        and (test_dir / f"query_{query}").is_dir()
+        and (test_dir / f"gallery_{gallery}").is_dir()
+    ]
+    if not tasks:
+        raise FileNotFoundError(
+            f"{test_dir} has no query_ and gallery_ folders for the run's views "
+            f"{', '.join(branches)}"
+        )
+    return tasks
+
+
+def check_known(classes, test_dir, folder):
+    """Raise ValueError for a query class that no gallery folder holds: a misplaced folder."""
+    known = {path.name for gallery in test_dir.glob("gallery_*") for path in gallery.iterdir()}
+    strangers = [name for name in classes if name not in known]
+    if strangers:
+        raise ValueError(
+            f"{folder} has {len(strangers)} class folder(s) that no gallery folder holds, first "
+            f"{strangers[0]}: add its gallery images or remove it"
+        )
+
+
+def open_views(test_dir, tasks):
+    """{"query_drone": {ID: paths}, ...} of the folders the tasks need, and the IDs' labels."""
+    from dataset import retrieval_labels, scan_classes
+
+    folders = sorted({f"query_{q}" for q, _ in tasks} | {f"gallery_{g}" for _, g in tasks})
+    scanned = {folder: scan_classes(test_dir / folder) for folder in folders}
+    for folder in folders:
+        if folder.startswith("query_"):
+            check_known(scanned[folder], test_dir, test_dir / folder)
+    return scanned, retrieval_labels(*scanned.values())
+
+
+def output_path(output, task, several):
+    """The feature file of a task: `output`, or with several tasks `<stem>_<query>_<gallery>`."""
+    path = Path(output)
+    return path.with_stem(f"{path.stem}_{task[0]}_{task[1]}") if several else path
+
+
+def score_task(task, query, gallery, path, run_dir):
+    """Save a task's features, score them, print the line and add it to the run's result.txt."""
+    from evaluate_gpu import evaluate, published_line, report, warnings_about
+    from features import save_features
+
+    save_features(path, query, gallery)
+    metrics = evaluate(query, gallery)
+    line = published_line(metrics)
+    print(f"{task[0]} -> {task[1]}, features in {path}")
+    print(report(metrics, query, gallery))
+    for warning in warnings_about(metrics, query, gallery):
+        print(f"warning: {warning}", file=sys.stderr)
+    result = run_dir / "result.txt"
+    earlier = result.read_text(encoding="utf-8") if result.is_file() else ""
+    utils.write_text(result, f"{earlier}{task[0]} -> {task[1]}: {line}\n")
+    return metrics
+
+
+@script
+def main(argv=None):
+    """Run the tasks; returns {"<query>_<gallery>": metrics}, of a single task its metrics."""
+    opts = parse_args(argv)
+    from dataset import split_folder
+    from extract import view_features
+
+    device = utils.select_device(opts.device, opts.gpu_ids)
+    network, branches, run_opts = load_run(opts.name, opts.which_epoch, device)
+    check_agreement(opts, run_opts)
+    test_dir = split_folder(opts.test_dir, "test")
+    tasks = choose_tasks(opts, branches, test_dir)
+    scanned, label_of = open_views(test_dir, tasks)
+    features = {}
+    for folder, classes in scanned.items():
+        features[folder] = view_features(
+            network,
+            branches[folder.split("_")[1]],
+            classes,
+            label_of,
+            (int(run_opts.get("h", 256)), int(run_opts.get("w", 256))),
+            device=device,
+            batch_size=opts.batchsize,
+            scales=opts.ms,
+            precision="fp16" if opts.fp16 else "bf16" if opts.bf16 else "fp32",
+            num_workers=opts.num_workers,
+            description=folder,
+        )
+    results = {}
+    for task in tasks:
+        path = output_path(opts.output, task, several=opts.all)
+        query, gallery = features[f"query_{task[0]}"], features[f"gallery_{task[1]}"]
+        metrics = score_task(task, query, gallery, path, utils.run_folder(opts.name))
+        results["_".join(task)] = metrics
+    return results if opts.all else metrics
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Data and run folders shared by the tests; everything is rendered or made here."""
+
+import os
+
+import pytest
+import torch
+
+import campus
+import model
+import utils
+
+SMALL = [
+    "--backbone",
+    "resnet18",
+    "--no_pretrained",
+    "--h",
+    "32",
+    "--w",
+    "32",
+    "--pad",
+    "2",
+    "--num_workers",
+    "0",
+    "--batchsize",
+    "4",
+    "--device",
+    "cpu",
+]
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """A small toy campus: 8 training buildings, 5 test buildings and 2 distractors, 48 pixels."""
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    folder.mkdir()
+    campus.render_campus(
+        folder,
+        seed=3,
+        num_train=8,
+        num_test=5,
+        num_distractors=2,
+        drone_frames=2,
+        image_size=48,
+        num_workers=0,
+    )
+    return folder
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    """An empty current folder, so that model/ and the feature files land in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GEO_TRACEBACK", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def small_run(workdir):
+    """A run folder `small` with random weights of a two-view ResNet-18 for 8 classes."""
+    torch.manual_seed(0)
+    network = model.build_model(8, backbone="resnet18")
+    run_dir = utils.run_folder("small")
+    utils.write_opts(
+        run_dir,
+        {
+            "view_names": ["satellite", "drone"],
+            "views": 2,
+            "nclasses": 8,
+            "backbone": "resnet18",
+            "h": 32,
+            "w": 32,
+            "pool": "avg",
+            "stride": 2,
+            "share": False,
+            "droprate": 0.5,
+        },
+    )
+    utils.save_tensors(run_dir / "net_009.pth", network.state_dict())
+    return run_dir
+
+
+def fails(main, argv, capsys, *expected):
+    """Assert that `main(argv)` exits with code 2 and one error line holding the expected parts."""
+    with pytest.raises(SystemExit) as exit_info:
+        main([os.fspath(part) for part in argv])
+    assert exit_info.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(lines) == 1, lines
+    for part in expected:
+        assert str(part) in lines[0], lines[0]
+    return lines[0]

@@ -1,0 +1,178 @@
+"""The feature file: round trips, the published layout, and one clear line for each bad file."""
+
+import numpy as np
+import pytest
+from scipy.io import loadmat, savemat
+
+from features import MAT_LIMIT, Features, check_features, load_features, save_features
+
+
+def make(labels, dim=4, seed=0, cameras=None):
+    """Features of unit norm with paths of unequal length."""
+    features = np.random.default_rng(seed).standard_normal((len(labels), dim)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    paths = [f"test/view/{label}/{'x' * place}.jpg" for place, label in enumerate(labels)]
+    return Features(features, np.array(labels, dtype=np.int64), paths, cameras)
+
+
+def variables(**changes):
+    """What the published test.py hands to savemat, with some variables changed or None'd out."""
+    query, gallery = make([5, 9]), make([9, 5, 5], seed=1)
+    published = {
+        "gallery_f": gallery.features,
+        "gallery_label": [9, 5, 5],
+        "gallery_path": gallery.paths,
+        "query_f": query.features,
+        "query_label": [5, 9],
+        "query_path": query.paths,
+    }
+    return {key: value for key, value in {**published, **changes}.items() if value is not None}
+
+
+@pytest.mark.parametrize("suffix", [".mat", ".npz"])
+def test_round_trip(tmp_path, suffix):
+    query = make([3, 1651, 7], cameras=np.array([0, 4, 2]))
+    query = query._replace(paths=["a b.jpg", "żółw/建物/é.jpg", "view/0007/\N{HOUSE BUILDING}.png"])
+    gallery = make([7, -1], seed=1, cameras=np.array([1, 1]))
+    save_features(tmp_path / f"new/result{suffix}", query, gallery)
+    for saved, loaded in zip(
+        (query, gallery), load_features(tmp_path / f"new/result{suffix}"), strict=True
+    ):
+        assert loaded.paths == saved.paths
+        assert loaded.features.dtype == np.float32 and loaded.labels.dtype == np.int64
+        np.testing.assert_array_equal(loaded.features, saved.features)
+        np.testing.assert_array_equal(loaded.labels, saved.labels)
+        np.testing.assert_array_equal(loaded.cameras, saved.cameras)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == [f"result{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", [".mat", ".npz"])
+@pytest.mark.parametrize("path", ["één.jpg", ""])
+def test_one_image_a_side(tmp_path, suffix, path):
+    one = make([8])._replace(paths=[path])
+    save_features(tmp_path / f"one{suffix}", one, one)
+    query, gallery = load_features(tmp_path / f"one{suffix}")
+    assert query.paths == gallery.paths == [path]
+    assert query.labels.tolist() == [8] and query.features.shape == (1, 4)
+    assert query.cameras is None
+
+
+def test_written_layout_is_the_published_one(tmp_path):
+    save_features(tmp_path / "result.mat", make([5, 9]), make([9, 5, 5], seed=1))
+    written = {k: v for k, v in loadmat(tmp_path / "result.mat").items() if k[0] != "_"}
+    assert set(written) == set(variables())
+    assert written["query_f"].dtype == np.float32 and written["query_f"].shape == (2, 4)
+    assert written["gallery_label"].shape == (1, 3)
+    assert written["gallery_label"][0].tolist() == [9, 5, 5]
+    # A char array: one string an image, padded to the longest.
+    assert written["query_path"].tolist() == ["test/view/5/.jpg ", "test/view/9/x.jpg"]
+
+
+def test_reads_published_file(tmp_path):
+    savemat(tmp_path / "published.mat", variables())
+    query, gallery = load_features(tmp_path / "published.mat")
+    assert query.labels.tolist() == [5, 9] and gallery.labels.tolist() == [9, 5, 5]
+    assert query.paths == ["test/view/5/.jpg", "test/view/9/x.jpg"]
+    assert query.cameras is None and gallery.cameras is None
+    np.testing.assert_array_equal(gallery.features, make([9, 5, 5], seed=1).features)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1)])
+def test_reads_labels_of_any_type_and_orientation(tmp_path, dtype, shape):
+    labels = np.array([9, 5, 5], dtype=dtype).reshape(shape)
+    savemat(tmp_path / "r.mat", variables(gallery_label=labels, gallery_cam=labels))
+    gallery = load_features(tmp_path / "r.mat")[1]
+    assert gallery.labels.tolist() == gallery.cameras.tolist() == [9, 5, 5]
+    assert gallery.labels.dtype == np.int64
+
+
+def test_absent_paths_are_empty_and_double_features_become_single(tmp_path):
+    doubles = make([9, 5, 5]).features.astype(np.float64)
+    savemat(tmp_path / "r.mat", variables(gallery_path=None, query_path=None, gallery_f=doubles))
+    query, gallery = load_features(tmp_path / "r.mat")
+    assert gallery.features.dtype == np.float32
+    save_features(tmp_path / "again.mat", query, gallery)
+    for sides in ((query, gallery), load_features(tmp_path / "again.mat")):
+        assert [side.paths for side in sides] == [["", ""], ["", "", ""]]
+
+
+def test_rows_not_of_norm_one_are_kept_as_they_are(tmp_path):
+    doubled = make([5, 9])._replace(features=2 * make([5, 9]).features)
+    save_features(tmp_path / "r.mat", doubled, make([5]))
+    loaded = load_features(tmp_path / "r.mat")[0].features
+    np.testing.assert_array_equal(loaded, doubled.features)
+
+
+NAN_ROWS = np.array([[np.nan, 0, 0, 0], [1, 0, 0, 0], [0, np.inf, np.nan, 0]], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"query_f": None}, ["lacks query_f", "found gallery_f, gallery_label", "test.py"]),
+        ({"gallery_label": None, "query_label": None}, ["lacks query_label, gallery_label"]),
+        ({"gallery_label": [9, 5]}, ["2 gallery labels for 3 gallery features"]),
+        ({"query_path": ["a", "b", "c"]}, ["3 query paths for 2 query features"]),
+        ({"query_cam": [[1, 2, 3]]}, ["3 query cameras for 2 query features"]),
+        ({"query_f": make([5, 9], dim=6).features}, ["query features are 6-d", "features 4-d"]),
+        ({"gallery_f": np.zeros((0, 4)), "gallery_label": [], "gallery_path": None}, ["(0, 4)"]),
+        ({"gallery_f": NAN_ROWS}, ["2 of 3 gallery features hold NaN or infinity"]),
+        ({"query_label": [5.0, 9.5]}, ["query_label", "not whole"]),
+        ({"query_label": ["5", "9"]}, ["query_label", "expected whole numbers"]),
+        ({"query_f": make([5, 9]).features * 1j}, ["query_f is of type complex"]),
+        ({"query_path": [[1, 2]]}, ["query_path", "expected text"]),
+    ],
+)
+def test_bad_content_is_one_clear_line(tmp_path, changes, words):
+    savemat(tmp_path / "bad.mat", variables(**changes))
+    with pytest.raises(ValueError) as caught:
+        load_features(tmp_path / "bad.mat")
+    message = str(caught.value)
+    assert "bad.mat" in message and "\n" not in message
+    assert [word for word in words if word not in message] == []
+
+
+def test_missing_file_says_what_to_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.mat not found: run `python test\.py`"):
+        load_features(tmp_path / "nothing.mat")
+
+
+@pytest.mark.parametrize("suffix", [".mat", ".npz"])
+@pytest.mark.parametrize("damage", ["text", "empty", "cut"])
+def test_damaged_file_is_one_clear_line(tmp_path, suffix, damage):
+    path = tmp_path / f"damaged{suffix}"
+    save_features(path, make(range(40)), make(range(40)))
+    content = {"text": b"not a feature file", "empty": b"", "cut": path.read_bytes()[:700]}
+    path.write_bytes(content[damage])
+    with pytest.raises(ValueError, match="cannot be read as a feature file") as caught:
+        load_features(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_save_refuses_other_suffixes(tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.mat or \.npz"):
+        save_features(tmp_path / "result.txt", make([1]), make([1]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_of_bad_features_leaves_the_old_file(tmp_path):
+    path = tmp_path / "result.mat"
+    save_features(path, make([1]), make([1]))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="1 of 1 query features hold NaN"):
+        save_features(path, make([1])._replace(features=NAN_ROWS[:1]), make([1]))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_array_too_large_for_mat_names_the_other_format(tmp_path):
+    # One number seen 2**30 times: 4 GiB to the format, nothing to this machine.
+    vast = np.broadcast_to(np.float32(1), (2**20, MAT_LIMIT // 2**22))
+    gallery = Features(vast, np.zeros(2**20, dtype=np.int64), [])
+    with pytest.raises(ValueError, match=r"4\.0 GiB of features.*save as \.npz"):
+        save_features(tmp_path / "vast.mat", make([1]), gallery)
+
+
+def test_check_features_accepts_what_fits():
+    assert check_features(make([1, 2]), make([2])) is None

@@ -1,0 +1,227 @@
+"""The networks: published keys and arithmetic, shapes, pooling, weights."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+import model
+import utils
+
+
+def reference_branch(backbone, pool, stride):
+    """A published branch written out with torchvision: (state dict, images -> pooled feature)."""
+    net = torchvision.models.get_model(backbone)
+    if backbone.startswith("resnet") and stride == 1:
+        net.layer4[0].conv2.stride = net.layer4[0].downsample[0].stride = (1, 1)
+    state = dict(net.state_dict())
+    channels = 512 if backbone == "vgg16_bn" else 2048
+    p = torch.full((channels,), 3.0) + torch.rand(channels)
+    if pool == "gem":
+        state["gem2.p"] = p
+    trunk = net.features if backbone == "vgg16_bn" else nn.Sequential(*list(net.children())[:-2])
+
+    def embed(images):
+        x = trunk.eval()(images)
+        pooled = {
+            "avg": lambda: F.adaptive_avg_pool2d(x, 1).flatten(1),
+            "max": lambda: F.adaptive_max_pool2d(x, 1).flatten(1),
+            "gem": lambda: (
+                x.clamp(min=1e-6).pow(p[None, :, None, None]).mean((2, 3)).pow(1 / p[None])
+            ),
+        }
+        if pool == "avg+max":
+            return torch.cat((pooled["avg"](), pooled["max"]()), 1)
+        return pooled[pool]()
+
+    return state, embed
+
+
+def reference_network(backbone, pool, stride, views, share, class_num):
+    """A published multi-view network: (state dict as saved, [images -> 512-d feature per view])."""
+    branches = [reference_branch(backbone, pool, stride) for _ in range(views)]
+    if share:
+        branches[-1] = branches[0]
+    width = (512 if backbone == "vgg16_bn" else 2048) * (2 if pool == "avg+max" else 1)
+    linear, norm = nn.Linear(width, 512), nn.BatchNorm1d(512)
+    nn.init.normal_(norm.running_mean)
+    nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    last = nn.Linear(512, class_num)
+    state = {
+        f"model_{number}.model.{key}": value
+        for number, (own, _) in enumerate(branches, 1)
+        for key, value in own.items()
+    }
+    for prefix, layer in (
+        ("classifier.add_block.0.", linear),
+        ("classifier.add_block.1.", norm),
+        ("classifier.classifier.0.", last),
+    ):
+        state.update({prefix + key: value for key, value in layer.state_dict().items()})
+    norm.eval()
+    return state, [lambda x, e=embed: norm(linear(e(x))) for _, embed in branches]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "pool", "stride", "views", "share"),
+    [
+        ("resnet50", "avg", 1, 3, True),
+        ("resnet50", "gem", 2, 3, False),
+        ("resnet50", "avg+max", 2, 2, True),
+        ("resnet50", "max", 2, 2, False),
+        ("vgg16_bn", "avg", 2, 2, False),
+        ("vgg16_bn", "avg+max", 2, 2, True),
+        ("vgg16_bn", "gem", 2, 2, False),
+    ],
+)
+@torch.no_grad()
+def test_published_run_folder_gives_the_same_features(
+    workdir, backbone, pool, stride, views, share
+):
+    """Published defect 27 too: nothing is downloaded to load a checkpoint (there is no network)."""
+    torch.manual_seed(1)
+    state, embeds = reference_network(backbone, pool, stride, views, share, class_num=7)
+    run_dir = utils.run_folder("published")
+    # Keys as in the published opts.yaml; older files lack most of them.
+    opts = {
+        "views": views,
+        "pool": pool,
+        "stride": stride,
+        "share": share,
+        "nclasses": 7,
+        "droprate": 0.75,
+        "h": 64,
+        "w": 64,
+        "fp16": True,
+        "extra_Google": False,
+    }
+    if backbone == "vgg16_bn":
+        opts["use_vgg16"] = True
+    utils.write_opts(run_dir, opts)
+    utils.save_tensors(run_dir / "net_119.pth", state)
+
+    run_opts = utils.read_opts(run_dir)
+    network = model.model_from_opts(run_opts)
+    assert network.state_dict().keys() == state.keys()
+    utils.load_weights(network, utils.find_checkpoint(run_dir))
+    network.eval()
+    images = torch.rand(2, 3, 64, 64)
+    for number, embed in enumerate(embeds, 1):
+        torch.testing.assert_close(network.embed(images, number), embed(images), atol=1e-5, rtol=0)
+    names = ("satellite", "street", "drone")[:views]
+    assert model.views_from_opts(run_opts) == (names, False)
+
+
+def test_three_view_vgg_head_fits():
+    """Published defect 10: three_view_net sized the head for ResNet-50 whatever the branches."""
+    network = model.three_view_net(5, 0.5, pool="avg+max", VGG16=True)
+    assert network.classifier.add_block[0].in_features == 1024
+    images = torch.rand(2, 3, 32, 32)
+    assert [y.shape for y in network(images, images, images)] == [(2, 5)] * 3
+
+
+def test_calls_of_the_tutorial():
+    images = torch.rand(2, 3, 32, 32)
+    two = model.two_view_net(4, 0.5, backbone="resnet18")
+    first, second = two(images, None)
+    assert first.shape == (2, 4) and second is None
+    three = model.build_model(4, model.THREE_VIEWS, backbone="resnet18", return_f=True, share=True)
+    outputs = three(None, images, images, images)
+    assert outputs[0] is None and len(outputs) == 4
+    logits, embedding = outputs[3]
+    assert logits.shape == (2, 4) and embedding.shape == (2, 512)
+    assert three.model_3 is three.model_1 and three.model_2 is not three.model_1
+    assert model.ft_net(4, backbone="resnet18")(images).shape == (2, 512)
+    shared = model.ft_net(4, init_model=two.model_1)
+    assert shared.model is two.model_1.model
+
+
+def test_fourth_input_goes_through_the_street_branch():
+    torch.manual_seed(0)
+    network = model.build_model(4, model.THREE_VIEWS, backbone="resnet18").eval()
+    images = torch.rand(2, 3, 32, 32)
+    _, street, _, extra = network(images, images, images, images)
+    torch.testing.assert_close(street, extra)
+    assert model.branch_numbers(model.THREE_VIEWS, extra_google=True)["google"] == 2
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_stride_one_doubles_the_map(backbone):
+    images = torch.rand(1, 3, 64, 64)
+    sizes = [
+        model.ft_net(2, stride=stride, backbone=backbone).feature_map(images).shape[-2:]
+        for stride in (2, 1)
+    ]
+    assert sizes == [(2, 2), (4, 4)]
+
+
+def test_gem_between_mean_and_maximum():
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]])
+    assert model.GeM(1, p=1.0)(x).item() == pytest.approx(3.0)
+    # (1 + 8 + 27 + 216) / 4 = 63
+    assert model.GeM(1)(x).item() == pytest.approx(63 ** (1 / 3))
+    assert model.GeM(1, p=40.0)(x).item() == pytest.approx(6.0, rel=0.05)
+
+
+def test_gem_survives_half_precision():
+    x = torch.full((1, 2, 2, 2), 60.0, dtype=torch.float16)  # 60^3 overflows float16
+    assert model.GeM(2)(x).tolist() == [[pytest.approx(60.0, rel=1e-3)] * 2]
+
+
+def test_class_block_initialisation_and_options():
+    block = model.ClassBlock(2048, 10, droprate=0.5, return_f=True)
+    # fan-out: std = sqrt(2 / 512)
+    assert block.add_block[0].weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.02)
+    assert block.classifier[0].weight.std().item() == pytest.approx(0.001, rel=0.1)
+    bare = model.ClassBlock(8, 3, droprate=0.0, relu=True, bnorm=False, linear=False)
+    assert [type(layer) for layer in bare.add_block] == [nn.LeakyReLU]
+    assert bare(torch.rand(2, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"LPN": True}, "LPN"),
+        ({"PCB": True}, "PCB"),
+        ({"nclasses": "many"}, "nclasses"),
+        ({"views": 7}, "views"),
+        ({"pool": "sum"}, "pool 'sum'"),
+        ({"backbone": "resnet1"}, "backbone"),
+        ({"stride": 3}, "stride"),
+    ],
+)
+def test_impossible_options_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        model.model_from_opts({"views": 2, "nclasses": 3, **changes})
+
+
+def test_backbone_weights_from_a_file(tmp_path):
+    state = torchvision.models.resnet18().state_dict()
+    del state["fc.weight"], state["fc.bias"]
+    network = model.build_model(3, backbone="resnet18", pool="gem")
+    model.load_backbone(network, state, "FILE")
+    for branch in (network.model_1, network.model_2):
+        assert torch.equal(branch.model.conv1.weight, state["conv1.weight"])
+    with pytest.raises(ValueError, match="FILE does not fit the backbone.*first layer1.0.conv1"):
+        model.load_backbone(model.build_model(3, backbone="resnet50"), state, "FILE")
+
+
+def test_no_download_possible_names_both_ways_on(monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", refuse)
+    with pytest.raises(OSError, match=r"no route.*--weights FILE.*--no_pretrained"):
+        model.download_imagenet_weights("resnet18")
+
+
+def test_download_uses_torchvisions_weights(monkeypatch):
+    wanted = {}
+    monkeypatch.setattr(
+        torchvision.models.ResNet50_Weights,
+        "get_state_dict",
+        lambda self, **options: wanted.update(name=self.name, **options) or {"a": 1},
+    )
+    assert model.download_imagenet_weights("resnet50") == {"a": 1}
+    assert wanted == {"name": "IMAGENET1K_V1", "progress": False, "check_hash": True}

@@ -1,0 +1,164 @@
+"""Run folders, checkpoints, atomic files, devices and the reporting of errors."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import utils
+from utils import script
+
+
+def test_replacing_never_leaves_half_a_file(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    utils.write_text(path, "old")
+    with pytest.raises(RuntimeError), utils.replacing(path) as temporary:
+        temporary.write_text("hal")
+        raise RuntimeError("killed")
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_script_reports_one_line_and_code_2(capsys):
+    @script
+    def main(argv=None):
+        raise ValueError("found a, expected b: use --c")
+
+    with pytest.raises(SystemExit) as exit_info:
+        main([])
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err == "test_utils.py: error: found a, expected b: use --c\n"
+
+
+def test_script_shows_the_line_of_a_worker_process(capsys):
+    @script
+    def main(argv=None):
+        raise OSError("Caught OSError in worker.\nTraceback ...\nOSError: a.jpg cannot be read\n")
+
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().err == "test_utils.py: error: a.jpg cannot be read\n"
+
+
+def test_script_keeps_the_traceback_of_a_defect(monkeypatch):
+    @script
+    def main(argv=None):
+        raise KeyError(argv) if argv else ValueError("asked for")
+
+    with pytest.raises(KeyError):
+        main(["defect"])
+    monkeypatch.setenv("GEO_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="asked for"):
+        main([])
+
+
+def test_opts_round_trip_and_errors(tmp_path):
+    opts = {"h": 256, "view_names": ["satellite", "drone"], "lr": 0.01, "weights": None}
+    utils.write_opts(tmp_path, opts)
+    assert utils.read_opts(tmp_path) == opts
+    (tmp_path / "opts.yaml").write_text("a: [1\nb: {")
+    with pytest.raises(ValueError, match=r"opts\.yaml is not YAML"):
+        utils.read_opts(tmp_path)
+    (tmp_path / "opts.yaml").write_text("just words")
+    with pytest.raises(ValueError, match="holds a str"):
+        utils.read_opts(tmp_path)
+    with pytest.raises(FileNotFoundError, match="--name absent"):
+        utils.read_opts(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/tmp"])
+def test_run_names_stay_inside_model(name):
+    with pytest.raises(ValueError, match="--name"):
+        utils.run_folder(name)
+
+
+def test_checkpoint_by_number_not_by_name(tmp_path):
+    for name in ("net_009", "net_999", "net_1009"):
+        (tmp_path / f"{name}.pth").touch()
+    assert utils.find_checkpoint(tmp_path).name == "net_1009.pth"
+    assert utils.find_checkpoint(tmp_path, "9").name == "net_009.pth"
+    with pytest.raises(FileNotFoundError, match="'7'.*can be 9, 999, 1009"):
+        utils.find_checkpoint(tmp_path, "7")
+    (tmp_path / "net_last.pth").touch()
+    assert utils.find_checkpoint(tmp_path).name == "net_last.pth"
+
+
+def test_missing_run_lists_the_runs_there_are(tmp_path):
+    utils.write_opts(tmp_path / "good", {"a": 1})
+    with pytest.raises(FileNotFoundError, match="there are good; check --name"):
+        utils.find_checkpoint(tmp_path / "bad")
+
+
+def test_weights_with_wrapper_prefixes_load(tmp_path):
+    """Checkpoints of DataParallel and compiled networks load into the plain one."""
+    network = torch.nn.Linear(2, 3)
+    for prefix in ("module.", "_orig_mod.", "module._orig_mod."):
+        state = {prefix + key: value + 1 for key, value in network.state_dict().items()}
+        utils.save_tensors(tmp_path / "net.pth", state)
+        loaded = torch.nn.Linear(2, 3)
+        utils.load_weights(loaded, tmp_path / "net.pth")
+        assert torch.equal(loaded.weight, network.weight + 1)
+
+
+def test_weights_of_another_network_are_named(tmp_path):
+    utils.save_tensors(tmp_path / "net.pth", torch.nn.Linear(2, 4).state_dict())
+    with pytest.raises(ValueError, match=r"2 of 2 entries differ, first bias is \(4,\), expected"):
+        utils.load_weights(torch.nn.Linear(2, 3), tmp_path / "net.pth")
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "net.pth"
+    utils.save_tensors(path, {"a": torch.zeros(1000)})
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"not a checkpoint", b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"net\.pth is not a readable torch checkpoint"):
+            utils.load_tensors(path)
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert utils.select_device("auto", "0").type == "cpu"
+    assert utils.select_device("auto", "-1").type == "cpu"
+    with pytest.raises(ValueError, match="--gpu_ids 3 asked for.*shows 0 GPU"):
+        utils.select_device("auto", "3")
+    with pytest.raises(ValueError, match="shows 0 GPU"):
+        utils.select_device("cuda", "0")
+    with pytest.raises(ValueError, match="not a GPU number"):
+        utils.select_device("auto", "first")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert utils.select_device("auto", "1") == torch.device("cuda", 1)
+    assert utils.select_device("cpu", "1").type == "cpu"
+
+
+def test_several_gpus_are_refused():
+    """Published defect 26: `--gpu_ids 0,1` used the first one only and said nothing."""
+    with pytest.raises(ValueError, match="names several GPUs"):
+        utils.select_device("auto", "0,1")
+
+
+def test_seed_depends_on_seed_and_epoch():
+    def draw(*args):
+        utils.seed_everything(*args)
+        return torch.rand(3).tolist()
+
+    assert draw(1, 2) == draw(1, 2) != draw(1, 3)
+    assert draw(2, 2) != draw(1, 2)
+
+
+@pytest.mark.parametrize("name", ["train", "test", "evaluate_gpu", "demo", "prepare"])
+def test_help_is_quick_and_complete(name):
+    """Published defect 7: `train.py --help` crashed. Help also must not wait for torch."""
+    code = (
+        f"import sys, {name}\n"
+        "try:\n"
+        f"    {name}.main(['--help'])\n"
+        "except SystemExit as stop:\n"
+        "    assert stop.code == 0\n"
+        "heavy = {'torch', 'torchvision', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout

@@ -1,0 +1,621 @@
+"""Train a network into model/<name>/ from a data folder in the University-1652 layout.
+
+python train.py --name two_view --data_dir data/toy --train_all
+python train.py --name two_view --resume            # continue an interrupted run exactly
+"""
+
+import argparse
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import utils
+from utils import natural_int, positive_int, script
+
+SNAPSHOT_EVERY = 10  # epochs
+VIEW_CHOICES = {"2": ("satellite", "drone"), "3": ("satellite", "street", "drone")}
+# What a resumed run may change: where and how it runs, and for how long, never what it computes.
+FREE_ON_RESUME = {"data_dir", "device", "gpu_ids", "num_workers", "epochs", "compile"}
+REFUSED = {
+    "use_dense": "it never had an effect in the published code; choose a network with --backbone",
+    "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
+    **dict.fromkeys(
+        ("arcface", "circle", "cosface", "contrast", "triplet", "lifted", "sphere", "loss_merge"),
+        "the metric losses are not part of this version, which trains with the instance loss",
+    ),
+}
+
+
+# ---------------------------------------------------------------- options
+def view_names(text):
+    """argparse type: `2`, `3`, or names such as `satellite,street`, as a list of view names."""
+    from_number = VIEW_CHOICES.get(text)
+    names = list(from_number or (part.strip() for part in text.split(",")))
+    known = {"satellite", "street", "drone", "google"}
+    if not known.issuperset(names) or len(set(names)) != len(names) or len(names) not in (2, 3):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not 2, 3, or two different names of {', '.join(sorted(known))}"
+        )
+    if len(names) == 3 and set(names) != set(VIEW_CHOICES["3"]):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: three views are satellite,street,drone; --extra_Google adds google to them"
+        )
+    return list(VIEW_CHOICES["3"]) if len(names) == 3 else names
+
+
+def build_parser():
+    """The parser: published flags under their published names, then our additions."""
+    parser = argparse.ArgumentParser(
+        description="Train a network into model/<name>/.",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--name", default="two_view", help="name of the run folder in model/")
+    run.add_argument("--resume", action="store_true", help="continue the run --name exactly")
+    run.add_argument("--overwrite", action="store_true", help="replace an earlier run of this name")
+    run.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="device")
+    run.add_argument("--gpu_ids", default="0", help="number of the one GPU to use, -1 for the CPU")
+    run.add_argument("--seed", type=natural_int, default=0, help="seed of everything random")
+    run.add_argument(
+        "--num_workers",
+        type=natural_int,
+        default=min(4, os.cpu_count() or 1),
+        help="loader processes; 0 loads in this process",
+    )
+
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_dir", default="./data/train", help="data folder or its train/")
+    data.add_argument(
+        "--views",
+        dest="view_names",
+        type=view_names,
+        default="2",
+        help="2 (satellite, drone), 3 (and street), or names: satellite,street",
+    )
+    data.add_argument(
+        "--extra_Google",
+        "--extra",
+        action="store_true",
+        help="with --views 3: add the google images to the street branch",
+    )
+    data.add_argument(
+        "--train_all",
+        action="store_true",
+        help="train on all buildings; else a tenth is held out for validation",
+    )
+    data.add_argument(
+        "--sampler",
+        default="paired",
+        choices=("paired", "independent"),
+        help="paired: one image of each view of the same buildings; independent: "
+        "every view shuffled on its own, as published",
+    )
+    data.add_argument("--batchsize", type=positive_int, default=8, help="images per view and step")
+    data.add_argument("--h", type=_image_side, default=384, help="input height, pixels")
+    data.add_argument("--w", type=_image_side, default=384, help="input width, pixels")
+    data.add_argument("--pad", type=natural_int, default=10, help="padding before crop, pixels")
+    data.add_argument("--color_jitter", action="store_true", help="jitter the colours")
+    data.add_argument("--DA", action="store_true", help="AutoAugment (ImageNet policy)")
+    data.add_argument("--erasing_p", type=_share, default=0.0, help="random erasing, probability")
+
+    net = parser.add_argument_group("network")
+    net.add_argument(
+        "--backbone",
+        default="resnet50",
+        choices=("resnet18", "resnet50", "vgg16_bn"),
+        help="network of the branches",
+    )
+    net.add_argument(
+        "--use_vgg16",
+        dest="backbone",
+        action="store_const",
+        const="vgg16_bn",
+        default=argparse.SUPPRESS,
+        help="the same as --backbone vgg16_bn",
+    )
+    net.add_argument("--share", action="store_true", help="one set of weights: satellite, drone")
+    net.add_argument("--droprate", type=_share, default=0.5, help="dropout before the classifier")
+    net.add_argument("--pool", default="avg", choices=("avg", "max", "avg+max", "gem"), help="pool")
+    net.add_argument("--stride", type=int, default=2, choices=(1, 2), help="last ResNet stage")
+    net.add_argument("--no_pretrained", action="store_true", help="start from random weights")
+    net.add_argument("--weights", default=None, help="file of torchvision backbone weights")
+
+    optim = parser.add_argument_group("optimisation")
+    optim.add_argument("--epochs", type=positive_int, default=120, help="epochs to train")
+    optim.add_argument("--lr", type=_positive_float, default=0.01, help="learning rate of the head")
+    optim.add_argument(
+        "--backbone_lr",
+        type=_positive_float,
+        default=None,
+        help="backbone's learning rate as a multiple of --lr "
+        "(None: 0.1, or 1 with --no_pretrained)",
+    )
+    optim.add_argument(
+        "--step_size",
+        type=positive_int,
+        default=None,
+        help="epochs until the learning rate falls tenfold (None: two thirds of --epochs)",
+    )
+    optim.add_argument(
+        "--warm_epoch",
+        "--warm",
+        type=natural_int,
+        default=0,
+        help="epochs over which the learning rate rises from a tenth",
+    )
+    optim.add_argument(
+        "--moving_avg",
+        type=_share,
+        default=1.0,
+        help="decay of an exponential moving average of the weights per step, "
+        "saved in their place; 1: none",
+    )
+    precision = optim.add_mutually_exclusive_group()
+    precision.add_argument("--fp16", action="store_true", help="float16 autocast, scaled loss")
+    precision.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    optim.add_argument("--compile", action="store_true", help="torch.compile the network")
+
+    refused = parser.add_argument_group("published flags that are refused")
+    for name, reason in REFUSED.items():
+        refused.add_argument(
+            f"--{name}", action="store_true", default=argparse.SUPPRESS, help=reason
+        )
+    return parser
+
+
+def _image_side(text):
+    value = positive_int(text)
+    if value < 32:
+        raise argparse.ArgumentTypeError(f"{value} is too small: at least 32 pixels")
+    return value
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _share(text):
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _positive_float(text):
+    value = _number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def parse_args(argv=None):
+    """Options of a run; with --resume those of its opts.yaml, which the command line must match."""
+    parser = build_parser()
+    opts = parser.parse_args(argv)
+    if opts.resume:
+        saved = utils.read_opts(utils.run_folder(opts.name))
+        saved = {key: value for key, value in saved.items() if key in vars(opts)}
+        parser.set_defaults(**saved)
+        opts = parser.parse_args(argv)
+        for key in sorted(saved.keys() - FREE_ON_RESUME):
+            if getattr(opts, key) != saved[key]:
+                parser.error(
+                    f"--{key} {getattr(opts, key)} differs from {saved[key]}, with which "
+                    f"{opts.name} was begun: --resume continues it as it was; drop the option, or "
+                    "start a run of another --name"
+                )
+    _check_combinations(parser, opts)
+    if opts.backbone_lr is None:
+        opts.backbone_lr = 1.0 if opts.no_pretrained else 0.1
+    if opts.step_size is None:
+        opts.step_size = max(1, round(opts.epochs * 2 / 3))  # the published 80 of 120
+    return opts
+
+
+def _check_combinations(parser, opts):
+    for name, reason in REFUSED.items():
+        if hasattr(opts, name):
+            parser.error(f"--{name} is refused: {reason}")
+    if opts.extra_Google and len(opts.view_names) != 3:
+        parser.error("--extra_Google adds to the street branch of three views: give --views 3")
+    if opts.no_pretrained and opts.weights:
+        parser.error("--no_pretrained and --weights FILE contradict each other")
+    if opts.resume and opts.overwrite:
+        parser.error("--resume and --overwrite contradict each other")
+    if opts.backbone == "vgg16_bn" and opts.stride == 1:
+        parser.error("--stride 1 changes a ResNet's last stage; vgg16_bn has none")
+    if opts.moving_avg == 0:
+        parser.error("--moving_avg 0 would keep no average: give a decay such as 0.999, or 1")
+    if opts.droprate == 1:
+        parser.error("--droprate 1 would drop everything: give less than 1")
+
+
+def input_views(opts):
+    """The views the network is called with, in order; a view may be absent from a batch."""
+    return [*opts.view_names, *(["google"] if opts.extra_Google else [])]
+
+
+# ---------------------------------------------------------------- data
+@dataclass
+class TrainingData:
+    """Class list, loader and sampler of the training buildings, and the held-out images."""
+
+    class_names: list
+    loader: Any
+    sampler: Any
+    held_out: dict  # {view: {ID: paths}}, empty with --train_all
+
+
+def open_data(opts, pin_memory):
+    """Scan the views asked for, split the buildings, build the loader."""
+    import dataset
+
+    views = input_views(opts)
+    scanned = dataset.scan_training_views(opts.data_dir, views)
+    class_names, held_out = dataset.class_list(scanned), {}
+    if not opts.train_all:
+        pair = (opts.view_names[0], opts.view_names[-1])
+        in_both = [name for name in class_names if all(scanned[view].get(name) for view in pair)]
+        held_names = dataset.hold_out(in_both, opts.seed)
+        held_out = {view: {name: scanned[view][name] for name in held_names} for view in pair}
+        class_names = [name for name in class_names if name not in held_out[pair[0]]]
+    samples = dataset.label_samples(scanned, class_names)
+    transforms = {
+        view: dataset.train_transform(
+            view, opts.h, opts.w, opts.pad, opts.color_jitter, opts.DA, opts.erasing_p
+        )
+        for view in views
+    }
+    sampler = dataset.SAMPLERS[opts.sampler](samples, opts.batchsize, opts.seed)
+    loader = dataset.training_loader(
+        dataset.TrainingViews(samples, transforms), sampler, opts.num_workers, pin_memory
+    )
+    counts = ", ".join(f"{len(pairs)} {view}" for view, pairs in samples.items())
+    print(f"{len(class_names)} buildings, {counts} images, {len(sampler)} steps an epoch")
+    return TrainingData(class_names, loader, sampler, held_out)
+
+
+# ---------------------------------------------------------------- training
+@dataclass
+class Training:
+    """Everything a step needs; `forward` is the network, compiled where asked for."""
+
+    network: Any
+    forward: Any
+    views: list
+    losses: Any
+    optimizer: Any
+    scaler: Any
+    average: Any  # AveragedModel or None
+    device: Any
+    precision: str
+
+    @property
+    def evaluated(self):
+        """The network that is saved and validated: the moving average where there is one."""
+        return self.average.module if self.average else self.network
+
+
+def build_network(opts, class_num):
+    """The network of the options, with ImageNet or given weights unless --no_pretrained."""
+    import model
+
+    network = model.build_model(
+        class_num,
+        tuple(opts.view_names),
+        backbone=opts.backbone,
+        droprate=opts.droprate,
+        stride=opts.stride,
+        pool=opts.pool,
+        share=opts.share,
+    )
+    if opts.resume or opts.no_pretrained:
+        return network
+    if opts.weights:
+        model.load_backbone(network, utils.load_tensors(opts.weights), opts.weights)
+    else:
+        weights = model.download_imagenet_weights(opts.backbone)
+        model.load_backbone(network, weights, "the ImageNet weights")
+    return network
+
+
+def build_optimizer(network, losses, lr, backbone_lr):
+    """SGD as published: Nesterov momentum 0.9, decay 5e-4, the backbone at `backbone_lr` * lr."""
+    import torch
+
+    head = [p for name, p in network.named_parameters() if name.startswith("classifier.")]
+    backbone = [p for name, p in network.named_parameters() if not name.startswith("classifier.")]
+    groups = [
+        {"params": backbone, "base_lr": lr * backbone_lr},
+        {"params": [*head, *losses.parameters()], "base_lr": lr},
+    ]
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+
+def build_training(opts, network, device):
+    """Losses, optimizer, loss scaler and moving average around a network."""
+    import torch
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    import losses
+
+    network.to(device, memory_format=torch.channels_last)
+    terms = losses.build_losses().to(device)
+    precision = "fp16" if opts.fp16 else "bf16" if opts.bf16 else "fp32"
+    average = None
+    if opts.moving_avg < 1:
+        average = AveragedModel(
+            network, multi_avg_fn=get_ema_multi_avg_fn(opts.moving_avg), use_buffers=True
+        )
+    return Training(
+        network=network,
+        forward=torch.compile(network) if opts.compile else network,
+        views=input_views(opts),
+        losses=terms,
+        optimizer=build_optimizer(network, terms, opts.lr, opts.backbone_lr),
+        scaler=torch.amp.GradScaler(device.type, enabled=opts.fp16),
+        average=average,
+        device=device,
+        precision=precision,
+    )
+
+
+def learning_rate_factor(epoch, progress, warm_epoch, step_size):
+    """Multiple of the base learning rate at `progress` (0 to 1) through a 0-based epoch.
+
+    A tenth after every `step_size` epochs; over the first `warm_epoch` epochs it rises linearly
+    from 0.1 to 1. (The published code scales the loss instead, which leaves weight decay at full
+    strength and spoils the logged loss.)
+    """
+    warm = min(1.0, 0.1 + 0.9 * (epoch + progress) / warm_epoch) if warm_epoch else 1.0
+    return warm * 0.1 ** (epoch // step_size)
+
+
+def train_step(training, batch, step):
+    """One update from a batch {view: (images, labels)}: loss terms and wrong answers per view."""
+    device = training.device
+    images = {view: x.to(device, non_blocking=True) for view, (x, _) in batch.items()}
+    labels = {view: y.to(device, non_blocking=True) for view, (_, y) in batch.items()}
+    with utils.autocast(device, training.precision):
+        outputs = training.forward(*[images.get(view) for view in training.views])
+    # float32 from here on: a sum of exponentials overflows half precision.
+    logits = {
+        view: output.float()
+        for view, output in zip(training.views, outputs, strict=False)
+        if output is not None
+    }
+    terms = {name: loss(logits, labels) for name, loss in training.losses.items()}
+    _require_finite(terms, step)
+    training.optimizer.zero_grad(set_to_none=True)
+    training.scaler.scale(sum(terms.values())).backward()
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
+    if training.average:
+        training.average.update_parameters(training.network)
+    wrong = {view: (y.argmax(1) != labels[view]).sum().item() for view, y in logits.items()}
+    return {name: value.item() for name, value in terms.items()}, wrong
+
+
+def _require_finite(terms, step):
+    from losses import require_finite
+
+    require_finite(terms, step)
+
+
+def train_one_epoch(training, data, epoch, lr_factor):
+    """Train on every batch; returns {"loss", a mean per term, "error_<view>" in percent}."""
+    training.network.train()
+    training.losses.train()
+    data.sampler.epoch = epoch
+    term_sums, wrong_sums, seen = {}, {}, {}
+    steps = 0
+    for batch in utils.progress_bar(data.loader, f"epoch {epoch}"):
+        if not batch:  # no view had two images
+            continue
+        for group in training.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * lr_factor(epoch, steps / len(data.loader))
+        terms, wrong = train_step(training, batch, steps)
+        steps += 1
+        for name, value in terms.items():
+            term_sums[name] = term_sums.get(name, 0.0) + value
+        for view, (_, labels) in batch.items():
+            wrong_sums[view] = wrong_sums.get(view, 0) + wrong[view]
+            seen[view] = seen.get(view, 0) + len(labels)
+    if not steps:
+        raise ValueError("no batch held two images of one view: add images or raise --batchsize")
+    means = {name: value / steps for name, value in term_sums.items()}
+    errors = {f"error_{view}": 100 * wrong_sums[view] / seen[view] for view in seen}
+    return {"loss": sum(means.values()), **means, **errors}
+
+
+def validate(training, opts, held_out):
+    """Retrieval among the held-out buildings, last view -> first view: Recall@1 and AP, percent."""
+    from dataset import retrieval_labels
+    from evaluate_gpu import evaluate
+    from extract import view_features
+    from model import branch_numbers
+
+    gallery_view, query_view = opts.view_names[0], opts.view_names[-1]
+    numbers, label_of = branch_numbers(opts.view_names), retrieval_labels(held_out[query_view])
+    query, gallery = (
+        view_features(
+            training.evaluated,
+            numbers[view],
+            held_out[view],
+            label_of,
+            (opts.h, opts.w),
+            device=training.device,
+            batch_size=opts.batchsize,
+            precision=training.precision,
+            num_workers=opts.num_workers,
+            description=f"validation, {view}",
+        )
+        for view in (query_view, gallery_view)
+    )
+    metrics = evaluate(query, gallery)
+    return {"val_recall@1": metrics["recall@1"], "val_AP": metrics["AP"]}
+
+
+# ---------------------------------------------------------------- run folder
+def open_run(opts):
+    """The run folder; refuses to write over a finished or resumable run unless told to."""
+    run_dir = utils.run_folder(opts.name)
+    earlier = [*run_dir.glob("net_*.pth"), *run_dir.glob("train_state.pth")]
+    if opts.resume:
+        if not (run_dir / "train_state.pth").is_file():
+            raise FileNotFoundError(
+                f"{run_dir} has no train_state.pth, so there is nothing to resume: it is written "
+                "at the end of each epoch; start again without --resume"
+            )
+    elif earlier and not opts.overwrite:
+        raise ValueError(
+            f"{run_dir} already holds a trained run: continue it with --resume, replace it with "
+            "--overwrite, or choose another --name"
+        )
+    return run_dir, earlier
+
+
+def save_epoch(run_dir, training, epoch, log):
+    """Write what an epoch leaves: weights and curves every tenth, the log, and, last, the state.
+
+    The state comes last because it is what says that the epoch is complete: a run killed before it
+    trains this epoch once more and writes the same files again.
+    """
+    if (epoch + 1) % SNAPSHOT_EVERY == 0:
+        utils.save_tensors(run_dir / f"net_{epoch:03d}.pth", training.evaluated.state_dict())
+        draw_curves(run_dir / "train.jpg", log)
+    utils.write_log(run_dir, log)
+    state = {
+        "epoch": epoch,
+        "network": training.network.state_dict(),
+        "losses": training.losses.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "scaler": training.scaler.state_dict(),
+        "average": training.average.state_dict() if training.average else None,
+        "log": log,
+    }
+    utils.save_tensors(run_dir / "train_state.pth", state)
+
+
+def load_epoch(run_dir, training):
+    """Restore the last complete epoch; returns (the next epoch, the log so far)."""
+    path = run_dir / "train_state.pth"
+    state = utils.load_tensors(path)
+    try:
+        training.network.load_state_dict(state["network"])
+        training.losses.load_state_dict(state["losses"])
+        training.optimizer.load_state_dict(state["optimizer"])
+        training.scaler.load_state_dict(state["scaler"])
+        if training.average:
+            training.average.load_state_dict(state["average"])
+        return state["epoch"] + 1, state["log"]
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or ["?"])[0]
+        raise ValueError(
+            f"{path} does not fit this run ({reason}): the data folder must hold the buildings "
+            "the run was begun with"
+        ) from None
+
+
+def draw_curves(path, log):
+    """Draw loss, top-1 error and (where there is one) validation recall against the epoch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    epochs = [entry["epoch"] for entry in log]
+    validated = [entry for entry in log if "val_recall@1" in entry]
+    panels = 3 if validated else 2
+    figure = Figure(figsize=(4.6 * panels, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels)
+    axes[0].plot(epochs, [entry["loss"] for entry in log], color="black", label="all views")
+    axes[0].set(title="Training loss", xlabel="epoch", ylim=(0, None))
+    for key in [key for key in log[0] if key.startswith("error_")]:
+        errors = [entry.get(key, float("nan")) for entry in log]
+        axes[1].plot(epochs, errors, label=key.removeprefix("error_"))
+    axes[1].set(title="Top-1 training error (%)", xlabel="epoch", ylim=(0, 100))
+    axes[1].legend(frameon=False)
+    if validated:
+        for key, label in (("val_recall@1", "Recall@1"), ("val_AP", "AP")):
+            points = [entry[key] for entry in validated]
+            axes[2].plot([entry["epoch"] for entry in validated], points, marker="o", label=label)
+        axes[2].set(title="Held-out buildings (%)", xlabel="epoch", ylim=(0, 100))
+        axes[2].legend(frameon=False)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    with utils.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def format_epoch(entry, epochs):
+    """The line printed for an epoch."""
+    parts = [f"epoch {entry['epoch']}/{epochs - 1}", f"loss {entry['loss']:.4f}"]
+    parts += [
+        f"{key.replace('error_', 'error ')} {value:.2f}%"
+        for key, value in entry.items()
+        if key.startswith("error_")
+    ]
+    if "val_recall@1" in entry:
+        parts.append(f"held-out R@1 {entry['val_recall@1']:.2f} AP {entry['val_AP']:.2f}")
+    return "  ".join([*parts, f"lr {entry['lr']:.2g}", f"{entry['seconds']:.1f} s"])
+
+
+# ---------------------------------------------------------------- main
+def run_epochs(training, data, opts, run_dir, start, log):
+    """Train from epoch `start` to the end, writing each; returns the log."""
+
+    def lr_factor(epoch, progress):
+        return learning_rate_factor(epoch, progress, opts.warm_epoch, opts.step_size)
+
+    for epoch in range(start, opts.epochs):
+        utils.seed_everything(opts.seed, epoch)
+        began = time.perf_counter()
+        stats = train_one_epoch(training, data, epoch, lr_factor)
+        entry = {"epoch": epoch, **stats, "lr": opts.lr * lr_factor(epoch, 1.0)}
+        if data.held_out and ((epoch + 1) % SNAPSHOT_EVERY == 0 or epoch + 1 == opts.epochs):
+            entry.update(validate(training, opts, data.held_out))
+        entry["seconds"] = time.perf_counter() - began
+        log.append(entry)
+        print(format_epoch(entry, opts.epochs), flush=True)
+        save_epoch(run_dir, training, epoch, log)
+    return log
+
+
+@script
+def main(argv=None):
+    """Train as the options say; returns the last epoch's record and the run folder."""
+    opts = parse_args(argv)
+    run_dir, earlier = open_run(opts)
+    device = utils.select_device(opts.device, opts.gpu_ids)
+    saved = {k: v for k, v in vars(opts).items() if k not in ("resume", "overwrite")}
+    print(f"run {run_dir} on {device}:", " ".join(f"{k}={v}" for k, v in sorted(saved.items())))
+    data = open_data(opts, pin_memory=device.type == "cuda")
+    utils.seed_everything(opts.seed)
+    network = build_network(opts, len(data.class_names))
+    training = build_training(opts, network, device)
+
+    start, log = 0, []
+    if opts.resume:
+        start, log = load_epoch(run_dir, training)
+        print(f"resuming after epoch {start - 1}")
+    else:
+        for path in earlier:
+            path.unlink()
+    utils.write_opts(
+        run_dir, {**saved, "nclasses": len(data.class_names), "views": len(opts.view_names)}
+    )
+    log = run_epochs(training, data, opts, run_dir, start, log)
+    utils.save_tensors(run_dir / "net_last.pth", training.evaluated.state_dict())
+    draw_curves(run_dir / "train.jpg", log)
+    print(f"weights: {run_dir / 'net_last.pth'}, curves: {run_dir / 'train.jpg'}")
+    return {**log[-1], "run_dir": str(run_dir)}
+
+
+if __name__ == "__main__":
+    main()

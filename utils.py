@@ -1,0 +1,271 @@
+"""Run folders, checkpoints, seeds, devices and error reports: what every script needs.
+
+Imports nothing local, and torch only in the functions that use it, so that `--help` stays quick.
+"""
+
+import functools
+import json
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+MODEL_DIR = Path("model")
+
+
+# ---------------------------------------------------------------- errors and progress
+def script(main):
+    """Decorate a script's `main`: a user's mistake becomes one line on stderr and exit code 2.
+
+    Libraries raise ValueError, OSError or FloatingPointError with a sentence that says what was
+    found, what was expected and what to do. Any other exception is a defect of the program and
+    keeps its traceback. `GEO_TRACEBACK=1` in the environment shows every traceback.
+    """
+
+    @functools.wraps(main)
+    def wrapped(argv=None):
+        try:
+            return main(argv)
+        except (ValueError, OSError, FloatingPointError) as error:
+            if os.environ.get("GEO_TRACEBACK"):
+                raise
+            # An error from a loader worker carries that process's traceback; its last line is ours.
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            name = Path(sys.modules[main.__module__].__file__).name
+            prefix = f"{type(error).__name__}: "
+            print(f"{name}: error: {lines[-1].removeprefix(prefix)}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return wrapped
+
+
+def progress_bar(iterable, description, total=None):
+    """Wrap an iterable in a tqdm bar on stderr; silent where stderr is not a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(iterable, desc=description, total=total, leave=False, disable=None)
+
+
+def positive_int(text):
+    """argparse type: a whole number of at least 1."""
+    return _bounded_int(text, 1)
+
+
+def natural_int(text):
+    """argparse type: a whole number of at least 0."""
+    return _bounded_int(text, 0)
+
+
+def _bounded_int(text, lowest):
+    from argparse import ArgumentTypeError
+
+    try:
+        value = int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < lowest:
+        raise ArgumentTypeError(f"{value} is too small: at least {lowest}")
+    return value
+
+
+# ---------------------------------------------------------------- files
+@contextmanager
+def replacing(path):
+    """Yield a temporary path in the folder of `path`; it becomes `path` if the block succeeds.
+
+    A reader sees the old file or the new one, never half of one, whenever the process is killed.
+    The temporary name keeps the suffix, from which many writers derive the format.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".partial-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write a text file in one step (see `replacing`)."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_yaml(path, values):
+    """Write a dict of plain Python values as YAML in one step (see `replacing`)."""
+    write_text(path, yaml.safe_dump(values, sort_keys=True))
+
+
+def read_yaml(path):
+    """Read a YAML file that holds a dict; ValueError says what it holds instead."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not YAML ({reason}): restore it or make it again") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}, expected `name: value` lines")
+    return values
+
+
+# ---------------------------------------------------------------- run folders
+def run_folder(name):
+    """Path of the run folder `model/<name>`; raises ValueError where `name` is not a plain name."""
+    if not name or name in {".", ".."} or Path(name).name != name:
+        raise ValueError(f"--name {name!r} is not a folder name: use letters, digits, '_' and '-'")
+    return MODEL_DIR / name
+
+
+def write_opts(run_dir, opts):
+    """Write the options (a dict of plain Python values) to `<run_dir>/opts.yaml`."""
+    write_yaml(Path(run_dir) / "opts.yaml", opts)
+
+
+def read_opts(run_dir):
+    """Read `<run_dir>/opts.yaml` as a dict. FileNotFoundError or ValueError says what is wrong."""
+    path = Path(run_dir) / "opts.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} not found: {run_dir} is not the folder of a trained run; "
+            f"train one with `python train.py --name {Path(run_dir).name}`, or check --name"
+        )
+    return read_yaml(path)
+
+
+def write_log(run_dir, entries):
+    """Write the epochs' records to `<run_dir>/log.jsonl`, one JSON object a line."""
+    text = "".join(json.dumps(entry) + "\n" for entry in entries)
+    write_text(Path(run_dir) / "log.jsonl", text)
+
+
+# ---------------------------------------------------------------- checkpoints
+def save_tensors(path, state):
+    """`torch.save` a state of tensors and plain Python values in one step (see `replacing`)."""
+    import torch
+
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_tensors(path):
+    """`torch.load` onto the CPU with `weights_only=True`; a damaged file is a ValueError."""
+    import pickle
+
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: expected a file written by torch.save")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is not a readable torch checkpoint: {reason}") from None
+
+
+def find_checkpoint(run_dir, which_epoch="last"):
+    """Path of a run's weights: `net_059.pth` for "59"; "last" is net_last.pth, else the newest.
+
+    Raises FileNotFoundError that lists the epochs there are.
+    """
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        names = sorted(path.parent.name for path in run_dir.parent.glob("*/opts.yaml"))
+        raise FileNotFoundError(
+            f"no run folder {run_dir}: there are {', '.join(names) or 'none yet'}; check --name"
+        )
+    # By number, not by name: net_1000 comes after net_999.
+    snapshots = {int(p.stem[4:]): p for p in run_dir.glob("net_*.pth") if p.stem[4:].isdigit()}
+    last = run_dir / "net_last.pth"
+    if which_epoch == "last":
+        if last.is_file():
+            return last
+        if snapshots:
+            return snapshots[max(snapshots)]
+    elif str(which_epoch).isdigit() and int(which_epoch) in snapshots:
+        return snapshots[int(which_epoch)]
+    found = [str(epoch) for epoch in sorted(snapshots)] + ["last"] * last.is_file()
+    raise FileNotFoundError(
+        f"no weights of epoch {which_epoch!r} in {run_dir}: --which_epoch can be "
+        f"{', '.join(found) if found else 'nothing yet, the run has saved no weights'}"
+    )
+
+
+def load_weights(network, path):
+    """Load a state dict from `path` into `network`, every key; ValueError names what differs.
+
+    Prefixes left by DataParallel (`module.`) and torch.compile (`_orig_mod.`) are removed.
+    """
+    state = load_tensors(path)
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"{path} holds no state dict: expected what train.py saves as net_*.pth")
+    clean = {
+        key.removeprefix("module.").removeprefix("_orig_mod."): value
+        for key, value in state.items()
+    }
+    own = network.state_dict()
+    differing = [
+        f"{key} is {_shape(clean.get(key))}, expected {_shape(own.get(key))}"
+        for key in sorted(own.keys() | clean.keys())
+        if _shape(clean.get(key)) != _shape(own.get(key))
+    ]
+    if differing:
+        raise ValueError(
+            f"{path} is of another architecture than its opts.yaml says: {len(differing)} of "
+            f"{len(own)} entries differ, first {differing[0]}; check views, pool, share, nclasses"
+        )
+    network.load_state_dict(clean)
+
+
+def _shape(tensor):
+    return "absent" if tensor is None else tuple(getattr(tensor, "shape", ("not a tensor",)))
+
+
+# ---------------------------------------------------------------- devices and seeds
+def select_device(device="auto", gpu_ids="0"):
+    """The torch.device that `--device auto|cpu|cuda` and `--gpu_ids` ask for.
+
+    `--gpu_ids 0`, the default of the published commands, falls back to the CPU under `auto`; any
+    other GPU must exist. -1 means the CPU. One process drives one GPU, so a list is refused.
+    """
+    import torch
+
+    if not gpu_ids.lstrip("-").isdigit():
+        if all(part.strip().isdigit() for part in gpu_ids.split(",")):
+            raise ValueError(f"--gpu_ids {gpu_ids} names several GPUs, one is used: name that one")
+        raise ValueError(f"--gpu_ids {gpu_ids!r} is not a GPU number such as 0, or -1 for the CPU")
+    index, count = int(gpu_ids), torch.cuda.device_count()
+    if index < 0 and device == "cuda":
+        raise ValueError("--device cuda and --gpu_ids -1 (the CPU) contradict each other")
+    if device == "cpu" or index < 0 or (device == "auto" and count == 0 and index == 0):
+        return torch.device("cpu")
+    if index >= count:
+        raise ValueError(
+            f"--gpu_ids {index} asked for, but this machine shows {count} GPU(s) to torch: "
+            f"use --device cpu" + (f" or --gpu_ids 0..{count - 1}" if count else "")
+        )
+    return torch.device("cuda", index)
+
+
+def autocast(device, precision):
+    """Context of `torch.autocast` for precision "fp16" or "bf16"; does nothing for "fp32"."""
+    import torch
+
+    dtype = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def seed_everything(seed, epoch=0):
+    """Seed torch (all devices) as a function of the run's seed and the epoch.
+
+    No random state outlives an epoch, so a resumed run draws exactly what the unbroken one would.
+    """
+    import torch
+
+    torch.manual_seed(seed * 1_000_003 + epoch)
