@@ -43,7 +43,7 @@ def parse_args(argv=None):
         description="Make and check data folders in the University-1652 layout.",
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{toy,check}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{toy,check,show}")
     style = {"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
 
     toy = commands.add_parser("toy", help="render the toy campus", **style)
@@ -67,6 +67,12 @@ def parse_args(argv=None):
 
     check = commands.add_parser("check", help="compare a folder with the layout", **style)
     check.add_argument("folder", help="data folder")
+
+    show = commands.add_parser("show", help="draw some buildings in every view", **style)
+    show.add_argument("folder", help="data folder")
+    show.add_argument("--buildings", type=positive_int, default=4, help="rows of the picture")
+    show.add_argument("--seed", type=natural_int, default=0, help="which buildings")
+    show.add_argument("--output", default="views.jpg", help="the picture")
     return parser.parse_args(argv)
 
 
@@ -91,7 +97,10 @@ def make_toy(opts):
     try:
         with utils.progress_bar(None, "buildings", total=total) as bar:
             counts = campus.render_campus(
-                partial, **spec, num_workers=opts.num_workers, progress=bar.update
+                partial,
+                **spec,
+                num_workers=opts.num_workers,
+                progress=lambda finished: bar.update(finished - bar.n),
             )
         utils.write_yaml(partial / marker.name, spec)
         if out.exists():
@@ -337,7 +346,61 @@ def report(root, folders, findings):
     }
 
 
-COMMANDS = {"toy": make_toy, "check": check_data}
+# ---------------------------------------------------------------- show
+TILE = 224  # pixels
+
+
+def show_data(opts):
+    """Draw random training buildings, a row each: every view, of many images the first to last."""
+    import random
+
+    from PIL import Image, ImageDraw
+
+    from dataset import scan_classes, split_folder
+
+    folder = split_folder(opts.folder, "train")
+    views = [name.removeprefix("train/") for name in TRAIN_FOLDERS]
+    scanned = {view: scan_classes(folder / view) for view in views if (folder / view).is_dir()}
+    names = sorted(set.intersection(*(set(classes) for classes in scanned.values())))
+    if not names:
+        raise ValueError(f"no building is in all of {', '.join(scanned)} in {folder}")
+    chosen = sorted(random.Random(opts.seed).sample(names, min(opts.buildings, len(names))))
+    columns = [(view, share) for view in scanned for share in _columns(scanned[view])]
+    sheet = Image.new("RGB", (TILE * len(columns), TILE * len(chosen)), "white")
+    for row, name in enumerate(chosen):
+        for column, (view, share) in enumerate(columns):
+            paths = scanned[view][name]
+            if paths:
+                tile = _read_tile(paths[round(share * (len(paths) - 1))])
+                ImageDraw.Draw(tile).text(
+                    (6, 4),
+                    f"{view} {name}",
+                    "white",
+                    stroke_width=2,
+                    stroke_fill="black",
+                    font_size=14,
+                )
+                sheet.paste(tile, (TILE * column, TILE * row))
+    with utils.replacing(opts.output) as temporary:
+        sheet.save(temporary, quality=88)
+    print(f"picture: {opts.output}, buildings {', '.join(chosen)}")
+    return {"output": opts.output, "buildings": chosen}
+
+
+def _columns(classes):
+    """Places in the list of a building's images to show: three of many, else the first."""
+    return (0.0, 0.5, 1.0) if max(map(len, classes.values())) > 2 else (0.0,)
+
+
+def _read_tile(path):
+    from torchvision.transforms.v2 import functional as image_ops
+
+    from dataset import read_image
+
+    return image_ops.to_pil_image(read_image(path)).resize((TILE, TILE))
+
+
+COMMANDS = {"toy": make_toy, "check": check_data, "show": show_data}
 
 
 @script

@@ -118,6 +118,7 @@ def test_damaged_checkpoint_is_named(tmp_path):
 
 
 def test_devices(monkeypatch):
+    """Published defects 5 and 25: data and network were sent to a GPU that was not there."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert utils.select_device("auto", "0").type == "cpu"
     assert utils.select_device("auto", "-1").type == "cpu"

@@ -1,0 +1,143 @@
+"""prepare.py: the toy campus on disk, the check of a data folder, the picture of it."""
+
+import shutil
+
+import pytest
+from conftest import fails
+from PIL import Image
+
+import prepare
+
+TOY = ["toy", "--num_train", "4", "--num_test", "2", "--num_distractors", "1",
+       "--drone_frames", "1", "--image_size", "32", "--num_workers", "0"]  # fmt: skip
+
+
+@pytest.fixture
+def data(toy, tmp_path):
+    """A copy of the toy campus to spoil."""
+    return shutil.copytree(toy, tmp_path / "data")
+
+
+def notes_of(data):
+    return "\n".join(prepare.main(["check", str(data)])["notes"])
+
+
+def test_toy_is_made_once_and_in_one_step(workdir, capsys, monkeypatch):
+    """Published defect 33: a converter failed where the parents of its output were missing."""
+    result = prepare.main([*TOY, "--out", "new/deep/toy"])
+    assert result["rendered"] and result["train/satellite"] == 4
+    assert len(list((workdir / "new/deep/toy/test/gallery_satellite").iterdir())) == 3
+    assert [path.name for path in (workdir / "new/deep").iterdir()] == ["toy"]
+    assert not prepare.main([*TOY, "--out", "new/deep/toy"])["rendered"]
+    assert "is there already" in capsys.readouterr().out
+    fails(prepare.main, [*TOY, "--out", "new/deep/toy", "--seed", "5"], capsys,
+          "exists and is not this toy campus")  # fmt: skip
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare.campus, "render_building", stop)
+    with pytest.raises(SystemExit):
+        prepare.main([*TOY, "--out", "other"])
+    assert not (workdir / "other").exists() and not list(workdir.glob(".partial*"))
+
+
+def test_toy_refuses_bad_numbers(workdir, capsys):
+    for option, value in (("--num_train", "0"), ("--image_size", "-3"), ("--drone_frames", "x")):
+        fails(prepare.main, ["toy", option, value], capsys, option)
+    fails(prepare.main, ["toy", "--drone_frames", "55"], capsys, "55")
+    assert not (workdir / "data" / "toy").exists()
+
+
+def test_a_good_folder(data, capsys):
+    result = prepare.main(["check", str(data)])
+    assert result["folders"]["train/drone"] == (8, 16)
+    assert result["folders"]["test/gallery_drone"] == (7, 14)
+    out = capsys.readouterr().out
+    assert "can be trained and tested" in out and "problem" not in out
+
+
+def test_empty_classes_and_lone_ids_are_noted(data):
+    building = sorted((data / "train" / "satellite").iterdir())[0]
+    for path in (data / "train" / "google" / building.name).iterdir():
+        path.unlink()
+    shutil.copytree(building, data / "train" / "satellite" / "7777")
+    shutil.rmtree(data / "test" / "gallery_street" / sorted(
+        path.name for path in (data / "test" / "query_drone").iterdir())[0])  # fmt: skip
+    notes = notes_of(data)
+    assert "train/google/ has" in notes and building.name in notes
+    assert "1 ID(s) only in train/satellite/: 7777" in notes
+    assert "1 ID(s) of test/query_drone/ have no image in test/gallery_street/" in notes
+
+
+def test_wrong_names_and_suffixes_are_noted(data, capsys):
+    (data / "train" / "street").rename(data / "train" / "steret")
+    (data / "train" / "drone" / "readme.txt").write_text("x")
+    image = sorted((data / "train" / "drone").glob("*/*.jpeg"))[0]
+    image.rename(image.with_suffix(".heic"))
+    notes = notes_of(data)
+    assert "train/steret/ is not part of the layout" in notes
+    assert "train/drone/ has 2 file(s) that are not read" in notes
+    assert f"mv '{data}/train/steret' '{data}/train/street'" in capsys.readouterr().out
+
+
+def test_unreadable_images_are_problems(data, capsys):
+    first, second = sorted((data / "test" / "query_drone").glob("*/*.jpeg"))[:2]
+    first.write_bytes(b"a text file named .jpeg")
+    second.write_bytes(second.read_bytes()[:-200])
+    fails(prepare.main, ["check", data], capsys, "2 problem(s)", first)
+
+
+def test_problems_name_the_command_that_mends_them(data, capsys):
+    image = sorted((data / "test" / "query_drone").glob("*/*.jpeg"))[0]
+    image.write_bytes(b"")
+    with pytest.raises(SystemExit):
+        prepare.main(["check", str(data)])
+    assert f"mend it with: rm '{image}'" in capsys.readouterr().out
+
+
+def test_query_class_that_no_gallery_holds(data, capsys):
+    source = sorted((data / "test" / "query_drone").iterdir())[0]
+    shutil.copytree(source, data / "test" / "query_drone" / "9998")
+    fails(prepare.main, ["check", data], capsys, "no gallery folder holds: 9998")
+
+
+def test_views_without_common_buildings(data, capsys):
+    for view in ("drone", "street", "google"):
+        folder = data / "train" / view
+        for path in list(folder.iterdir()):
+            path.rename(folder / f"{view}-{path.name}")
+    fails(prepare.main, ["check", data], capsys, "no two training views share two buildings")
+
+
+def test_missing_parts(data, capsys):
+    fails(prepare.main, ["check", data / "absent"], capsys, "not found")
+    (data / "empty").mkdir()
+    fails(prepare.main, ["check", data / "empty"], capsys, "holds none of train/drone")
+    for path in (data / "train").iterdir():
+        if path.name != "satellite":
+            shutil.rmtree(path)
+    fails(prepare.main, ["check", data], capsys, "training needs two views")
+    shutil.rmtree(data / "test")
+    with pytest.raises(SystemExit):
+        prepare.main(["check", str(data)])
+    assert "testing needs test/query_<view>" in capsys.readouterr().out
+
+
+def test_official_counts_where_the_folder_claims_to_be_university1652(data, tmp_path):
+    assert "University-1652" not in notes_of(data)
+    renamed = data.rename(tmp_path / "University-1652")
+    notes = notes_of(renamed)
+    assert "train/drone/ has 8 classes, University-1652 has 701" in notes
+    assert "train/drone/ has 16 images, University-1652 has 37854" in notes
+    assert "test/gallery_street/ has 7 classes, University-1652 has 793" in notes
+
+
+def test_picture_of_the_views(toy, workdir, capsys):
+    result = prepare.main(["show", str(toy), "--buildings", "2", "--output", "v.png"])
+    assert len(result["buildings"]) == 2
+    with Image.open("v.png") as picture:
+        # satellite, drone (two frames: the first is shown), street, google
+        assert picture.size == (4 * prepare.TILE, 2 * prepare.TILE)
+        assert len(picture.getcolors(maxcolors=1 << 20)) > 1000
+    fails(prepare.main, ["show", "absent"], capsys, "data folder absent not found")

@@ -1,0 +1,288 @@
+"""test.py and extract.py: tasks, branches, scales, memory, files, warnings, refusals."""
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from conftest import SMALL, fails
+from torch import nn
+
+import dataset
+import extract
+import model
+import test as script
+import utils
+
+CPU = torch.device("cpu")
+QUICK = ["--num_workers", "0", "--device", "cpu", "--batchsize", "8"]
+
+
+def run_test(toy, *options):
+    return script.main(["--name", "small", "--test_dir", str(toy), *QUICK, *options])
+
+
+class Mean(nn.Module):
+    """A network whose embedding is known: the mean colour of branch 1, the maximum of branch 2."""
+
+    def embed(self, images, branch):
+        return images.mean((2, 3)) if branch == 1 else images.amax((2, 3))
+
+
+def test_default_task_is_drone_to_satellite(toy, small_run, workdir, capsys):
+    """Published defect 9: with the default two views there was no branch for the drone."""
+    metrics = run_test(toy)
+    assert metrics["num_queries"] == 10 and metrics["num_gallery"] == 7
+    assert metrics["num_distractors"] == 2 and metrics["num_unmatched"] == 0
+    out = capsys.readouterr().out
+    assert "drone -> satellite" in out and "Recall@1:" in out
+    content = scipy.io.loadmat("pytorch_result.mat")
+    assert content["query_f"].shape == (10, 512) and content["query_f"].dtype == np.float32
+    assert content["query_label"].shape == (1, 10) and content["gallery_label"].shape == (1, 7)
+    np.testing.assert_allclose(np.linalg.norm(content["gallery_f"], axis=1), 1, atol=1e-5)
+    for path, label in zip(content["query_path"], content["query_label"][0], strict=True):
+        assert path.strip().split("/")[-2:-1] == [f"{label:04}"]
+    assert "drone -> satellite: Recall@1:" in (small_run / "result.txt").read_text()
+
+
+def test_each_view_goes_through_its_own_branch(toy, small_run, workdir):
+    """Published defect 34: drone images of one script were encoded by the satellite branch."""
+    run_test(toy, "--query", "drone", "--gallery", "satellite")
+    forward = scipy.io.loadmat("pytorch_result.mat")
+    run_test(toy, "--query", "satellite", "--gallery", "drone")
+    backward = scipy.io.loadmat("pytorch_result.mat")
+    network, branches, _ = script.load_run("small", "last", CPU)
+    assert branches == {"satellite": 1, "drone": 2}
+    path = backward["query_path"][0].strip()
+    for stored, branch in ((backward["query_f"][0], 1), (forward["gallery_f"], 1)):
+        own = extract.extract_features(network, branch, [path], (32, 32), device=CPU)[0]
+        assert np.abs(np.atleast_2d(stored) - own).max(axis=1).min() < 1e-5
+    other = extract.extract_features(network, 2, [path], (32, 32), device=CPU)[0]
+    assert np.abs(backward["query_f"][0] - other).max() > 1e-3
+
+
+def test_batch_size_does_not_change_features(toy, small_run, workdir):
+    run_test(toy)
+    first = scipy.io.loadmat("pytorch_result.mat")["query_f"]
+    run_test(toy, "--batchsize", "3", "--num_workers", "2")
+    np.testing.assert_allclose(scipy.io.loadmat("pytorch_result.mat")["query_f"], first, atol=1e-5)
+
+
+def test_all_tasks_the_folders_allow(toy, small_run, workdir):
+    results = run_test(toy, "--all", "--output", "f.npz")
+    assert set(results) == {"satellite_drone", "drone_satellite"}
+    assert (workdir / "f_drone_satellite.npz").is_file()
+    assert (workdir / "f_satellite_drone.npz").is_file()
+    assert results["satellite_drone"]["num_gallery"] == 14
+
+
+def test_only_the_folders_of_the_task_are_opened(toy, small_run, workdir, tmp_path_factory):
+    """Published defect 15: all six test folders had to exist for one direction."""
+    import shutil
+
+    bare = tmp_path_factory.mktemp("bare")
+    for folder in ("query_drone", "gallery_satellite"):
+        shutil.copytree(toy / "test" / folder, bare / folder)
+    assert run_test(bare)["num_queries"] == 10
+
+
+def test_epoch_asked_for_is_loaded(toy, small_run, workdir, capsys):
+    """Published defect 13: --which_epoch was ignored."""
+    other = model.build_model(8, backbone="resnet18")
+    utils.save_tensors(small_run / "net_019.pth", other.state_dict())
+    run_test(toy, "--which_epoch", "9")
+    first = scipy.io.loadmat("pytorch_result.mat")["query_f"]
+    run_test(toy)
+    assert "net_019.pth" in capsys.readouterr().out
+    assert np.abs(scipy.io.loadmat("pytorch_result.mat")["query_f"] - first).max() > 1e-3
+    fails(script.main, ["--name", "small", "--which_epoch", "7", *QUICK], capsys,
+          "no weights of epoch '7'", "can be 9, 19")  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_precision_flags_work(toy, small_run, workdir, precision):
+    """Published defect 13: inference was float32 whatever was asked for."""
+    run_test(toy)
+    exact = scipy.io.loadmat("pytorch_result.mat")["query_f"]
+    run_test(toy, f"--{precision}")
+    content = scipy.io.loadmat("pytorch_result.mat")["query_f"]
+    assert content.dtype == np.float32
+    difference = np.abs(content - exact).max()
+    assert 0 < difference < 0.05
+    assert (content * exact).sum(1).min() > 0.995
+
+
+def test_contradicting_options_are_refused(toy, small_run, workdir, capsys):
+    """Published defect 13: --pool, --views and the input size of the command line were ignored."""
+    for option, value in (("--pool", "gem"), ("--views", "3"), ("--h", "64"), ("--w", "64")):
+        fails(script.main, ["--name", "small", "--test_dir", toy, option, value, *QUICK], capsys,
+              f"{option} {value} contradicts")  # fmt: skip
+    assert run_test(toy, "--pool", "avg", "--views", "2", "--h", "32")["num_queries"] == 10
+
+
+@pytest.mark.parametrize("flag", sorted(script.REFUSED))
+def test_refused_flags_say_why(workdir, capsys, flag):
+    """Published defects 6 and 14: --PCB and --multi crashed, --use_dense did nothing."""
+    fails(script.main, [f"--{flag}"], capsys, f"--{flag} is refused")
+
+
+def test_feature_is_the_sum_over_image_and_mirror(toy):
+    class Left(nn.Module):
+        def embed(self, images, branch):
+            return images[:, :, :, 0].mean(2)  # (B, 3), the left column
+
+    paths = [next((toy / "test" / "gallery_satellite").glob("*/*.jpg"))]
+    image = dataset.test_transform(16, 16)(dataset.read_image(paths[0]))
+    both = image[:, :, 0].mean(1) + image[:, :, -1].mean(1)
+    feature = extract.extract_features(Left(), 1, paths, (16, 16), device=CPU)
+    np.testing.assert_allclose(feature[0], (both / both.norm()).numpy(), atol=1e-5)
+
+
+def test_scales_do_not_compound_and_are_as_given():
+    """Published defect 11: each scale was applied to the last one's result, as a square root."""
+    sizes = []
+
+    class Size(nn.Module):
+        def embed(self, images, branch):
+            sizes.append(images.shape[-1])
+            return images.mean((2, 3))
+
+    extract.embed_images(Size(), 1, torch.rand(1, 3, 40, 40), scales=(1.0, 1.5, 2.0))
+    assert sizes == [40, 40, 60, 60, 80, 80]
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(toy, monkeypatch, capsys):
+    paths = sorted((toy / "test" / "gallery_drone").glob("*/*"))[:11]
+    whole = extract.extract_features(Mean(), 1, paths, (16, 16), device=CPU, batch_size=8)
+    sizes = []
+
+    class Small(Mean):
+        def embed(self, images, branch):
+            sizes.append(len(images))
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().embed(images, branch)
+
+    features = extract.extract_features(Small(), 1, paths, (16, 16), device=CPU, batch_size=8)
+    np.testing.assert_array_equal(features, whole)
+    assert sizes[:3] == [8, 4, 2] and max(sizes[3:]) == 2
+    assert "going on with 4" in capsys.readouterr().out
+
+    class Broken(Mean):
+        def embed(self, images, branch):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        extract.extract_features(Broken(), 1, paths, (16, 16), device=CPU)
+
+
+def test_collapsed_features_are_warned_about(toy, small_run, workdir, monkeypatch, capsys):
+    class Constant(nn.Module):
+        def embed(self, images, branch):
+            return torch.ones(len(images), 4)
+
+    monkeypatch.setattr(
+        script, "load_run", lambda *_: (Constant(), {"drone": 2, "satellite": 1}, {})
+    )
+    run_test(toy)
+    assert "are the same vector" in capsys.readouterr().err
+
+
+def test_features_that_are_not_finite_are_refused(toy, small_run, workdir, monkeypatch, capsys):
+    class Nan(nn.Module):
+        def embed(self, images, branch):
+            return torch.full((len(images), 4), float("nan"))
+
+    monkeypatch.setattr(script, "load_run", lambda *_: (Nan(), {"drone": 2, "satellite": 1}, {}))
+    fails(script.main, ["--name", "small", "--test_dir", toy, *QUICK], capsys, "hold NaN")
+    assert not (workdir / "pytorch_result.mat").exists()
+
+
+def test_queries_without_a_match_are_counted(toy, small_run, workdir, tmp_path_factory, capsys):
+    import shutil
+
+    data = tmp_path_factory.mktemp("data")
+    shutil.copytree(toy / "test", data / "test")
+    building = sorted((data / "test" / "query_drone").iterdir())[0].name
+    shutil.rmtree(data / "test" / "gallery_satellite" / building)
+    assert run_test(data)["num_unmatched"] == 2
+    assert "2 of 10 queries have no true match" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--name", "absent"], "no run folder model/absent: there are small"),
+        (["--query", "street"], "was trained on satellite, drone, not on street"),
+        (["--query", "satellite"], "both satellite"),
+        (["--gpu_ids", "3", "--device", "auto"], "--gpu_ids 3 asked for"),
+        (["--batchsize", "0"], "--batchsize: 0 is too small"),
+        (["--h", "-1"], "--h: -1 is too small"),
+        (["--ms", "1,x"], "not a list of scales"),
+        (["--output", "features.txt"], "ending in .mat or .npz"),
+        (["--test_dir", "absent"], "data folder absent not found"),
+    ],
+)
+def test_bad_options(toy, small_run, workdir, capsys, monkeypatch, options, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    fails(script.main, ["--name", "small", "--test_dir", toy, *QUICK, *options], capsys, expected)
+
+
+def test_bad_run_folders(toy, small_run, workdir, capsys):
+    argv = ["--name", "small", "--test_dir", toy, *QUICK]
+    good = (small_run / "opts.yaml").read_text()
+    for text, expected in (
+        ("a: [", "is not YAML"),
+        ("words", "holds a str"),
+        (good.replace("resnet18", "resnet50"), "another architecture"),
+        (good.replace("nclasses: 8", "nclasses: 9"), "classifier.classifier.0.bias is (8,)"),
+    ):
+        (small_run / "opts.yaml").write_text(text)
+        fails(script.main, argv, capsys, expected)
+    (small_run / "opts.yaml").unlink()
+    fails(script.main, argv, capsys, "opts.yaml not found")
+    (small_run / "net_009.pth").write_bytes(b"damaged")
+    (small_run / "opts.yaml").write_text(good)
+    fails(script.main, argv, capsys, "not a readable torch checkpoint")
+
+
+def test_bad_test_folders(toy, small_run, workdir, tmp_path_factory, capsys):
+    import shutil
+
+    data = tmp_path_factory.mktemp("data")
+    shutil.copytree(toy / "test", data / "test")
+    argv = ["--name", "small", "--test_dir", data, *QUICK]
+    stranger = data / "test" / "query_drone" / "9998"
+    shutil.copytree(sorted((data / "test" / "query_drone").iterdir())[0], stranger)
+    fails(script.main, argv, capsys, "1 class folder(s) that no gallery folder holds, first 9998")
+    shutil.rmtree(stranger)
+    image = sorted((data / "test" / "query_drone").glob("*/*"))[0]
+    image.write_bytes(image.read_bytes()[:300])
+    fails(script.main, argv, capsys, f"{image.name} cannot be read as an image")
+    shutil.rmtree(data / "test" / "gallery_satellite")
+    fails(script.main, argv, capsys, "gallery_satellite not found", "gallery_drone")
+
+
+def test_published_run_folder_is_tested_as_it_is(toy, workdir):
+    """A run folder of the published code, with three views and no names for them."""
+    torch.manual_seed(0)
+    network = model.three_view_net(6, 0.75, stride=1, share_weight=True)
+    run_dir = utils.run_folder("three_view")
+    utils.save_tensors(run_dir / "net_119.pth", network.state_dict())
+    opts = {
+        **{"views": 3, "share": True, "stride": 1, "pool": "avg", "droprate": 0.75, "nclasses": 6},
+        **{"h": 32, "w": 32, "extra_Google": True, "fp16": True, "gpu_ids": "0"},
+    }
+    utils.write_opts(run_dir, opts)
+    argv = ["--name", "three_view", "--test_dir", str(toy), *QUICK, "--which_epoch", "119"]
+    results = script.main([*argv, "--all"])
+    assert len(results) == 6 and "street_satellite" in results
+
+
+def test_train_then_test_with_the_defaults_agree(toy, workdir):
+    """Training and testing meet through the run folder alone: no flag has to be repeated."""
+    import train
+
+    argv = ["--data_dir", str(toy), *SMALL, "--epochs", "1", "--pool", "gem", "--share"]
+    train.main([*argv, "--views", "satellite,drone", "--train_all"])
+    metrics = script.main(["--test_dir", str(toy), *QUICK])
+    assert metrics["num_queries"] == 10

@@ -1,0 +1,412 @@
+"""train.py through its own door: what a run leaves, resuming, precision, averaging, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, fails
+from PIL import Image
+
+import train
+import utils
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_training(toy, name, *options):
+    return train.main(["--name", name, "--data_dir", str(toy), *SMALL, *options])
+
+
+def weights(name, file="net_last.pth"):
+    return utils.load_tensors(Path("model") / name / file)
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def log_of(name):
+    lines = (Path("model") / name / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def test_a_run_leaves_what_it_promises(toy, workdir, capsys):
+    result = run_training(toy, "full", "--epochs", "12", "--train_all", "--lr", "0.001")
+    run_dir = workdir / "model" / "full"
+    names = {path.name for path in run_dir.iterdir()}
+    assert names == {"opts.yaml", "log.jsonl", "train.jpg", "train_state.pth",
+                     "net_009.pth", "net_last.pth"}  # fmt: skip
+    opts = utils.read_opts(run_dir)
+    assert opts["nclasses"] == 8 and opts["view_names"] == ["satellite", "drone"]
+    assert opts["views"] == 2 and opts["batchsize"] == 4 and opts["h"] == 32
+    log = log_of("full")
+    assert [entry["epoch"] for entry in log] == list(range(12)) and result["epoch"] == 11
+    for entry in log:
+        assert entry["loss"] == pytest.approx(entry["instance"])
+        assert 0 <= entry["error_satellite"] <= 100 and 0 <= entry["error_drone"] <= 100
+    assert log[-1]["lr"] == pytest.approx(0.0001)  # a tenth from epoch 8 on
+    assert log[-1]["loss"] < log[0]["loss"]
+    with Image.open(run_dir / "train.jpg") as picture:
+        assert picture.format == "JPEG" and picture.width > 600
+    out = capsys.readouterr().out
+    assert "8 buildings, 8 satellite, 16 drone images, 2 steps an epoch" in out
+    assert "epoch 11/11" in out
+    assert not same(weights("full"), weights("full", "net_009.pth"))
+
+
+def test_weights_load_without_unpickling_code(toy, workdir):
+    run_training(toy, "safe", "--epochs", "1", "--train_all", "--share")
+    for file in ("net_last.pth", "train_state.pth"):
+        assert torch.load(workdir / "model" / "safe" / file, weights_only=True)
+    state = weights("safe")
+    assert torch.equal(state["model_1.model.conv1.weight"], state["model_2.model.conv1.weight"])
+
+
+def test_resumed_run_equals_the_unbroken_one(toy, workdir, monkeypatch):
+    """Published defects 1 to 4: --resume died; else it lost model, optimizer and schedule."""
+    options = ["--epochs", "4", "--moving_avg", "0.9", "--color_jitter", "--erasing_p", "0.5"]
+    run_training(toy, "unbroken", *options)
+
+    original = train.save_epoch
+
+    def save_then_stop(run_dir, training, epoch, log):
+        original(run_dir, training, epoch, log)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "save_epoch", save_then_stop)
+    with pytest.raises(SystemExit) as stop:
+        run_training(toy, "broken", *options)
+    assert stop.value.code == 130
+    monkeypatch.undo()
+    os.chdir(workdir)
+    # The options come from the run folder.
+    result = train.main(["--name", "broken", "--resume"])
+    assert result["epoch"] == 3
+    assert same(weights("unbroken"), weights("broken"))
+    assert log_of("unbroken") == log_of("broken")
+
+
+@pytest.mark.parametrize("write", range(1, 9))
+def test_killed_while_writing_any_file(toy, workdir, monkeypatch, write):
+    """Every file is written aside and moved into place; a run stopped between two moves resumes."""
+    options = ["--epochs", "3", "--train_all"]
+    run_training(toy, "unbroken", *options)
+    monkeypatch.setattr(train, "SNAPSHOT_EVERY", 1)
+    moves = iter(range(1, 100))
+    move = os.replace
+
+    def stop_at(source, target):
+        if next(moves) == write:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", stop_at)
+    with pytest.raises(SystemExit):
+        run_training(toy, "killed", *options)
+    monkeypatch.setattr(os, "replace", move)
+    if (workdir / "model" / "killed" / "train_state.pth").is_file():
+        train.main(["--name", "killed", "--resume"])
+    else:  # not one complete epoch: nothing to resume, and nothing in the way of a new start
+        run_training(toy, "killed", "--overwrite", *options)
+    assert same(weights("unbroken"), weights("killed"))
+    assert log_of("unbroken") == log_of("killed")
+
+
+def test_sigkill_and_resume(toy, workdir):
+    options = ["--epochs", "60", "--train_all", "--name", "killed", "--data_dir", str(toy), *SMALL]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *options],
+        stdout=subprocess.DEVNULL,
+        env=environment,
+    )
+    state = workdir / "model" / "killed" / "train_state.pth"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.exists(), "no epoch was completed in two minutes"
+    done = utils.load_tensors(state)["epoch"] + 1
+    assert done < 60, "the run was over before it was killed"
+    result = train.main(["--name", "killed", "--resume", "--epochs", str(done + 1)])
+    assert result["epoch"] == done
+    assert [entry["epoch"] for entry in log_of("killed")] == list(range(done + 1))
+
+
+def test_resume_refuses_other_options(toy, workdir, capsys):
+    run_training(toy, "run", "--epochs", "1", "--train_all")
+    fails(train.main, ["--name", "run", "--resume", "--batchsize", "3"], capsys,
+          "--batchsize 3 differs from 4")  # fmt: skip
+    fails(train.main, ["--name", "absent", "--resume"], capsys, "opts.yaml not found")
+    (workdir / "model" / "run" / "train_state.pth").unlink()
+    fails(train.main, ["--name", "run", "--resume"], capsys, "nothing to resume")
+
+
+def test_a_finished_run_is_not_overwritten_unasked(toy, workdir, capsys):
+    run_training(toy, "run", "--epochs", "1", "--train_all")
+    before = weights("run")
+    argv = ["--name", "run", "--data_dir", toy, *SMALL, "--epochs", "1", "--seed", "9"]
+    fails(train.main, argv, capsys, "already holds a trained run", "--overwrite")
+    assert same(before, weights("run"))
+    train.main([str(part) for part in [*argv, "--overwrite"]])
+    assert not same(before, weights("run"))
+
+
+def test_seed_decides_everything(toy, workdir):
+    """Published defect 26: there was no seed."""
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        run_training(toy, name, "--epochs", "1", "--seed", seed)
+    assert same(weights("a"), weights("b"))
+    assert not same(weights("a"), weights("c"))
+
+
+def test_number_of_workers_changes_nothing(toy, workdir):
+    run_training(toy, "none", "--epochs", "1", "--train_all")
+    run_training(toy, "two", "--epochs", "1", "--train_all", "--num_workers", "2")
+    assert same(weights("none"), weights("two"))
+
+
+def test_spawned_workers(toy, workdir):
+    """Windows and macOS start loader processes by spawn: nothing may run at import."""
+    code = (
+        "import multiprocessing, sys\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method('spawn')\n"
+        "    import train\n"
+        "    train.main(sys.argv[1:])\n"
+    )
+    script = workdir / "spawned.py"
+    script.write_text(code)
+    argv = ["--name", "spawned", "--data_dir", str(toy), *SMALL, "--train_all"]
+    options = ["--epochs", "1", "--num_workers", "1"]
+    subprocess.run(
+        [sys.executable, str(script), *argv, *options],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    run_training(toy, "forked", "--epochs", "1", "--train_all")
+    assert same(weights("spawned"), weights("forked"))
+
+
+def test_a_tenth_of_the_buildings_is_held_out(toy, workdir):
+    """--train_all had no effect in the published code; here it decides about validation."""
+    result = run_training(toy, "run", "--epochs", "2")
+    assert utils.read_opts(workdir / "model" / "run")["nclasses"] == 7
+    assert 0 <= result["val_recall@1"] <= 100 and 0 < result["val_AP"] <= 100
+    run_training(toy, "all", "--epochs", "1", "--train_all")
+    assert utils.read_opts(workdir / "model" / "all")["nclasses"] == 8
+
+
+def test_any_pair_of_views_and_missing_ones(toy, workdir, tmp_path_factory):
+    """Published defect 15: street and google had to exist, whatever was trained."""
+    import shutil
+
+    bare = tmp_path_factory.mktemp("bare")
+    for view in ("satellite", "street"):
+        shutil.copytree(toy / "train" / view, bare / "train" / view)
+    result = run_training(bare, "pair", "--views", "satellite,street", "--epochs", "1")
+    assert "error_street" in result and "error_drone" not in result
+    three = run_training(
+        toy, "three", "--views", "3", "--extra", "--epochs", "1", "--batchsize", "8"
+    )
+    assert {"error_satellite", "error_street", "error_drone", "error_google"} <= three.keys()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_low_precision_loss_in_float32_and_scaled_only_for_fp16(
+    toy, workdir, monkeypatch, precision
+):
+    """Published defect 20: fp16 logits went into the loss, and bf16 was loss-scaled too."""
+    seen = []
+    original = train.train_step
+
+    def spy(training, batch, step):
+        original_term = training.losses["instance"].forward
+        training.losses["instance"].forward = lambda outputs, labels: (
+            seen.append({y.dtype for y in outputs.values()}) or original_term(outputs, labels)
+        )
+        try:
+            return original(training, batch, step)
+        finally:
+            training.losses["instance"].forward = original_term
+            seen.append(training.scaler.is_enabled())
+
+    monkeypatch.setattr(train, "train_step", spy)
+    run_training(toy, precision, "--epochs", "1", f"--{precision}")
+    assert seen[0] == {torch.float32}
+    assert seen[1] is (precision == "fp16")
+    assert all(value.dtype != torch.float16 for value in weights(precision).values())
+
+
+def test_moving_average_is_the_recurrence(toy, workdir, monkeypatch):
+    """Published defect 23: the average left out batch norm's statistics and was never saved."""
+    history = []
+    original = train.train_step
+
+    def record(training, batch, step):
+        result = original(training, batch, step)
+        history.append({k: v.detach().clone() for k, v in training.network.state_dict().items()})
+        return result
+
+    monkeypatch.setattr(train, "train_step", record)
+    run_training(toy, "average", "--epochs", "3", "--train_all", "--moving_avg", "0.8")
+    average = history[0]
+    for state in history[1:]:
+        average = {
+            key: 0.8 * value + 0.2 * state[key] if value.is_floating_point() else state[key]
+            for key, value in average.items()
+        }
+    saved = weights("average")
+    assert saved.keys() == average.keys()
+    for key, value in saved.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, average[key], atol=1e-5, rtol=1e-4)
+    key = "classifier.add_block.1.running_mean"
+    assert not torch.allclose(saved[key], history[-1][key], atol=1e-4)
+
+
+def test_warm_up_and_steps_of_the_learning_rate():
+    """Published defects 4 and 21: resuming cut the rate by guesswork; warm-up scaled the loss."""
+    factor = train.learning_rate_factor
+    assert factor(0, 0.0, warm_epoch=5, step_size=80) == pytest.approx(0.1)
+    assert factor(2, 0.5, warm_epoch=5, step_size=80) == pytest.approx(0.55)
+    assert factor(5, 0.0, warm_epoch=5, step_size=80) == 1.0
+    assert factor(79, 1.0, warm_epoch=0, step_size=80) == 1.0
+    assert factor(80, 0.0, warm_epoch=0, step_size=80) == pytest.approx(0.1)
+    assert factor(160, 0.0, warm_epoch=0, step_size=80) == pytest.approx(0.01)
+    opts = train.parse_args([])
+    assert (opts.epochs, opts.step_size, opts.backbone_lr) == (120, 80, 0.1)
+
+
+def test_logged_loss_is_not_scaled_by_warm_up(toy, workdir):
+    """Published defect 21: the loss that warm-up had scaled was logged."""
+    run_training(toy, "warm", "--epochs", "1", "--train_all", "--warm", "5")
+    # The sum over two views of about ln 8, raised by dropout and the random head.
+    assert 3.0 < log_of("warm")[0]["loss"] < 12.0
+
+
+def test_error_is_a_share_of_the_images_seen(toy, workdir, monkeypatch):
+    """Published defect 22: sums over full batches were divided by the size of the data set."""
+    monkeypatch.setattr(
+        train, "train_step", lambda training, batch, step: (
+            {"instance": 1.5}, {view: len(labels) for view, (_, labels) in batch.items()}
+        )
+    )  # fmt: skip
+    result = run_training(toy, "wrong", "--epochs", "1", "--train_all", "--batchsize", "3")
+    assert result["error_satellite"] == result["error_drone"] == 100.0
+    assert result["loss"] == 1.5
+
+
+def test_weights_of_loss_terms_are_trained():
+    """Published defect 17: ArcFace, CosFace and SphereFace kept their random class weights."""
+    network = torch.nn.ModuleDict(
+        {"model_1": torch.nn.Linear(2, 2), "classifier": torch.nn.Linear(2, 2)}
+    )
+    losses = torch.nn.ModuleDict({"instance": torch.nn.Linear(3, 3)})
+    backbone, head = train.build_optimizer(network, losses, 0.1, 0.5).param_groups
+    assert backbone["base_lr"] == 0.05 and len(backbone["params"]) == 2
+    assert head["base_lr"] == 0.1 and losses["instance"].weight in set(head["params"])
+
+
+def test_non_finite_loss_stops_and_saves_nothing(toy, workdir, capsys):
+    argv = ["--name", "nan", "--data_dir", toy, *SMALL, "--epochs", "3", "--lr", "1e30"]
+    fails(train.main, argv, capsys, "the instance loss became", "lower --lr")
+    assert not list((workdir / "model" / "nan").glob("net_*.pth"))
+
+
+def test_given_weights_are_used(toy, workdir, capsys):
+    """Published defect 27: ImageNet weights could come only by download."""
+    import torchvision
+
+    state = torchvision.models.resnet18().state_dict()
+    state["conv1.weight"].zero_()
+    torch.save(state, "resnet18.pth")
+    options = [part for part in SMALL if part != "--no_pretrained"]
+    argv = ["--name", "w", "--data_dir", str(toy), *options, "--epochs", "1", "--lr", "1e-9"]
+    train.main([*argv, "--weights", "resnet18.pth"])
+    assert weights("w")["model_2.model.conv1.weight"].abs().max() < 1e-6
+    fails(train.main, ["--name", "v", *argv[2:], "--weights", "no.pth"], capsys, "no.pth not found")
+
+
+def test_compile_keeps_plain_checkpoints(toy, workdir, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    run_training(toy, "compiled", "--epochs", "1", "--compile")
+    assert len(compiled) == 1
+    assert not any("_orig_mod" in key for key in weights("compiled"))
+
+
+@pytest.mark.parametrize("flag", sorted(train.REFUSED))
+def test_refused_flags_say_why(workdir, capsys, flag):
+    """Published defects 6, 8, 19: flags without effect, losses that crash or never train."""
+    fails(train.main, [f"--{flag}"], capsys, f"--{flag} is refused")
+
+
+def test_every_published_flag_is_known():
+    """Section 4a of the published command line, with the short forms its README uses."""
+    text = (
+        "--gpu_ids 0 --name a --data_dir d --extra_Google --train_all --color_jitter "
+        "--batchsize 8 --pad 10 --h 384 --w 384 --views 3 --erasing_p 0.5 --DA --share "
+        "--droprate 0.75 --pool avg+max --stride 1 --warm_epoch 5 --lr 0.01 --moving_avg 0.9 --bf16"
+    )
+    opts = train.parse_args(text.split())
+    assert opts.view_names == ["satellite", "street", "drone"] and opts.moving_avg == 0.9
+    short = train.parse_args(["--views", "3", "--extra", "--warm", "5", "--fp16", "--use_vgg16"])
+    assert short.extra_Google and short.warm_epoch == 5 and short.backbone == "vgg16_bn"
+    assert train.parse_args([]).view_names == ["satellite", "drone"]
+    assert train.parse_args(["--views", "drone,street"]).view_names == ["drone", "street"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--batchsize", "0"], "--batchsize: 0 is too small"),
+        (["--h", "-1"], "--h: -1 is too small"),
+        (["--w", "16"], "--w: 16 is too small: at least 32"),
+        (["--gpu_ids", "3"], "--gpu_ids 3 asked for"),
+        (["--gpu_ids", "0,1"], "names several GPUs"),
+        (["--lr", "0"], "--lr: 0 is not above 0"),
+        (["--erasing_p", "2"], "not between 0 and 1"),
+        (["--views", "4"], "'4' is not 2, 3"),
+        (["--views", "drone,drone"], "two different names"),
+        (["--extra_Google"], "give --views 3"),
+        (["--fp16", "--bf16"], "not allowed with"),
+        (["--pool", "sum"], "invalid choice: 'sum'"),
+        (["--weights", "x", "--no_pretrained"], "contradict"),
+        (["--name", "../up"], "is not a folder name"),
+        (["--data_dir", "absent"], "data folder absent not found"),
+    ],
+)
+def test_bad_options(workdir, capsys, monkeypatch, options, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    fails(train.main, options, capsys, expected)
+
+
+def test_bad_folders_and_images(toy, workdir, capsys):
+    def spoil(name, content):
+        folder = workdir / "spoilt" / "train"
+        for view in ("satellite", "drone"):
+            for building in "123":
+                path = folder / view / building / "a.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.effect_noise((40, 40), 50).convert("RGB").save(path)
+        (folder / "drone" / "2" / "a.jpg").write_bytes(content)
+        for workers in ("0", "1"):
+            argv = ["--name", name, "--data_dir", folder.parent, *SMALL, "--train_all",
+                    "--num_workers", workers]  # fmt: skip
+            fails(train.main, argv, capsys, "drone/2/a.jpg cannot be read as an image")
+
+    spoil("text", b"this is text")
+    picture = next((toy / "train" / "drone").glob("*/*.jpeg")).read_bytes()
+    spoil("cut", picture[: len(picture) // 2])
+    (workdir / "empty").mkdir()
+    fails(train.main, ["--data_dir", "empty"], capsys, "empty holds neither train/", "nothing")
+    assert not (workdir / "model" / "text" / "net_last.pth").exists()
