@@ -100,6 +100,10 @@ GRASS = {  # season -> factor on the colour of everything that grows
     "autumn": (1.5, 1.1, 1.1),
     "winter": (1.6, 1.05, 1.5),
 }
+SEASONS = {  # the satellite and the drone never come in the same season
+    Stream.SATELLITE: ("autumn", "winter"),
+    Stream.DRONE: ("spring", "summer"),
+}
 
 
 def _stream(seed: int, building: int, stream: int, part: int = 0) -> np.random.Generator:
@@ -909,21 +913,21 @@ class Scene:
 def stage(site: Site, stream: int) -> Scene:
     """The site on the day that `stream` stands for, with the cars painted on the ground."""
     rng = _stream(site.seed, site.building, stream)
-    season = str(rng.choice(list(FOLIAGE)))
+    season = str(rng.choice(SEASONS[stream]))
     azimuth, elevation = np.radians(rng.uniform(95, 265)), np.radians(rng.uniform(32, 62))
     flat = np.cos(elevation)
     sun = np.array([np.sin(azimuth) * flat, np.cos(azimuth) * flat, np.sin(elevation)])
     parked = site.stalls[rng.random(len(site.stalls)) < rng.uniform(0.25, 0.85)]
     cars = np.column_stack([parked, rng.integers(0, len(CAR_COLOURS), len(parked))])
-    palette = np.concatenate([LAND_COLOURS, CAR_COLOURS]) * rng.normal(1, 0.07, 3)
+    palette = np.concatenate([LAND_COLOURS, CAR_COLOURS]) * rng.normal(1, 0.04, 3)
     for lands, low, high in (
-        ((Land.LAWN, Land.MEADOW, Land.TURF_LIGHT, Land.TURF_DARK), 0.7, 1.3),
-        ((Land.ASPHALT, Land.PARKING), 0.6, 1.5),
-        ((Land.PATH, Land.PAVING), 0.75, 1.25),
+        ((Land.LAWN, Land.MEADOW, Land.TURF_LIGHT, Land.TURF_DARK), 0.8, 1.2),
+        ((Land.ASPHALT, Land.PARKING), 0.75, 1.3),
+        ((Land.PATH, Land.PAVING), 0.85, 1.15),
     ):
         growth = GRASS[season] if lands[0] == Land.LAWN else (1, 1, 1)
         palette[list(lands)] *= np.array(growth) * rng.uniform(low, high)
-    tint, strength = rng.normal(1, 0.07, 3), (rng.uniform(2.2, 3.0), rng.uniform(0.55, 0.95))
+    tint, strength = rng.normal(1, 0.04, 3), (rng.uniform(2.2, 3.0), rng.uniform(0.55, 0.95))
     light = np.array([[1.0, 0.94, 0.84], [0.82, 0.93, 1.1]]) * np.reshape(strength, (2, 1))
     lamp = look_at(sun * FAR, (0, 0, 0), 220.0, LAMP_SIZE)
     lamp_inverse, _ = cast(site.table, lamp, site.grain)
@@ -1147,24 +1151,45 @@ def _paint_air(surface: Surface, camera: Camera, radiance: np.ndarray) -> None:
     radiance[:, pixels] = horizon + (zenith - horizon) * np.sqrt(rise)
 
 
-def develop(radiance: np.ndarray, size: int, rng, wildness: float = 1.0) -> np.ndarray:
-    """One sensor's picture (size, size, 3) uint8 of radiance (3, H, W): cast, tone and flaws.
+class Sensor(NamedTuple):
+    """How a camera shows colours; its pictures stray from that by `spread`."""
 
-    The sensor is drawn afresh for each picture, so that colours do not give the place away.
+    saturation: float
+    contrast: float
+    gains: tuple[float, float, float]  # red, green, blue
+    haze: float
+    spread: float
+
+
+SENSORS = {
+    "satellite": Sensor(0.8, 0.92, (1.05, 1.0, 0.9), 0.08, 1.0),
+    "drone": Sensor(1.05, 1.05, (0.98, 1.0, 1.04), 0.02, 1.0),
+    "street": Sensor(1.0, 1.0, (1.0, 1.0, 1.0), 0.02, 1.5),
+    "google": Sensor(1.0, 1.0, (1.0, 1.0, 1.0), 0.05, 4.0),
+}
+
+
+def develop(radiance: np.ndarray, size: int, rng, sensor: Sensor) -> np.ndarray:
+    """One picture (size, size, 3) uint8 of radiance (3, H, W): exposure, tone and flaws.
+
+    Exposure and tone are drawn for each picture, so that colours alone do not give a place away.
     """
-    level = 0.16 * np.exp(rng.normal(0, 0.2 * wildness)) / max(radiance[:, ::4, ::4].mean(), 1e-3)
+    spread = sensor.spread
+    level = 0.16 * np.exp(rng.normal(0, 0.08 * spread)) / max(radiance[:, ::4, ::4].mean(), 1e-3)
     encoded = np.sqrt(np.minimum(radiance * np.float32(level), 1.0)) * 255 + 0.5
     image = Image.merge("RGB", [Image.fromarray(plane) for plane in encoded.astype(np.uint8)])
     # The reduction also sets how sharp the lens is.
     filters = (Image.Resampling.BOX, Image.Resampling.HAMMING, Image.Resampling.BICUBIC)
     image = image.resize((size, size), filters[rng.integers(3)])
-    image = ImageEnhance.Color(image).enhance(rng.uniform(0.5, 1.3))
-    ramp = np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.2 * wildness))
-    ramp = 0.42 + (ramp - 0.42) * rng.uniform(0.75, 1.2)
-    haze, gains = rng.uniform(0, 0.2), np.exp(rng.normal(0, 0.045 * wildness, 3))
+    saturation = sensor.saturation * np.exp(rng.normal(0, 0.08 * spread))
+    image = ImageEnhance.Color(image).enhance(saturation)
+    ramp = np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.08 * spread))
+    ramp = 0.42 + (ramp - 0.42) * sensor.contrast * np.exp(rng.normal(0, 0.05 * spread))
+    haze = sensor.haze + rng.uniform(0, 0.04 * spread)
+    gains = np.array(sensor.gains) * np.exp(rng.normal(0, 0.02 * spread, 3))
     curves = np.outer(gains, ramp * (1 - haze) + 0.72 * haze)
     image = image.point(np.clip(curves * 255, 0, 255).astype(int).ravel().tolist())
-    grain = rng.standard_normal((size, size, 1), np.float32) * np.float32(rng.uniform(1, 5))
+    grain = rng.standard_normal((size, size, 1), np.float32) * np.float32(rng.uniform(1, 3))
     return np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)
 
 
@@ -1218,7 +1243,7 @@ def _photograph(scene: Scene, view: str, frame: int, size: int) -> np.ndarray:
     camera = _aim(site, view, frame, fine, rng)
     grain = np.resize(site.grain, (fine, fine)) if fine > len(site.grain) else site.grain
     radiance = shade(scene, camera, *cast(scene.table, camera, grain))
-    return develop(radiance, size, rng, 1.5 if view == "google" else 1.0)
+    return develop(radiance, size, rng, SENSORS[view])
 
 
 def render_view(site: Site, view: str, frame: int = 0, size: int = 256) -> np.ndarray:

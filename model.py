@@ -186,13 +186,35 @@ def _make_branch(class_num, stride, pool, backbone):
     return ft_net(class_num, stride=stride, pool=pool, backbone=backbone)
 
 
-def _make_head(class_num, droprate, pool, backbone, return_f):
-    width = pooled_dim(BACKBONES[backbone][2], pool)
-    return ClassBlock(width, class_num, droprate, return_f=return_f)
-
-
 class _MultiViewNet(nn.Module):
-    """Branches `model_1`, `model_2`, ... and one `classifier`; see the two subclasses."""
+    """Branches `model_1`, `model_2`, ... and one `classifier`; see the two subclasses.
+
+    `share_weight` makes the last branch the first one; its tensors then stand twice in the state
+    dict, as published.
+    """
+
+    num_branches = 0
+
+    def __init__(
+        self,
+        class_num,
+        droprate,
+        stride=2,
+        pool="avg",
+        share_weight=False,
+        VGG16=False,
+        *,
+        backbone="resnet50",
+        return_f=False,
+    ):
+        super().__init__()
+        backbone = "vgg16_bn" if VGG16 else backbone
+        for number in range(1, self.num_branches + 1):
+            shared = share_weight and number == self.num_branches
+            branch = self.model_1 if shared else _make_branch(class_num, stride, pool, backbone)
+            self.add_module(f"model_{number}", branch)
+        width = pooled_dim(BACKBONES[backbone][2], pool)
+        self.classifier = ClassBlock(width, class_num, droprate, return_f=return_f)
 
     def _classify(self, branch, images):
         return None if images is None else self.classifier(branch(images))
@@ -206,28 +228,10 @@ class two_view_net(_MultiViewNet):
     """Two branches, one head: `net(x1, x2) -> (y1, y2)`; `None` in gives `None` out.
 
     `y` is the logits (B, class_num), or `(logits, embedding)` with `return_f`. `share_weight`
-    makes both branches one (its tensors then stand twice in the state dict, as published).
+    makes both branches one.
     """
 
-    def __init__(
-        self,
-        class_num,
-        droprate,
-        stride=2,
-        pool="avg",
-        share_weight=False,
-        VGG16=False,
-        *,
-        backbone="resnet50",
-        return_f=False,
-    ):
-        super().__init__()
-        backbone = "vgg16_bn" if VGG16 else backbone
-        self.model_1 = _make_branch(class_num, stride, pool, backbone)
-        self.model_2 = (
-            self.model_1 if share_weight else _make_branch(class_num, stride, pool, backbone)
-        )
-        self.classifier = _make_head(class_num, droprate, pool, backbone, return_f)
+    num_branches = 2
 
     def forward(self, x1, x2):
         return self._classify(self.model_1, x1), self._classify(self.model_2, x2)
@@ -240,26 +244,7 @@ class three_view_net(_MultiViewNet):
     `share_weight` makes the satellite and drone branches one, as published.
     """
 
-    def __init__(
-        self,
-        class_num,
-        droprate,
-        stride=2,
-        pool="avg",
-        share_weight=False,
-        VGG16=False,
-        *,
-        backbone="resnet50",
-        return_f=False,
-    ):
-        super().__init__()
-        backbone = "vgg16_bn" if VGG16 else backbone
-        self.model_1 = _make_branch(class_num, stride, pool, backbone)
-        self.model_2 = _make_branch(class_num, stride, pool, backbone)
-        self.model_3 = (
-            self.model_1 if share_weight else _make_branch(class_num, stride, pool, backbone)
-        )
-        self.classifier = _make_head(class_num, droprate, pool, backbone, return_f)
+    num_branches = 3
 
     def forward(self, x1, x2, x3, x4=None):
         outputs = (

@@ -6,12 +6,11 @@ python test.py --name two_view --all                                    # every 
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 import utils
-from utils import natural_int, positive_int, script
+from utils import positive_int, script
 
 FEATURE_FILE = "pytorch_result.mat"
 REFUSED = {
@@ -60,14 +59,7 @@ def build_parser():
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--fp16", action="store_true", help="float16 autocast")
     precision.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="device")
-    parser.add_argument("--gpu_ids", default="0", help="number of the one GPU to use, -1: CPU")
-    parser.add_argument(
-        "--num_workers",
-        type=natural_int,
-        default=min(4, os.cpu_count() or 1),
-        help="loader processes; 0 loads in this process",
-    )
+    utils.add_machine_options(parser)
     parser.add_argument("--h", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--w", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--views", type=positive_int, default=None, help="must agree with the run")

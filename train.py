@@ -5,7 +5,6 @@ python train.py --name two_view --resume            # continue an interrupted ru
 """
 
 import argparse
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -55,15 +54,8 @@ def build_parser():
     run.add_argument("--name", default="two_view", help="name of the run folder in model/")
     run.add_argument("--resume", action="store_true", help="continue the run --name exactly")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run of this name")
-    run.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="device")
-    run.add_argument("--gpu_ids", default="0", help="number of the one GPU to use, -1 for the CPU")
+    utils.add_machine_options(run)
     run.add_argument("--seed", type=natural_int, default=0, help="seed of everything random")
-    run.add_argument(
-        "--num_workers",
-        type=natural_int,
-        default=min(4, os.cpu_count() or 1),
-        help="loader processes; 0 loads in this process",
-    )
 
     data = parser.add_argument_group("data")
     data.add_argument("--data_dir", default="./data/train", help="data folder or its train/")
@@ -205,7 +197,7 @@ def parse_args(argv=None):
         for key in sorted(saved.keys() - FREE_ON_RESUME):
             if getattr(opts, key) != saved[key]:
                 parser.error(
-                    f"--{key} {getattr(opts, key)} differs from {saved[key]}, with which "
+                    f"{_flag(key)} {getattr(opts, key)} differs from {saved[key]}, with which "
                     f"{opts.name} was begun: --resume continues it as it was; drop the option, or "
                     "start a run of another --name"
                 )
@@ -215,6 +207,10 @@ def parse_args(argv=None):
     if opts.step_size is None:
         opts.step_size = max(1, round(opts.epochs * 2 / 3))  # the published 80 of 120
     return opts
+
+
+def _flag(key):
+    return "--views" if key == "view_names" else f"--{key}"
 
 
 def _check_combinations(parser, opts):
@@ -334,7 +330,9 @@ def build_optimizer(network, losses, lr, backbone_lr):
         {"params": backbone, "base_lr": lr * backbone_lr},
         {"params": [*head, *losses.parameters()], "base_lr": lr},
     ]
-    return torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    return torch.optim.SGD(
+        groups, lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
+    )
 
 
 def build_training(opts, network, device):

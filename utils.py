@@ -228,6 +228,18 @@ def _shape(tensor):
 
 
 # ---------------------------------------------------------------- devices and seeds
+def add_machine_options(parser):
+    """Add the options that say where a script computes, the same in every script."""
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="device")
+    parser.add_argument("--gpu_ids", default="0", help="number of the one GPU, -1 for the CPU")
+    parser.add_argument(
+        "--num_workers",
+        type=natural_int,
+        default=min(4, os.cpu_count() or 1),
+        help="loader processes; 0 loads in this process",
+    )
+
+
 def select_device(device="auto", gpu_ids="0"):
     """The torch.device that `--device auto|cpu|cuda` and `--gpu_ids` ask for.
 

@@ -1,7 +1,7 @@
 """Is the toy campus too easy? Colour histograms beside the trained network, on the same images.
 
-    make demo                               # or: any test.py that left pytorch_result.mat
-    python benchmarks/toy_difficulty.py
+make demo                               # or: any test.py that left pytorch_result.mat
+python benchmarks/toy_difficulty.py
 """
 
 import argparse
