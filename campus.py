@@ -31,7 +31,7 @@ VIEWS = ("satellite", "drone", "street", "google")
 SPIRAL_FRAMES = 54
 SPIRAL_TURNS = 3
 SPIRAL_TOP, SPIRAL_BOTTOM = 256.0, 121.5  # altitudes, metres
-TILT_TOP, TILT_BOTTOM = 64.0, 52.0  # camera elevation seen from the building, degrees
+TILT_TOP, TILT_BOTTOM = 72.0, 60.0  # camera elevation seen from the building, degrees
 
 FIRST_TEST_ID = 5001  # train IDs start at 1, so neither split's size moves the other's buildings
 LAST_ID = 9999
@@ -1366,10 +1366,10 @@ def render_campus(
     out_dir: str | Path,
     *,
     seed: int = 0,
-    num_train: int = 240,
-    num_test: int = 60,
-    num_distractors: int = 20,
-    drone_frames: int = 6,
+    num_train: int = 360,
+    num_test: int = 48,
+    num_distractors: int = 16,
+    drone_frames: int = 4,
     image_size: int = 256,
     num_workers: int = 2,
     progress: Callable[[int], None] | None = None,

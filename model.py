@@ -186,6 +186,14 @@ def _make_branch(class_num, stride, pool, backbone):
     return ft_net(class_num, stride=stride, pool=pool, backbone=backbone)
 
 
+def _split(output, parts):
+    """Undo `torch.cat(parts)` in the output of a network, a tensor or a tuple of tensors."""
+    sizes = [len(part) for part in parts]
+    if isinstance(output, tuple):
+        return list(zip(*(element.split(sizes) for element in output), strict=True))
+    return output.split(sizes)
+
+
 class _MultiViewNet(nn.Module):
     """Branches `model_1`, `model_2`, ... and one `classifier`; see the two subclasses.
 
@@ -216,8 +224,22 @@ class _MultiViewNet(nn.Module):
         width = pooled_dim(BACKBONES[backbone][2], pool)
         self.classifier = ClassBlock(width, class_num, droprate, return_f=return_f)
 
-    def _classify(self, branch, images):
-        return None if images is None else self.classifier(branch(images))
+    def _classify(self, branches, inputs):
+        """Outputs for inputs (B, 3, H, W) or None, each through its branch and then the head.
+
+        Views of one branch go through it as one batch, and all views through the head as one:
+        batch norm is then trained on the mixture of views that its running statistics, used in
+        testing, describe. (The published code normalises each view by itself in training.)
+        """
+        present = [(branch, x) for branch, x in zip(branches, inputs, strict=True) if x is not None]
+        pooled = [None] * len(present)
+        for key in dict.fromkeys((branch, x.shape[1:]) for branch, x in present):
+            members = [n for n, (branch, x) in enumerate(present) if (branch, x.shape[1:]) == key]
+            batch = [present[n][1] for n in members]
+            for n, part in zip(members, _split(key[0](torch.cat(batch)), batch), strict=True):
+                pooled[n] = part  # (B, D)
+        outputs = iter(_split(self.classifier(torch.cat(pooled)), pooled) if pooled else ())
+        return tuple(None if x is None else next(outputs) for x in inputs)
 
     def embed(self, images, branch):
         """Images (B, 3, H, W) of branch number 1, 2 (or 3) -> embedding (B, 512)."""
@@ -234,7 +256,7 @@ class two_view_net(_MultiViewNet):
     num_branches = 2
 
     def forward(self, x1, x2):
-        return self._classify(self.model_1, x1), self._classify(self.model_2, x2)
+        return self._classify((self.model_1, self.model_2), (x1, x2))
 
 
 class three_view_net(_MultiViewNet):
@@ -247,12 +269,9 @@ class three_view_net(_MultiViewNet):
     num_branches = 3
 
     def forward(self, x1, x2, x3, x4=None):
-        outputs = (
-            self._classify(self.model_1, x1),
-            self._classify(self.model_2, x2),
-            self._classify(self.model_3, x3),
-        )
-        return outputs if x4 is None else (*outputs, self._classify(self.model_2, x4))
+        branches = (self.model_1, self.model_2, self.model_3, self.model_2)
+        outputs = self._classify(branches, (x1, x2, x3, x4))
+        return outputs[:3] if x4 is None else outputs
 
 
 # ---------------------------------------------------------------- builders

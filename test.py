@@ -201,6 +201,7 @@ def main(argv=None):
     from extract import view_features
 
     device = utils.select_device(opts.device, opts.gpu_ids)
+    utils.keep_freed_memory()
     network, branches, run_opts = load_run(opts.name, opts.which_epoch, device)
     check_agreement(opts, run_opts)
     test_dir = split_folder(opts.test_dir, "test")

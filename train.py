@@ -593,6 +593,7 @@ def main(argv=None):
     device = utils.select_device(opts.device, opts.gpu_ids)
     saved = {k: v for k, v in vars(opts).items() if k not in ("resume", "overwrite")}
     print(f"run {run_dir} on {device}:", " ".join(f"{k}={v}" for k, v in sorted(saved.items())))
+    utils.keep_freed_memory()
     data = open_data(opts, pin_memory=device.type == "cuda")
     utils.seed_everything(opts.seed)
     network = build_network(opts, len(data.class_names))

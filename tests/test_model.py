@@ -137,6 +137,31 @@ def test_calls_of_the_tutorial():
     assert shared.model is two.model_1.model
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_batch_norm_trains_on_the_mixture_it_is_tested_with(share):
+    """Views of one branch are one batch: running statistics are those of both views together."""
+    torch.manual_seed(0)
+    network = model.build_model(4, backbone="resnet18", share=share)
+    first, second = torch.rand(3, 3, 32, 32), torch.rand(5, 3, 32, 32) + 2
+    seen = {}
+    network.model_1.model.bn1.register_forward_pre_hook(lambda _, x: seen.update(stem=x[0]))
+    network.classifier.add_block[1].register_forward_pre_hook(lambda _, x: seen.update(head=x[0]))
+    outputs = network(first, second)
+    assert [len(y) for y in outputs] == [3, 5]
+    assert len(seen["stem"]) == (8 if share else 3) and len(seen["head"]) == 8
+    running = network.classifier.add_block[1].running_mean
+    torch.testing.assert_close(running, 0.1 * seen["head"].mean(0))
+
+
+def test_views_of_different_sizes_share_a_branch():
+    network = model.build_model(4, backbone="resnet18", share=True).eval()
+    small, large = torch.rand(2, 3, 32, 32), torch.rand(3, 3, 64, 32)
+    together = network(small, large)
+    torch.testing.assert_close(together[0], network(small, None)[0])
+    torch.testing.assert_close(together[1], network(None, large)[1])
+    assert network(None, None) == (None, None)
+
+
 def test_fourth_input_goes_through_the_street_branch():
     torch.manual_seed(0)
     network = model.build_model(4, model.THREE_VIEWS, backbone="resnet18").eval()
