@@ -78,13 +78,15 @@ WALL_COLOURS = np.array(
     [[0.34, 0.15, 0.1], [0.5, 0.4, 0.28], [0.45, 0.44, 0.41], [0.7, 0.68, 0.63],
      [0.3, 0.3, 0.31], [0.55, 0.47, 0.36], [0.24, 0.27, 0.31]]
 )  # fmt: skip
-FLAT_COLOURS = np.array(
+FLAT_COLOURS = np.array(  # gravel, bitumen, membranes, brick-red paint, sedum, blue-grey metal
     [[0.42, 0.41, 0.39], [0.22, 0.22, 0.22], [0.62, 0.61, 0.58], [0.38, 0.33, 0.27],
-     [0.3, 0.31, 0.28], [0.5, 0.47, 0.42]]
+     [0.3, 0.31, 0.28], [0.5, 0.47, 0.42], [0.78, 0.77, 0.74], [0.12, 0.12, 0.13],
+     [0.42, 0.2, 0.15], [0.2, 0.25, 0.12], [0.24, 0.31, 0.42], [0.56, 0.44, 0.27]]
 )  # fmt: skip
-TILE_COLOURS = np.array(
+TILE_COLOURS = np.array(  # clay, slate, brown, copper, zinc, orange clay, blue slate, moss, straw
     [[0.36, 0.14, 0.08], [0.16, 0.16, 0.18], [0.28, 0.17, 0.12], [0.22, 0.34, 0.29],
-     [0.45, 0.45, 0.46]]
+     [0.45, 0.45, 0.46], [0.52, 0.23, 0.08], [0.13, 0.18, 0.28], [0.2, 0.24, 0.13],
+     [0.5, 0.38, 0.2]]
 )  # fmt: skip
 SEAT_COLOURS = np.array([[0.4, 0.4, 0.42], [0.12, 0.2, 0.4], [0.4, 0.1, 0.08]])
 CONIFER = 2  # the row of FOLIAGE that keeps its needles
@@ -410,7 +412,7 @@ class Style:
 
 def _pick(rng: np.random.Generator, colours: np.ndarray) -> tuple[float, ...]:
     """One of the colours, a little lighter or darker and a little off in hue."""
-    return tuple(rng.choice(colours) * rng.normal(1, 0.12) * rng.normal(1, 0.03, 3))
+    return tuple(rng.choice(colours) * rng.normal(1, 0.12) * rng.normal(1, 0.06, 3))
 
 
 def _draw_style(rng: np.random.Generator) -> Style:
@@ -1366,10 +1368,10 @@ def render_campus(
     out_dir: str | Path,
     *,
     seed: int = 0,
-    num_train: int = 360,
+    num_train: int = 300,
     num_test: int = 48,
     num_distractors: int = 16,
-    drone_frames: int = 4,
+    drone_frames: int = 5,
     image_size: int = 256,
     num_workers: int = 2,
     progress: Callable[[int], None] | None = None,
