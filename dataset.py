@@ -8,6 +8,7 @@ view keeps its label in the others.
 """
 
 import random
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,13 +104,16 @@ def hold_out(class_names, seed, share=0.1):
 
 
 def retrieval_labels(*class_names):
-    """One {ID: integer label} for query and gallery: int(ID), as published, where all are numbers.
+    """One {ID: integer label} for query and gallery: int(ID), as published, where that is possible.
 
-    Other folder names are numbered in sorted order. -1 is the published label of junk images.
+    Where a folder name is no number, or two are the same one (`1` and `0001`), all names are
+    numbered in sorted order. -1 is the published label of junk images.
     """
     names = sorted(set().union(*class_names))
-    if all(name.lstrip("-").isdigit() for name in names):
-        return {name: int(name) for name in names}
+    if all(re.fullmatch("-1|[0-9]{1,18}", name) for name in names):
+        labels = {name: int(name) for name in names}
+        if len(set(labels.values())) == len(names):
+            return labels
     return {name: number for number, name in enumerate(names)}
 
 
@@ -205,7 +209,7 @@ class TrainingViews(Dataset):
         path, label = self.samples[draw.view][draw.index]
         image = read_image(path)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw.seed)
+            torch.default_generator.manual_seed(draw.seed)  # the CPU's alone
             return draw.view, self.transforms[draw.view](image), label
 
 
@@ -351,6 +355,8 @@ def training_loader(dataset, sampler, num_workers, pin_memory=False):
     return DataLoader(
         dataset,
         batch_sampler=sampler,
+        # Its own, or starting the workers would draw from the generator that dropout uses.
+        generator=torch.Generator(),
         collate_fn=collate_views,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,

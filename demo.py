@@ -14,7 +14,7 @@ import numpy as np
 
 from evaluate_gpu import rank_gallery, rank_positives
 from features import load_features
-from utils import natural_int, positive_int, replacing, script
+from utils import Parser, natural_int, positive_int, replacing, script
 
 COLUMNS = 10  # retrieved images side by side; a longer ranking goes on below
 MAX_LINES = 200  # lines of images in a picture: about 50,000 pixels, below matplotlib's limit
@@ -223,11 +223,10 @@ def save_and_show(results, opts):
 
 # ---------------------------------------------------------------- the command
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Draw queries and the gallery images retrieved for them: green frame for the "
         "right building, red for a wrong one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from features import JUNK, check_features, load_features
-from utils import script, write_text
+from utils import Parser, script, write_text
 
 BLOCK_SCORES = 2**23  # scores held at a time (32 MiB of float32)
 BLOCK_ROWS = 256  # queries at a time: a block of a short gallery then stays in the CPU's cache
@@ -285,10 +285,9 @@ def report(metrics, query, gallery):
 
 # ---------------------------------------------------------------- the command
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Score a feature file: Recall@K and AP as published, and beside them.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "features",

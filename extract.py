@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from dataset import image_loader, test_transform
 from features import Features
-from utils import autocast, progress_bar
+from utils import autocast, is_out_of_memory, progress_bar
 
 
 @torch.inference_mode()
@@ -60,19 +60,16 @@ def _embed_within_memory(network, branch, images, device, scales, limit):
         try:
             chunks.append(embed_images(network, branch, chunk.to(device), scales).cpu())
             start += len(chunk)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error) or len(chunk) == 1:
+            continue
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or len(chunk) == 1:
                 raise
-            limit = max(1, len(chunk) // 2)
-            print(f"out of memory with {len(chunk)} images at once: going on with {limit}")
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+        # Past the handler, whose traceback still held what did not fit.
+        limit = len(chunk) // 2
+        print(f"out of memory with {len(chunk)} images at once: going on with {limit}")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     return torch.cat(chunks), limit
-
-
-def _is_out_of_memory(error):
-    # The CPU allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def embed_images(network, branch, images, scales=(1.0,)):

@@ -113,8 +113,8 @@ class ft_net(_Branch):
 class ft_net_VGG16(_Branch):
     """VGG16-bn branch: images (B, 3, H, W) -> pooled feature (B, 512), or 1024 with `avg+max`.
 
-    The map is H/32 x W/32; `stride` is accepted for the published signature and must be 2 or 1,
-    but a VGG has no last stage whose stride could be changed.
+    The map is H/32 x W/32. `stride` is part of the published signature; a VGG has no last stage
+    whose stride could be changed.
     """
 
     def __init__(self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg"):
@@ -314,9 +314,9 @@ def views_from_opts(opts):
     Published run folders name no views: their 2 is satellite + street, their 3 adds the drone.
     """
     views = opts.get("view_names")
-    if views is None:
-        views = {2: THREE_VIEWS[:2], 3: THREE_VIEWS}.get(opts.get("views"))
-    if not isinstance(views, (list, tuple)) or not views:
+    if views is None and opts.get("views") in (2, 3):
+        views = THREE_VIEWS[: opts["views"]]
+    if not isinstance(views, (list, tuple)) or not all(isinstance(view, str) for view in views):
         raise ValueError(
             f"opts.yaml has views: {opts.get('views')!r} and view_names: {views!r}: expected "
             "`views: 2` or `views: 3`, or a list of view names"
@@ -333,20 +333,30 @@ def model_from_opts(opts):
     for name in ("LPN", "PCB", "use_dense", "use_NAS"):
         if opts.get(name):
             raise ValueError(f"opts.yaml says {name}: true, a network this project does not have")
-    nclasses = opts.get("nclasses")
-    if not isinstance(nclasses, int) or nclasses < 1:
-        raise ValueError(f"opts.yaml has nclasses: {nclasses!r}, expected the number of classes")
     view_names, _ = views_from_opts(opts)
-    published_backbone = "vgg16_bn" if opts.get("use_vgg16") else "resnet50"
     return build_model(
-        nclasses,
+        _option(opts, "nclasses", int, None),
         view_names,
-        backbone=opts.get("backbone", published_backbone),
-        droprate=float(opts.get("droprate", 0.5)),
-        stride=int(opts.get("stride", 2)),
-        pool=opts.get("pool", "avg"),
+        backbone=_option(
+            opts, "backbone", str, "vgg16_bn" if opts.get("use_vgg16") else "resnet50"
+        ),
+        droprate=float(_option(opts, "droprate", (int, float), 0.5)),
+        stride=_option(opts, "stride", int, 2),
+        pool=_option(opts, "pool", str, "avg"),
         share=bool(opts.get("share", False)),
     )
+
+
+def input_size_from_opts(opts):
+    """(height, width) in pixels of a run's options; 256 where an older file names none."""
+    return _option(opts, "h", int, 256), _option(opts, "w", int, 256)
+
+
+def _option(opts, name, kind, default):
+    value = opts.get(name, default)
+    if not isinstance(value, kind) or (kind is int and value < 1):
+        raise ValueError(f"opts.yaml has {name}: {value!r}, which no run writes: restore the file")
+    return value
 
 
 # ---------------------------------------------------------------- ImageNet weights
@@ -369,9 +379,11 @@ def download_imagenet_weights(backbone):
 def load_backbone(network, state, source):
     """Load a torchvision backbone's state dict into every branch of a multi-view network.
 
-    The ImageNet classifier may be absent from `state`; everything else must fit. `source` names
-    the file in the ValueError.
+    The ImageNet classifier and batch norm's counters (older files have none) may be absent from
+    `state`; everything else must fit. `source` names the file in the ValueError.
     """
+    if not isinstance(state, dict):
+        raise ValueError(f"{source} holds a {type(state).__name__}, expected a state dict")
     for name, branch in network.named_children():
         if not name.startswith("model_"):
             continue
@@ -380,7 +392,9 @@ def load_backbone(network, state, source):
         wrong = [
             key
             for key, value in own.items()
-            if not key.startswith(unused) and getattr(state.get(key), "shape", None) != value.shape
+            if not key.startswith(unused)
+            and not key.endswith("num_batches_tracked")
+            and getattr(state.get(key), "shape", None) != value.shape
         ]
         if wrong:
             raise ValueError(

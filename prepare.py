@@ -39,12 +39,9 @@ UNIVERSITY_1652 = {
 # ---------------------------------------------------------------- options
 def parse_args(argv=None):
     """Options: a sub-command and its own."""
-    parser = argparse.ArgumentParser(
-        description="Make and check data folders in the University-1652 layout.",
-        allow_abbrev=False,
-    )
+    parser = utils.Parser(description="Make and check data folders in the University-1652 layout.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{toy,check,show}")
-    style = {"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    style = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
 
     toy = commands.add_parser("toy", help="render the toy campus", **style)
     toy.add_argument("--out", default="data/toy", help="folder to make")
@@ -82,8 +79,9 @@ def make_toy(opts):
     out = Path(opts.out)
     spec = {key: value for key, value in vars(opts).items() if key not in ("command", "out")}
     spec.pop("num_workers")
+    version = {"version": campus.VERSION}
     marker = out / "campus.yaml"
-    if marker.is_file() and utils.read_yaml(marker) == spec:
+    if marker.is_file() and utils.read_yaml(marker) == {**spec, **version}:
         print(f"{out} is there already")
         return {"out": str(out), "rendered": False}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -102,7 +100,7 @@ def make_toy(opts):
                 num_workers=opts.num_workers,
                 progress=lambda finished: bar.update(finished - bar.n),
             )
-        utils.write_yaml(partial / marker.name, spec)
+        utils.write_yaml(partial / marker.name, {**spec, **version})
         if out.exists():
             out.rmdir()
         partial.replace(out)

@@ -22,9 +22,8 @@ REFUSED = {
 
 def build_parser():
     """The parser; what describes the network comes from the run folder, not from here."""
-    parser = argparse.ArgumentParser(
+    parser = utils.Parser(
         description="Extract features, save them as .mat and print the recall.",
-        allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--name", default="two_view", help="name of the run folder in model/")
@@ -56,18 +55,13 @@ def build_parser():
     parser.add_argument(
         "--ms", type=_scales, default="1", help="scales of the input to sum over, e.g. 1,1.1,1.2"
     )
-    precision = parser.add_mutually_exclusive_group()
-    precision.add_argument("--fp16", action="store_true", help="float16 autocast")
-    precision.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    utils.add_precision_options(parser)
     utils.add_machine_options(parser)
     parser.add_argument("--h", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--w", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--views", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--pool", default=None, help="must agree with the run")
-    for name, reason in REFUSED.items():
-        parser.add_argument(
-            f"--{name}", action="store_true", default=argparse.SUPPRESS, help=f"refused: {reason}"
-        )
+    utils.add_refused(parser, REFUSED)
     return parser
 
 
@@ -85,9 +79,6 @@ def parse_args(argv=None):
     """Options of a test; refused ones end the program."""
     parser = build_parser()
     opts = parser.parse_args(argv)
-    for name, reason in REFUSED.items():
-        if hasattr(opts, name):
-            parser.error(f"--{name} is refused: {reason}")
     if not opts.all and opts.query == opts.gallery:
         parser.error(f"--query and --gallery are both {opts.query}: name two views")
     if Path(opts.output).suffix not in (".mat", ".npz"):
@@ -148,8 +139,9 @@ def choose_tasks(opts, branches, test_dir):
 
 def check_known(classes, test_dir, folder):
     """Raise ValueError for a query class that no gallery folder holds: a misplaced folder."""
-    known = {path.name for gallery in test_dir.glob("gallery_*") for path in gallery.iterdir()}
-    strangers = [name for name in classes if name not in known]
+    galleries = [path for path in test_dir.glob("gallery_*") if path.is_dir()]
+    known = {path.name for gallery in galleries for path in gallery.iterdir()}
+    strangers = [name for name, paths in classes.items() if paths and name not in known]
     if strangers:
         raise ValueError(
             f"{folder} has {len(strangers)} class folder(s) that no gallery folder holds, first "
@@ -197,6 +189,7 @@ def score_task(task, query, gallery, path, run_dir):
 def main(argv=None):
     """Run the tasks; returns {"<query>_<gallery>": metrics}, of a single task its metrics."""
     opts = parse_args(argv)
+    import model
     from dataset import split_folder
     from extract import view_features
 
@@ -214,11 +207,11 @@ def main(argv=None):
             branches[folder.split("_")[1]],
             classes,
             label_of,
-            (int(run_opts.get("h", 256)), int(run_opts.get("w", 256))),
+            model.input_size_from_opts(run_opts),
             device=device,
             batch_size=opts.batchsize,
             scales=opts.ms,
-            precision="fp16" if opts.fp16 else "bf16" if opts.bf16 else "fp32",
+            precision=utils.precision_of(opts),
             num_workers=opts.num_workers,
             description=folder,
         )

@@ -45,9 +45,8 @@ def view_names(text):
 
 def build_parser():
     """The parser: published flags under their published names, then our additions."""
-    parser = argparse.ArgumentParser(
+    parser = utils.Parser(
         description="Train a network into model/<name>/.",
-        allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     run = parser.add_argument_group("run")
@@ -144,16 +143,10 @@ def build_parser():
         help="decay of an exponential moving average of the weights per step, "
         "saved in their place; 1: none",
     )
-    precision = optim.add_mutually_exclusive_group()
-    precision.add_argument("--fp16", action="store_true", help="float16 autocast, scaled loss")
-    precision.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    utils.add_precision_options(optim)
     optim.add_argument("--compile", action="store_true", help="torch.compile the network")
 
-    refused = parser.add_argument_group("published flags that are refused")
-    for name, reason in REFUSED.items():
-        refused.add_argument(
-            f"--{name}", action="store_true", default=argparse.SUPPRESS, help=reason
-        )
+    utils.add_refused(parser.add_argument_group("published flags that are refused"), REFUSED)
     return parser
 
 
@@ -214,9 +207,6 @@ def _flag(key):
 
 
 def _check_combinations(parser, opts):
-    for name, reason in REFUSED.items():
-        if hasattr(opts, name):
-            parser.error(f"--{name} is refused: {reason}")
     if opts.extra_Google and len(opts.view_names) != 3:
         parser.error("--extra_Google adds to the street branch of three views: give --views 3")
     if opts.no_pretrained and opts.weights:
@@ -330,9 +320,7 @@ def build_optimizer(network, losses, lr, backbone_lr):
         {"params": backbone, "base_lr": lr * backbone_lr},
         {"params": [*head, *losses.parameters()], "base_lr": lr},
     ]
-    return torch.optim.SGD(
-        groups, lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
-    )
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
 def build_training(opts, network, device):
@@ -344,7 +332,6 @@ def build_training(opts, network, device):
 
     network.to(device, memory_format=torch.channels_last)
     terms = losses.build_losses().to(device)
-    precision = "fp16" if opts.fp16 else "bf16" if opts.bf16 else "fp32"
     average = None
     if opts.moving_avg < 1:
         average = AveragedModel(
@@ -359,7 +346,7 @@ def build_training(opts, network, device):
         scaler=torch.amp.GradScaler(device.type, enabled=opts.fp16),
         average=average,
         device=device,
-        precision=precision,
+        precision=utils.precision_of(opts),
     )
 
 
@@ -376,6 +363,8 @@ def learning_rate_factor(epoch, progress, warm_epoch, step_size):
 
 def train_step(training, batch, step):
     """One update from a batch {view: (images, labels)}: loss terms and wrong answers per view."""
+    from losses import require_finite
+
     device = training.device
     images = {view: x.to(device, non_blocking=True) for view, (x, _) in batch.items()}
     labels = {view: y.to(device, non_blocking=True) for view, (_, y) in batch.items()}
@@ -388,7 +377,7 @@ def train_step(training, batch, step):
         if output is not None
     }
     terms = {name: loss(logits, labels) for name, loss in training.losses.items()}
-    _require_finite(terms, step)
+    require_finite(terms, step)
     training.optimizer.zero_grad(set_to_none=True)
     training.scaler.scale(sum(terms.values())).backward()
     training.scaler.step(training.optimizer)
@@ -397,12 +386,6 @@ def train_step(training, batch, step):
         training.average.update_parameters(training.network)
     wrong = {view: (y.argmax(1) != labels[view]).sum().item() for view, y in logits.items()}
     return {name: value.item() for name, value in terms.items()}, wrong
-
-
-def _require_finite(terms, step):
-    from losses import require_finite
-
-    require_finite(terms, step)
 
 
 def train_one_epoch(training, data, epoch, lr_factor):
@@ -461,24 +444,30 @@ def validate(training, opts, held_out):
 
 # ---------------------------------------------------------------- run folder
 def open_run(opts):
-    """The run folder; refuses to write over a finished or resumable run unless told to."""
+    """The run folder and the files of an earlier run of its name, which a new one replaces.
+
+    Refuses to write over a finished or resumable run unless told to.
+    """
     run_dir = utils.run_folder(opts.name)
-    earlier = [*run_dir.glob("net_*.pth"), *run_dir.glob("train_state.pth")]
+    weights = [*run_dir.glob("net_*.pth"), *run_dir.glob("train_state.pth")]
     if opts.resume:
         if not (run_dir / "train_state.pth").is_file():
             raise FileNotFoundError(
                 f"{run_dir} has no train_state.pth, so there is nothing to resume: it is written "
                 "at the end of each epoch; start again without --resume"
             )
-    elif earlier and not opts.overwrite:
+    elif weights and not opts.overwrite:
         raise ValueError(
             f"{run_dir} already holds a trained run: continue it with --resume, replace it with "
             "--overwrite, or choose another --name"
         )
-    return run_dir, earlier
+    return run_dir, [
+        *weights,
+        *(run_dir / name for name in ("log.jsonl", "result.txt", "train.jpg")),
+    ]
 
 
-def save_epoch(run_dir, training, epoch, log):
+def save_epoch(run_dir, training, class_names, epoch, log):
     """Write what an epoch leaves: weights and curves every tenth, the log, and, last, the state.
 
     The state comes last because it is what says that the epoch is complete: a run killed before it
@@ -490,6 +479,7 @@ def save_epoch(run_dir, training, epoch, log):
     utils.write_log(run_dir, log)
     state = {
         "epoch": epoch,
+        "class_names": class_names,
         "network": training.network.state_dict(),
         "losses": training.losses.state_dict(),
         "optimizer": training.optimizer.state_dict(),
@@ -500,11 +490,16 @@ def save_epoch(run_dir, training, epoch, log):
     utils.save_tensors(run_dir / "train_state.pth", state)
 
 
-def load_epoch(run_dir, training):
+def load_epoch(run_dir, training, class_names):
     """Restore the last complete epoch; returns (the next epoch, the log so far)."""
     path = run_dir / "train_state.pth"
     state = utils.load_tensors(path)
     try:
+        if state["class_names"] != class_names:
+            raise ValueError(
+                f"{path} was trained on {len(state['class_names'])} buildings and --data_dir holds "
+                f"{len(class_names)}, or others: give the data folder the run was begun with"
+            )
         training.network.load_state_dict(state["network"])
         training.losses.load_state_dict(state["losses"])
         training.optimizer.load_state_dict(state["optimizer"])
@@ -515,8 +510,8 @@ def load_epoch(run_dir, training):
     except (KeyError, TypeError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or ["?"])[0]
         raise ValueError(
-            f"{path} does not fit this run ({reason}): the data folder must hold the buildings "
-            "the run was begun with"
+            f"{path} does not fit this run ({reason}): it was written by another version or is "
+            "damaged; start again with --overwrite"
         ) from None
 
 
@@ -531,9 +526,9 @@ def draw_curves(path, log):
     figure = Figure(figsize=(4.6 * panels, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels)
-    axes[0].plot(epochs, [entry["loss"] for entry in log], color="black", label="all views")
+    axes[0].plot(epochs, [entry["loss"] for entry in log], color="black")
     axes[0].set(title="Training loss", xlabel="epoch", ylim=(0, None))
-    for key in [key for key in log[0] if key.startswith("error_")]:
+    for key in dict.fromkeys(key for entry in log for key in entry if key.startswith("error_")):
         errors = [entry.get(key, float("nan")) for entry in log]
         axes[1].plot(epochs, errors, label=key.removeprefix("error_"))
     axes[1].set(title="Top-1 training error (%)", xlabel="epoch", ylim=(0, 100))
@@ -581,7 +576,7 @@ def run_epochs(training, data, opts, run_dir, start, log):
         entry["seconds"] = time.perf_counter() - began
         log.append(entry)
         print(format_epoch(entry, opts.epochs), flush=True)
-        save_epoch(run_dir, training, epoch, log)
+        save_epoch(run_dir, training, data.class_names, epoch, log)
     return log
 
 
@@ -601,16 +596,20 @@ def main(argv=None):
 
     start, log = 0, []
     if opts.resume:
-        start, log = load_epoch(run_dir, training)
+        start, log = load_epoch(run_dir, training, data.class_names)
         print(f"resuming after epoch {start - 1}")
+        if start >= opts.epochs:
+            print(f"the run has its {start} epochs already: give a larger --epochs to go on")
+        else:  # else test.py would take it for the weights of this run's end
+            (run_dir / utils.LAST_WEIGHTS).unlink(missing_ok=True)
     else:
         for path in earlier:
-            path.unlink()
+            path.unlink(missing_ok=True)
     utils.write_opts(
         run_dir, {**saved, "nclasses": len(data.class_names), "views": len(opts.view_names)}
     )
     log = run_epochs(training, data, opts, run_dir, start, log)
-    utils.save_tensors(run_dir / "net_last.pth", training.evaluated.state_dict())
+    utils.save_tensors(run_dir / utils.LAST_WEIGHTS, training.evaluated.state_dict())
     draw_curves(run_dir / "train.jpg", log)
     print(f"weights: {run_dir / 'net_last.pth'}, curves: {run_dir / 'train.jpg'}")
     return {**log[-1], "run_dir": str(run_dir)}

@@ -3,6 +3,7 @@
 Imports nothing local, and torch only in the functions that use it, so that `--help` stays quick.
 """
 
+import argparse
 import functools
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import yaml
 
 MODEL_DIR = Path("model")
+LAST_WEIGHTS = "net_last.pth"
 
 
 # ---------------------------------------------------------------- errors and progress
@@ -28,9 +30,13 @@ def script(main):
     def wrapped(argv=None):
         try:
             return main(argv)
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
             if os.environ.get("GEO_TRACEBACK"):
                 raise
+            if isinstance(error, RuntimeError):
+                if not is_out_of_memory(error):
+                    raise
+                error = "out of memory: lower --batchsize, or --h and --w"
             # An error from a loader worker carries that process's traceback; its last line is ours.
             lines = str(error).strip().splitlines() or [type(error).__name__]
             name = Path(sys.modules[main.__module__].__file__).name
@@ -42,6 +48,37 @@ def script(main):
             raise SystemExit(130) from None
 
     return wrapped
+
+
+def is_out_of_memory(error):
+    """Whether a RuntimeError says that a GPU or the CPU has no memory left."""
+    # The CPU allocator raises a plain RuntimeError, whose words depend on the system.
+    words = ("out of memory", "DefaultCPUAllocator", "not enough memory")
+    return any(word in str(error) for word in words)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser without abbreviations, whose errors are one line."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message):
+        """Print the message alone, without the usage, and exit with code 2."""
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+class _Refuse(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.error(f"{option_string} is refused: {self.help}")
+
+
+def add_refused(parser, reasons):
+    """Add published flags that end the program with the reason why they are not taken."""
+    for name, reason in reasons.items():
+        parser.add_argument(
+            f"--{name}", action=_Refuse, nargs=0, default=argparse.SUPPRESS, help=reason
+        )
 
 
 def progress_bar(iterable, description, total=None):
@@ -62,14 +99,12 @@ def natural_int(text):
 
 
 def _bounded_int(text, lowest):
-    from argparse import ArgumentTypeError
-
     try:
         value = int(text)
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is not a whole number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if value < lowest:
-        raise ArgumentTypeError(f"{value} is too small: at least {lowest}")
+        raise argparse.ArgumentTypeError(f"{value} is too small: at least {lowest}")
     return value
 
 
@@ -155,8 +190,6 @@ def save_tensors(path, state):
 
 def load_tensors(path):
     """`torch.load` onto the CPU with `weights_only=True`; a damaged file is a ValueError."""
-    import pickle
-
     import torch
 
     path = Path(path)
@@ -164,8 +197,8 @@ def load_tensors(path):
         raise FileNotFoundError(f"{path} not found: expected a file written by torch.save")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # damaged bytes lead the reader into errors of any type
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         raise ValueError(f"{path} is not a readable torch checkpoint: {reason}") from None
 
 
@@ -182,7 +215,7 @@ def find_checkpoint(run_dir, which_epoch="last"):
         )
     # By number, not by name: net_1000 comes after net_999.
     snapshots = {int(p.stem[4:]): p for p in run_dir.glob("net_*.pth") if p.stem[4:].isdigit()}
-    last = run_dir / "net_last.pth"
+    last = run_dir / LAST_WEIGHTS
     if which_epoch == "last":
         if last.is_file():
             return last
@@ -262,6 +295,7 @@ def select_device(device="auto", gpu_ids="0"):
             f"--gpu_ids {index} asked for, but this machine shows {count} GPU(s) to torch: "
             f"use --device cpu" + (f" or --gpu_ids 0..{count - 1}" if count else "")
         )
+    torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
@@ -279,8 +313,21 @@ def keep_freed_memory():
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, 2**31 - 1)
+        # Older versions refuse a threshold above 32 MiB, and then are better left as they are.
+        if libc.mallopt(mmap_threshold, 2**30):
+            libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def add_precision_options(parser):
+    """Add `--fp16` and `--bf16`, of which one may be given (see `precision_of`)."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--fp16", action="store_true", help="float16 autocast")
+    group.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+
+
+def precision_of(opts):
+    """ "fp16", "bf16" or "fp32", as `--fp16` and `--bf16` say."""
+    return "fp16" if opts.fp16 else "bf16" if opts.bf16 else "fp32"
 
 
 def autocast(device, precision):
@@ -298,4 +345,4 @@ def seed_everything(seed, epoch=0):
     """
     import torch
 
-    torch.manual_seed(seed * 1_000_003 + epoch)
+    torch.manual_seed((seed * 1_000_003 + epoch) % 2**63)

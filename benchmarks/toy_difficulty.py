@@ -4,7 +4,6 @@ make demo                               # or: any test.py that left pytorch_resu
 python benchmarks/toy_difficulty.py
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from evaluate_gpu import evaluate, published_line  # noqa: E402
 from features import load_features  # noqa: E402
-from utils import progress_bar, script  # noqa: E402
+from utils import Parser, progress_bar, script  # noqa: E402
 
 BINS = (4, 8, 16)  # per channel; the best of them counts
 
@@ -42,7 +41,7 @@ def histogram_metrics(query, gallery, bins):
 
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "features", nargs="?", default="pytorch_result.mat", help="feature file of test.py"
     )

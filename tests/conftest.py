@@ -84,8 +84,8 @@ def fails(main, argv, capsys, *expected):
     with pytest.raises(SystemExit) as exit_info:
         main([os.fspath(part) for part in argv])
     assert exit_info.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    assert len(lines) == 1, lines
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "error:" in lines[0], lines
     for part in expected:
         assert str(part) in lines[0], lines[0]
     return lines[0]

@@ -91,6 +91,8 @@ def test_hold_out_takes_a_tenth_by_seed():
 
 def test_retrieval_labels_are_the_folder_numbers():
     assert dataset.retrieval_labels(["0007", "0003"], ["-1"]) == {"-1": -1, "0003": 3, "0007": 7}
+    assert dataset.retrieval_labels(["0001", "1"], ["--5"]) == {"--5": 0, "0001": 1, "1": 2}
+    assert dataset.retrieval_labels(["1" * 30]) == {"1" * 30: 0}
     assert dataset.retrieval_labels(["b"], ["a", "0003"]) == {"0003": 0, "a": 1, "b": 2}
 
 

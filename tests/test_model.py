@@ -214,6 +214,11 @@ def test_class_block_initialisation_and_options():
         ({"pool": "sum"}, "pool 'sum'"),
         ({"backbone": "resnet1"}, "backbone"),
         ({"stride": 3}, "stride"),
+        ({"stride": None}, "stride: None"),
+        ({"droprate": None}, "droprate: None"),
+        ({"backbone": ["r"]}, "backbone"),
+        ({"views": [2]}, "views"),
+        ({"view_names": [1, 2]}, "view_names"),
     ],
 )
 def test_impossible_options_are_named(changes, message):
@@ -223,6 +228,7 @@ def test_impossible_options_are_named(changes, message):
 
 def test_backbone_weights_from_a_file(tmp_path):
     state = torchvision.models.resnet18().state_dict()
+    state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     del state["fc.weight"], state["fc.bias"]
     network = model.build_model(3, backbone="resnet18", pool="gem")
     model.load_backbone(network, state, "FILE")

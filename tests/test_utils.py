@@ -53,6 +53,24 @@ def test_script_keeps_the_traceback_of_a_defect(monkeypatch):
         main([])
 
 
+def test_out_of_memory_is_one_line(capsys):
+    @script
+    def main(argv=None):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines")
+
+    with pytest.raises(SystemExit):
+        main([])
+    message = capsys.readouterr().err
+    assert message == "test_utils.py: error: out of memory: lower --batchsize, or --h and --w\n"
+
+    @script
+    def defect(argv=None):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError):
+        defect([])
+
+
 def test_opts_round_trip_and_errors(tmp_path):
     opts = {"h": 256, "view_names": ["satellite", "drone"], "lr": 0.01, "weights": None}
     utils.write_opts(tmp_path, opts)
@@ -111,7 +129,7 @@ def test_damaged_checkpoint_is_named(tmp_path):
     path = tmp_path / "net.pth"
     utils.save_tensors(path, {"a": torch.zeros(1000)})
     whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], b"not a checkpoint", b""):
+    for content in (whole[: len(whole) // 2], b"not a checkpoint", b"", whole[::-1], b"\x80\x02}"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"net\.pth is not a readable torch checkpoint"):
             utils.load_tensors(path)
@@ -129,7 +147,9 @@ def test_devices(monkeypatch):
     with pytest.raises(ValueError, match="not a GPU number"):
         utils.select_device("auto", "first")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert utils.select_device("auto", "1") == torch.device("cuda", 1)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert utils.select_device("auto", "1") == torch.device("cuda", 1) and current == [1]
     assert utils.select_device("cpu", "1").type == "cpu"
 
 
@@ -146,6 +166,7 @@ def test_seed_depends_on_seed_and_epoch():
 
     assert draw(1, 2) == draw(1, 2) != draw(1, 3)
     assert draw(2, 2) != draw(1, 2)
+    assert draw(10**30, 2) != draw(1, 2)
 
 
 @pytest.mark.parametrize("name", ["train", "test", "evaluate_gpu", "demo", "prepare"])
