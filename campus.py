@@ -32,7 +32,7 @@ VERSION = 1  # of the pictures: raised when the same seed renders others
 SPIRAL_FRAMES = 54
 SPIRAL_TURNS = 3
 SPIRAL_TOP, SPIRAL_BOTTOM = 256.0, 121.5  # altitudes, metres
-TILT_TOP, TILT_BOTTOM = 72.0, 60.0  # camera elevation seen from the building, degrees
+TILT_TOP, TILT_BOTTOM = 80.0, 66.0  # camera elevation seen from the building, degrees
 
 FIRST_TEST_ID = 5001  # train IDs start at 1, so neither split's size moves the other's buildings
 LAST_ID = 9999
@@ -1135,7 +1135,8 @@ def _sunlit(scene: Scene, point: np.ndarray) -> np.ndarray:
     """Whether the sun sees each of the points (3, P): (P,) bool."""
     lamp = scene.lamp
     right, up, depth = np.einsum("ij,jp->ip", lamp.axes.astype(np.float32), point)
-    depth += np.float32(FAR)  # the lamp looks at the origin from there
+    # The lamp looks at the origin from afar; ground near a street's horizon may lie behind it.
+    depth = np.maximum(depth + np.float32(FAR), np.float32(1))
     scale = np.float32(lamp.focal) / depth
     column = np.clip(lamp.size / 2 + right * scale, 0, lamp.size - 1).astype(np.intp)
     row = np.clip(lamp.size / 2 - up * scale, 0, lamp.size - 1).astype(np.intp)
@@ -1369,7 +1370,7 @@ def render_campus(
     out_dir: str | Path,
     *,
     seed: int = 0,
-    num_train: int = 400,
+    num_train: int = 360,
     num_test: int = 40,
     num_distractors: int = 10,
     drone_frames: int = 6,
