@@ -107,6 +107,32 @@ def test_every_published_defect_is_tested_or_explained():
     assert set(range(1, 35)) - named - impossible == set()
 
 
+def test_the_pages_know_the_size_of_the_toy_campus():
+    """The commands of the tutorial must fit what `prepare.py toy` makes by default."""
+    import prepare
+
+    toy = prepare.parse_args(["toy"])
+    assert toy.num_test * toy.drone_frames > 233  # demo.py --query_index 233
+    readme, tutorial = (page.read_text() for page in PAGES)
+    gallery = toy.num_test + toy.num_distractors
+    sentence = f"drone photos of {toy.num_test} buildings searched among the satellite images of"
+    assert f"{sentence} {gallery}" in readme
+    assert f"the toy campus has {toy.num_train} training buildings" in tutorial
+
+
+def test_the_tutorial_trains_as_make_demo_does():
+    import train
+
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    options = re.search(r"^TOY_OPTIONS := (.*) \$\(BF16\)$", makefile, re.M).group(1)
+    made = train.parse_args(
+        ["--name", "toy", "--train_all", "--data_dir", "data/toy", *options.split()]
+    )
+    shown = [line for block in fenced(PAGES[1], "bash") for line in block.splitlines()]
+    (command,) = [line for line in shown if "--name toy --train_all" in line]
+    assert train.parse_args(shlex.split(command)[2:]) == made
+
+
 def imports_of(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
