@@ -81,12 +81,10 @@ def test_resumed_run_equals_the_unbroken_one(toy, workdir, monkeypatch, workers)
         if epoch == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "save_epoch", save_then_stop)
-    with pytest.raises(SystemExit) as stop:
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(train, "save_epoch", save_then_stop)
         run_training(toy, "broken", *options)
     assert stop.value.code == 130
-    monkeypatch.undo()
-    os.chdir(workdir)
     # The options come from the run folder.
     result = train.main(["--name", "broken", "--resume"])
     assert result["epoch"] == 3
