@@ -79,9 +79,9 @@ def make_toy(opts):
     out = Path(opts.out)
     spec = {key: value for key, value in vars(opts).items() if key not in ("command", "out")}
     spec.pop("num_workers")
-    version = {"version": campus.VERSION}
+    mark = {**spec, "version": campus.VERSION}
     marker = out / "campus.yaml"
-    if marker.is_file() and utils.read_yaml(marker) == {**spec, **version}:
+    if marker.is_file() and utils.read_yaml(marker) == mark:
         print(f"{out} is there already")
         return {"out": str(out), "rendered": False}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -100,7 +100,7 @@ def make_toy(opts):
                 num_workers=opts.num_workers,
                 progress=lambda finished: bar.update(finished - bar.n),
             )
-        utils.write_yaml(partial / marker.name, {**spec, **version})
+        utils.write_yaml(partial / marker.name, mark)
         if out.exists():
             out.rmdir()
         partial.replace(out)

@@ -611,7 +611,7 @@ def main(argv=None):
     log = run_epochs(training, data, opts, run_dir, start, log)
     utils.save_tensors(run_dir / utils.LAST_WEIGHTS, training.evaluated.state_dict())
     draw_curves(run_dir / "train.jpg", log)
-    print(f"weights: {run_dir / 'net_last.pth'}, curves: {run_dir / 'train.jpg'}")
+    print(f"weights: {run_dir / utils.LAST_WEIGHTS}, curves: {run_dir / 'train.jpg'}")
     return {**log[-1], "run_dir": str(run_dir)}
 
 
