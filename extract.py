@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dataset import image_loader, test_transform
+from dataset import ImageBatches, batch_loader, in_batches, to_network_input
 from features import Features
 from utils import autocast, is_out_of_memory, progress_bar
 
@@ -14,7 +14,7 @@ def extract_features(
     network,
     branch,
     paths,
-    size,
+    images,
     *,
     device,
     batch_size=32,
@@ -30,7 +30,7 @@ def extract_features(
 
     Args:
         branch: number of the branch, 1 to 3 (model.branch_numbers).
-        size: (height, width) in pixels that images are resized to.
+        images: `cache.ResizedImages` that holds the paths (dataset.open_view).
         precision: "fp32", or "fp16"/"bf16" for autocast; features are float32 in any case.
 
     Returns:
@@ -38,13 +38,13 @@ def extract_features(
         halved and the run goes on; a single image that does not fit is a torch.OutOfMemoryError.
     """
     network.eval()
-    loader = image_loader(
-        paths, test_transform(*size), batch_size, num_workers, pin_memory=device.type == "cuda"
+    loader = batch_loader(
+        ImageBatches(images), in_batches(paths, batch_size), num_workers, device.type == "cuda"
     )
     limit, done, features = batch_size, 0, None
     with progress_bar(loader, description) as batches, autocast(device, precision):
-        for images in batches:
-            embedded, limit = _embed_within_memory(network, branch, images, device, scales, limit)
+        for batch in batches:
+            embedded, limit = _embed_within_memory(network, branch, batch, device, scales, limit)
             if features is None:
                 features = np.empty((len(paths), embedded.shape[1]), np.float32)  # (N, D)
             features[done : done + len(embedded)] = F.normalize(embedded, dim=1).numpy()
@@ -58,7 +58,8 @@ def _embed_within_memory(network, branch, images, device, scales, limit):
     while start < len(images):
         chunk = images[start : start + limit]
         try:
-            chunks.append(embed_images(network, branch, chunk.to(device), scales).cpu())
+            embedded = embed_images(network, branch, to_network_input(chunk, device), scales)
+            chunks.append(embedded.cpu())
             start += len(chunk)
             continue
         except RuntimeError as error:
@@ -85,9 +86,9 @@ def embed_images(network, branch, images, scales=(1.0,)):
     return total
 
 
-def view_features(network, branch, classes, label_of, size, **options):
+def view_features(network, branch, classes, label_of, images, **options):
     """`Features` of a view's {ID: paths}; `label_of` maps ID -> label; see `extract_features`."""
     paths = [path for images in classes.values() for path in images]
     labels = [label_of[name] for name, images in classes.items() for _ in images]
-    features = extract_features(network, branch, paths, size, **options)
+    features = extract_features(network, branch, paths, images, **options)
     return Features(features, np.array(labels, np.int64), [path.as_posix() for path in paths])

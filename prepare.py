@@ -391,11 +391,11 @@ def _columns(classes):
 
 
 def _read_tile(path):
-    from torchvision.transforms.v2 import functional as image_ops
+    from PIL import Image
 
     from dataset import read_image
 
-    return image_ops.to_pil_image(read_image(path)).resize((TILE, TILE))
+    return Image.fromarray(read_image(path)).resize((TILE, TILE))
 
 
 COMMANDS = {"toy": make_toy, "check": check_data, "show": show_data}

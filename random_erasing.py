@@ -2,52 +2,41 @@
 
 import math
 
-import torch
+import numpy as np
+
+IMAGENET_MEAN_COLOUR = (124, 116, 104)  # the mean of ImageNet's normalisation in whole levels
 
 
-class RandomErasing(torch.nn.Module):
-    """Erase one rectangle of a float image (C, H, W), with the given probability, in a copy.
+def random_rectangle(height, width, rng, scale=(0.02, 0.4), ratio=(0.3, 3.3)):
+    """A rectangle (top, left, height, width) inside an image of height x width pixels, or None.
 
-    The rectangle covers a share of the image's area uniform in `scale`, with the ratio of height
-    to width log-uniform in `ratio`; where it does not fit in a hundred tries, nothing is erased.
+    It covers a share of the area uniform in `scale`, with the ratio of height to width log-uniform
+    in `ratio`; None where it does not fit in a hundred tries. `rng` is a random.Random.
     Source: Zhong et al., Random Erasing Data Augmentation, AAAI 2020, algorithm 1. The paper draws
     the ratio uniformly, which favours tall rectangles; log-uniform treats both sides alike.
-
-    Draws from torch's global generator, so a seeded sample is erased alike in every process.
-
-    Args:
-        probability: chance of erasing at all, 0 to 1.
-        scale: smallest and largest share of the area, 0 to 1.
-        ratio: smallest and largest height / width.
-        value: what is put in, one number per channel; 0 is ImageNet's mean colour after Normalize.
     """
+    log_ratio = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(100):
+        area = height * width * rng.uniform(*scale)
+        tallness = math.exp(rng.uniform(*log_ratio))
+        h, w = round(math.sqrt(area * tallness)), round(math.sqrt(area / tallness))
+        if 0 < h < height and 0 < w < width:
+            return rng.randint(0, height - h), rng.randint(0, width - w), h, w
+    return None
 
-    def __init__(self, probability=0.5, scale=(0.02, 0.4), ratio=(0.3, 3.3), value=(0.0, 0.0, 0.0)):
-        super().__init__()
-        if not 0 <= probability <= 1:
-            raise ValueError(f"erasing probability {probability} is not between 0 and 1")
-        self.probability = probability
-        self.scale = scale
-        self.log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
-        self.value = value
 
-    def forward(self, image):
-        if torch.rand(()) >= self.probability:
-            return image
-        _, height, width = image.shape
-        for _ in range(100):
-            area = height * width * _uniform(*self.scale)
-            ratio = math.exp(_uniform(*self.log_ratio))
-            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < h < height and 0 < w < width:
-                top = int(torch.randint(height - h + 1, ()))
-                left = int(torch.randint(width - w + 1, ()))
-                erased = image.clone()
-                fill = torch.tensor(self.value, dtype=image.dtype)[:, None, None]  # (C, 1, 1)
-                erased[:, top : top + h, left : left + w] = fill
-                return erased
+def random_erasing(image, probability, rng, value=IMAGENET_MEAN_COLOUR, **limits):
+    """Erase one rectangle of an image (H, W, 3), with the given probability, in a copy.
+
+    `value` is put in, one number per channel; `limits` are `scale` and `ratio` of
+    `random_rectangle`. `rng` is a random.Random, so a seeded sample is erased alike everywhere.
+    """
+    if rng.random() >= probability:
         return image
-
-
-def _uniform(low, high):
-    return low + (high - low) * torch.rand(()).item()
+    rectangle = random_rectangle(*image.shape[:2], rng, **limits)
+    if rectangle is None:
+        return image
+    top, left, height, width = rectangle
+    erased = np.array(image)
+    erased[top : top + height, left : left + width] = value
+    return erased

@@ -56,6 +56,7 @@ def build_parser():
         "--ms", type=_scales, default="1", help="scales of the input to sum over, e.g. 1,1.1,1.2"
     )
     utils.add_precision_options(parser)
+    utils.add_cache_option(parser)
     utils.add_machine_options(parser)
     parser.add_argument("--h", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--w", type=positive_int, default=None, help="must agree with the run")
@@ -190,7 +191,7 @@ def main(argv=None):
     """Run the tasks; returns {"<query>_<gallery>": metrics}, of a single task its metrics."""
     opts = parse_args(argv)
     import model
-    from dataset import split_folder
+    from dataset import open_view, split_folder
     from extract import view_features
 
     device = utils.select_device(opts.device, opts.gpu_ids)
@@ -200,14 +201,16 @@ def main(argv=None):
     test_dir = split_folder(opts.test_dir, "test")
     tasks = choose_tasks(opts, branches, test_dir)
     scanned, label_of = open_views(test_dir, tasks)
+    height, width = model.input_size_from_opts(run_opts)
     features = {}
     for folder, classes in scanned.items():
+        paths = [path for images in classes.values() for path in images]
         features[folder] = view_features(
             network,
             branches[folder.split("_")[1]],
             classes,
             label_of,
-            model.input_size_from_opts(run_opts),
+            open_view(paths, height, width, opts.cache, opts.num_workers),
             device=device,
             batch_size=opts.batchsize,
             scales=opts.ms,

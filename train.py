@@ -15,7 +15,7 @@ from utils import natural_int, positive_int, script
 SNAPSHOT_EVERY = 10  # epochs
 VIEW_CHOICES = {"2": ("satellite", "drone"), "3": ("satellite", "street", "drone")}
 # What a resumed run may change: where and how it runs, and for how long, never what it computes.
-FREE_ON_RESUME = {"data_dir", "device", "gpu_ids", "num_workers", "epochs", "compile"}
+FREE_ON_RESUME = {"data_dir", "device", "gpu_ids", "num_workers", "epochs", "compile", "cache"}
 REFUSED = {
     "use_dense": "it never had an effect in the published code; choose a network with --backbone",
     "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
@@ -90,6 +90,7 @@ def build_parser():
     data.add_argument("--color_jitter", action="store_true", help="jitter the colours")
     data.add_argument("--DA", action="store_true", help="AutoAugment (ImageNet policy)")
     data.add_argument("--erasing_p", type=_share, default=0.0, help="random erasing, probability")
+    utils.add_cache_option(data)
 
     net = parser.add_argument_group("network")
     net.add_argument(
@@ -215,6 +216,11 @@ def _check_combinations(parser, opts):
         parser.error("--resume and --overwrite contradict each other")
     if opts.backbone == "vgg16_bn" and opts.stride == 1:
         parser.error("--stride 1 changes a ResNet's last stage; vgg16_bn has none")
+    if opts.cache != "none" and (opts.color_jitter or opts.DA):
+        parser.error(
+            "--cache keeps resized images, and --color_jitter and --DA change an image before it "
+            "is resized: use one or the other"
+        )
     if opts.moving_avg == 0:
         parser.error("--moving_avg 0 would keep no average: give a decay such as 0.999, or 1")
     if opts.droprate == 1:
@@ -235,6 +241,7 @@ class TrainingData:
     loader: Any
     sampler: Any
     held_out: dict  # {view: {ID: paths}}, empty with --train_all
+    images: dict  # {view: cache.ResizedImages}
 
 
 def open_data(opts, pin_memory):
@@ -251,19 +258,39 @@ def open_data(opts, pin_memory):
         held_out = {view: {name: scanned[view][name] for name in held_names} for view in pair}
         class_names = [name for name in class_names if name not in held_out[pair[0]]]
     samples = dataset.label_samples(scanned, class_names)
-    transforms = {
-        view: dataset.train_transform(
-            view, opts.h, opts.w, opts.pad, opts.color_jitter, opts.DA, opts.erasing_p
+    images = {
+        view: dataset.open_view(
+            [path for paths in scanned[view].values() for path in paths],
+            opts.h,
+            opts.w,
+            opts.cache,
+            opts.num_workers,
+        )
+        for view in views
+    }
+    augmentations = {
+        view: dataset.Augmentation(
+            opts.h,
+            opts.w,
+            turned=view == "satellite",
+            pad=opts.pad,
+            color_jitter=opts.color_jitter,
+            auto_augment=opts.DA,
+            erasing_p=opts.erasing_p,
         )
         for view in views
     }
     sampler = dataset.SAMPLERS[opts.sampler](samples, opts.batchsize, opts.seed)
-    loader = dataset.training_loader(
-        dataset.TrainingViews(samples, transforms), sampler, opts.num_workers, pin_memory
+    loader = dataset.batch_loader(
+        dataset.TrainingViews(samples, images, augmentations),
+        sampler,
+        opts.num_workers,
+        pin_memory,
+        keep_workers=True,
     )
     counts = ", ".join(f"{len(pairs)} {view}" for view, pairs in samples.items())
     print(f"{len(class_names)} buildings, {counts} images, {len(sampler)} steps an epoch")
-    return TrainingData(class_names, loader, sampler, held_out)
+    return TrainingData(class_names, loader, sampler, held_out, images)
 
 
 # ---------------------------------------------------------------- training
@@ -363,10 +390,11 @@ def learning_rate_factor(epoch, progress, warm_epoch, step_size):
 
 def train_step(training, batch, step):
     """One update from a batch {view: (images, labels)}: loss terms and wrong answers per view."""
+    from dataset import to_network_input
     from losses import require_finite
 
     device = training.device
-    images = {view: x.to(device, non_blocking=True) for view, (x, _) in batch.items()}
+    images = {view: to_network_input(x, device) for view, (x, _) in batch.items()}
     labels = {view: y.to(device, non_blocking=True) for view, (_, y) in batch.items()}
     with utils.autocast(device, training.precision):
         outputs = training.forward(*[images.get(view) for view in training.views])
@@ -414,7 +442,7 @@ def train_one_epoch(training, data, epoch, lr_factor):
     return {"loss": sum(means.values()), **means, **errors}
 
 
-def validate(training, opts, held_out):
+def validate(training, opts, data):
     """Retrieval among the held-out buildings, last view -> first view: Recall@1 and AP, percent."""
     from dataset import retrieval_labels
     from evaluate_gpu import evaluate
@@ -422,14 +450,14 @@ def validate(training, opts, held_out):
     from model import branch_numbers
 
     gallery_view, query_view = opts.view_names[0], opts.view_names[-1]
-    numbers, label_of = branch_numbers(opts.view_names), retrieval_labels(held_out[query_view])
+    numbers, label_of = branch_numbers(opts.view_names), retrieval_labels(data.held_out[query_view])
     query, gallery = (
         view_features(
             training.evaluated,
             numbers[view],
-            held_out[view],
+            data.held_out[view],
             label_of,
-            (opts.h, opts.w),
+            data.images[view],
             device=training.device,
             batch_size=opts.batchsize,
             precision=training.precision,
@@ -572,7 +600,7 @@ def run_epochs(training, data, opts, run_dir, start, log):
         stats = train_one_epoch(training, data, epoch, lr_factor)
         entry = {"epoch": epoch, **stats, "lr": opts.lr * lr_factor(epoch, 1.0)}
         if data.held_out and ((epoch + 1) % SNAPSHOT_EVERY == 0 or epoch + 1 == opts.epochs):
-            entry.update(validate(training, opts, data.held_out))
+            entry.update(validate(training, opts, data))
         entry["seconds"] = time.perf_counter() - began
         log.append(entry)
         print(format_epoch(entry, opts.epochs), flush=True)

@@ -273,6 +273,17 @@ def add_machine_options(parser):
     )
 
 
+def add_cache_option(parser):
+    """Add `--cache`, which keeps resized images between epochs or runs."""
+    parser.add_argument(
+        "--cache",
+        default="none",
+        choices=("none", "ram", "disk"),
+        help="decode and resize every image once: in memory, or for later runs too in cache/; "
+        "3 x h x w bytes an image, the same pixels",
+    )
+
+
 def select_device(device="auto", gpu_ids="0"):
     """The torch.device that `--device auto|cpu|cuda` and `--gpu_ids` ask for.
 

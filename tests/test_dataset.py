@@ -1,10 +1,13 @@
 """Folders, labels, transforms, samplers and batches."""
 
 import collections
+import random
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 import dataset
 
@@ -108,42 +111,134 @@ def test_unreadable_images_are_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(OSError, match=f"{name} cannot be read as an image .*replace or remove"):
             dataset.read_image(path)
-    assert dataset.read_image(whole).shape == (3, 64, 64)
+    assert dataset.read_image(whole).shape == (64, 64, 3)
 
 
 def test_grey_and_transparent_images_become_rgb(tmp_path):
     for mode in ("L", "RGBA", "P", "CMYK"):
         path = tmp_path / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
         Image.new(mode, (5, 4)).save(path)
-        assert dataset.read_image(path).shape == (3, 4, 5)
+        image = dataset.read_image(path)
+        assert image.shape == (4, 5, 3) and image.dtype == np.uint8 and image.flags.writeable
 
 
-def test_test_transform_is_resize_then_imagenet_normalisation(tmp_path):
-    image = torch.full((3, 30, 50), 255, dtype=torch.uint8)
-    out = dataset.test_transform(20, 24)(image)
-    assert out.shape == (3, 20, 24) and out.dtype == torch.float32
+def test_network_input_is_imagenet_normalisation():
+    images = torch.full((2, 3, 20, 24), 255, dtype=torch.uint8)
+    images[1] = 0
+    out = dataset.to_network_input(images.contiguous(memory_format=torch.channels_last), "cpu")
+    assert out.shape == (2, 3, 20, 24) and out.dtype == torch.float32
+    assert out.is_contiguous(memory_format=torch.channels_last)  # no copy before the network
     mean, std = torch.tensor(dataset.IMAGENET_MEAN), torch.tensor(dataset.IMAGENET_STD)
-    torch.testing.assert_close(out[:, 7, 9], (1 - mean) / std)
+    torch.testing.assert_close(out[0, :, 7, 9], (1 - mean) / std)
+    torch.testing.assert_close(out[1, :, 7, 9], -mean / std)
+    assert images[0].eq(255).all()
 
 
-def test_resize_matches_pillow_bicubic(tmp_path):
+def test_resize_matches_pillow_bicubic():
     """The published resize is Pillow's; ours runs on tensors and differs by one level at most."""
-    torch.manual_seed(0)
-    pixels = torch.randint(0, 256, (3, 61, 83), dtype=torch.uint8)
-    image = dataset.image_ops.to_pil_image(pixels).resize((32, 24), Image.Resampling.BICUBIC)
-    expected = dataset.image_ops.pil_to_tensor(image).int()
-    assert (dataset.resize_bicubic(24, 32)(pixels).int() - expected).abs().max() <= 1
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    expected = Image.fromarray(pixels).resize((32, 24), Image.Resampling.BICUBIC)
+    ours = dataset.resize_bicubic(pixels, 24, 32)
+    assert ours.shape == (24, 32, 3) and ours.flags.c_contiguous
+    assert np.abs(ours.astype(int) - np.asarray(expected, int)).max() <= 1
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_a_shifted_window_is_pad_and_crop():
+    """Every offset of the published Pad and RandomCrop, bit for bit."""
+    image, pad = noise(9, 11), 3
+    padded = v2.functional.pad(Image.fromarray(image), pad, padding_mode="edge")
+    for top in range(2 * pad + 1):
+        for left in range(2 * pad + 1):
+            expected = v2.functional.crop(padded, top, left, 9, 11)
+            ours = dataset.shifted_window(image, top - pad, left - pad)
+            assert np.array_equal(ours, np.asarray(expected)), (top, left)
+
+
+@pytest.mark.parametrize("angle", [-90, -33.3, 0, 12.5, 45, 90])
+def test_a_turned_window_is_pad_affine_and_crop(angle):
+    """The published Pad, RandomAffine and RandomCrop on a Pillow image, bit for bit."""
+    image, pad = noise(40, 52), 4
+    padded = v2.functional.pad(Image.fromarray(image), pad, padding_mode="edge")
+    # torchvision counts a positive affine angle clockwise, and draws both signs alike.
+    turned = v2.functional.affine(padded, -angle, [0, 0], 1.0, [0.0, 0.0])
+    for top, left in ((0, 0), (4, 4), (8, 3)):
+        expected = np.asarray(v2.functional.crop(turned, top, left, 40, 52))
+        ours = dataset.turned_window(image, angle, top, left, pad)
+        differing = (ours != expected).any(axis=2).mean()
+        assert differing < 0.002, (top, left, differing)  # a border between pixels, hit exactly
+
+
+def draws_of(augmentation, image, count):
+    return [augmentation.rearrange(image, random.Random(seed)) for seed in range(count)]
+
+
+def test_shifts_and_flips_are_drawn_evenly():
+    """Published RandomCrop and RandomHorizontalFlip: all offsets alike, half of all flipped."""
+    columns, rows = np.meshgrid(np.arange(30), np.arange(30))
+    image = np.stack([rows, columns, rows], axis=2).astype(np.uint8) * 8
+    seen = draws_of(dataset.Augmentation(30, 30, pad=2), image, 3000)
+    tops = collections.Counter(int(out[15, 15, 0]) // 8 - 15 for out in seen)
+    flipped = np.mean([out[15, 20, 1] < out[15, 10, 1] for out in seen])
+    assert sorted(tops) == [-2, -1, 0, 1, 2]
+    assert max(abs(count / 3000 - 0.2) for count in tops.values()) < 0.03
+    assert flipped == pytest.approx(0.5, abs=0.03)
+
+
+def test_satellites_are_turned_evenly_between_a_quarter_left_and_right():
+    """Published RandomAffine(90): the angle of a bright line is uniform over half a turn."""
+    image = np.zeros((41, 41, 3), np.uint8)
+    image[20, 20:] = 255  # a ray to the right
+    image[19:22, 20:] = 255
+    angles = []
+    for out in draws_of(dataset.Augmentation(41, 41, turned=True, pad=0), image, 2000):
+        y, x = np.nonzero(out[..., 0])
+        angles.append(np.degrees(np.arctan2(20 - y.mean(), abs(x.mean() - 20))))
+    angles = np.sort(angles)
+    assert np.abs(angles - np.linspace(-90, 90, len(angles))).max() < 8
+    still = draws_of(dataset.Augmentation(41, 41, pad=0), image, 20)
+    assert all((out[20] > 0).any() and not out[0].any() for out in still)
+
+
+def test_rearranging_leaves_the_cached_image_alone():
+    image = noise(20, 20)
+    before = image.copy()
+    image.flags.writeable = False
+    for turned in (False, True):
+        augmentation = dataset.Augmentation(20, 20, turned=turned, pad=0, erasing_p=1.0)
+        for out in draws_of(augmentation, image, 10):
+            assert out.shape == image.shape and out.dtype == np.uint8
+    assert np.array_equal(image, before)
+
+
+def training_views(folder, views=("satellite", "drone"), cache="none", **options):
+    """TrainingViews at 32 pixels of a data folder."""
+    scanned = dataset.scan_training_views(folder, views)
+    samples = dataset.label_samples(scanned, dataset.class_list(scanned))
+    images = {
+        view: dataset.open_view([path for path, _ in pairs], 32, 32, cache)
+        for view, pairs in samples.items()
+    }
+    augmentations = {
+        view: dataset.Augmentation(32, 32, turned=view == "satellite", **options)
+        for view in samples
+    }
+    return dataset.TrainingViews(samples, images, augmentations)
 
 
 @pytest.mark.parametrize("view", ["satellite", "drone"])
-def test_erasing_and_auto_augment_reach_every_view(view):
+@pytest.mark.parametrize("option", ["color_jitter", "auto_augment", "erasing_p"])
+def test_every_option_changes_every_view(toy, view, option):
     """Published defect 24: `--DA` and `--erasing_p` were never applied to satellite images."""
-    transform = dataset.train_transform(view, 24, 32, 2, True, True, 1.0)
-    steps = [type(step).__name__ for step in transform.transforms]
-    assert steps[:3] == ["ColorJitter", "AutoAugment", "Resize"]
-    assert steps[-1] == "RandomErasing"
-    assert ("RandomAffine" in steps) == (view == "satellite")
-    assert transform(torch.zeros(3, 60, 60, dtype=torch.uint8)).shape == (3, 24, 32)
+    draws = [dataset.Draw(view, 0, seed) for seed in range(30)]
+    plain = training_views(toy)[draws][view][0]
+    changed = training_views(toy, **{option: 1})[draws][view][0]
+    assert changed.shape == plain.shape == (30, 3, 32, 32) and changed.dtype == torch.uint8
+    differing = (changed != plain).flatten(1).any(dim=1).float().mean()
+    assert differing > (0.5 if option == "auto_augment" else 0.9)  # some policies change nothing
 
 
 def samples_of(counts):
@@ -217,44 +312,76 @@ def test_independent_sampler_is_the_published_zip():
         dataset.IndependentSampler(samples, 16)
 
 
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("kind", ["paired", "independent"])
+def test_processes_share_the_batches_of_one(kind, world_size):
+    counts = {"satellite": dict.fromkeys(range(26), 1), "drone": dict.fromkeys(range(23), 4)}
+    samples = samples_of(counts)
+    sampler = dataset.SAMPLERS[kind]
+    together = list(sampler(samples, 4 * world_size, seed=3))
+    alone = [list(sampler(samples, 4, 3, rank, world_size)) for rank in range(world_size)]
+    assert {len(batches) for batches in alone} == {len(together)}
+    for step, whole in enumerate(together):
+        parts = [batches[step] for batches in alone]
+        assert sorted(sum(parts, [])) == sorted(whole)
+        sizes = [sum(draw.view == "satellite" for draw in part) for part in parts]
+        assert min(sizes) >= 2 and max(sizes) - min(sizes) <= 1
+        if kind == "paired":
+            labels = [{samples[d.view][d.index][1] for d in part} for part in parts]
+            assert len(set.union(*labels)) == sum(map(len, labels))  # distinct buildings
+    with pytest.raises(ValueError, match="at least|do not fill"):
+        sampler(samples_of({"satellite": {0: 1, 1: 1, 2: 1}}), 1, 0, 0, world_size)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_are_the_same_with_any_number_of_workers(toy, num_workers):
     def batches(workers):
-        scanned = dataset.scan_training_views(toy, ["satellite", "drone", "google"])
-        samples = dataset.label_samples(scanned, dataset.class_list(scanned))
-        transforms = {v: dataset.train_transform(v, 32, 32, 4, True, False, 0.5) for v in samples}
-        sampler = dataset.PairedSampler(samples, 4, seed=5)
-        views = dataset.TrainingViews(samples, transforms)
+        views = training_views(
+            toy, ["satellite", "drone", "google"], pad=4, color_jitter=True, erasing_p=0.5
+        )
+        sampler = dataset.PairedSampler(views.samples, 4, seed=5)
         torch.manual_seed(workers)  # must not matter
-        return list(dataset.training_loader(views, sampler, workers))
+        return list(dataset.batch_loader(views, sampler, workers))
 
     for ours, reference in zip(batches(num_workers), batches(0), strict=True):
         assert ours.keys() == reference.keys()
         for view in ours:
+            assert ours[view][0].is_contiguous(memory_format=torch.channels_last)
             assert torch.equal(ours[view][0], reference[view][0])
             assert torch.equal(ours[view][1], reference[view][1])
 
 
-def test_augmentation_leaves_the_global_generator_alone(folder):
-    scanned = dataset.scan_training_views(folder, ["satellite"])
-    samples = dataset.label_samples(scanned, dataset.class_list(scanned))
-    views = dataset.TrainingViews(
-        samples, {"satellite": dataset.train_transform("satellite", 32, 32, erasing_p=1.0)}
-    )
+def test_augmentation_leaves_the_global_generator_alone(toy):
+    views = training_views(toy, color_jitter=True, auto_augment=True, erasing_p=1.0)
+    draws = [dataset.Draw("satellite", 0, seed) for seed in (11, 12, 11)]
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    first = views[dataset.Draw("satellite", 0, 11)][1]
+    first, other, again = views[draws]["satellite"][0]
     assert torch.equal(torch.rand(4), expected)
-    assert torch.equal(first, views[dataset.Draw("satellite", 0, 11)][1])
-    assert not torch.equal(first, views[dataset.Draw("satellite", 0, 12)][1])
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_a_lone_image_of_a_view_is_left_out_of_the_batch():
-    image = torch.zeros(3, 2, 2)
-    items = [("satellite", image, 1), ("satellite", image, 4), ("street", image, 4)]
-    batch = dataset.collate_views(items)
+def test_a_lone_image_of_a_view_is_left_out_of_the_batch(toy):
+    views = training_views(toy)
+    batch = views[[dataset.Draw(*draw) for draw in (("satellite", 0, 1), ("satellite", 4, 2),
+                                                    ("drone", 4, 3))]]  # fmt: skip
     assert list(batch) == ["satellite"]
     images, labels = batch["satellite"]
-    assert images.shape == (2, 3, 2, 2)
-    assert labels.tolist() == [1, 4] and labels.dtype == torch.int64
+    assert images.shape == (2, 3, 32, 32) and images.dtype == torch.uint8
+    assert labels.tolist() == [0, 4] and labels.dtype == torch.int64
+
+
+def test_test_batches_keep_the_order_of_the_paths(toy):
+    (paths,) = dataset.scan_training_views(toy, ["drone"]).values()
+    paths = [path for images in paths.values() for path in images]
+    images = dataset.open_view(paths, 24, 32)
+    for num_workers in (0, 2):
+        batches = list(
+            dataset.batch_loader(
+                dataset.ImageBatches(images), dataset.in_batches(paths, 5), num_workers
+            )
+        )
+        assert [len(batch) for batch in batches] == [5, 5, 5, 1]
+        expected = np.stack([dataset.load_resized(path, 24, 32) for path in paths])
+        assert np.array_equal(torch.cat(batches).permute(0, 2, 3, 1).numpy(), expected)

@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "extract": {"dataset", "features", "utils"},
     "evaluate_gpu": {"features", "utils"},
     "features": {"utils"},
-    "dataset": {"random_erasing"},
+    "dataset": {"cache", "random_erasing"},
+    "cache": {"utils"},
 }
 
 

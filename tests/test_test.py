@@ -54,9 +54,13 @@ def test_each_view_goes_through_its_own_branch(toy, small_run, workdir):
     assert branches == {"satellite": 1, "drone": 2}
     path = backward["query_path"][0].strip()
     for stored, branch in ((backward["query_f"][0], 1), (forward["gallery_f"], 1)):
-        own = extract.extract_features(network, branch, [path], (32, 32), device=CPU)[0]
+        own = extract.extract_features(
+            network, branch, [path], dataset.open_view([path], 32, 32), device=CPU
+        )[0]
         assert np.abs(np.atleast_2d(stored) - own).max(axis=1).min() < 1e-5
-    other = extract.extract_features(network, 2, [path], (32, 32), device=CPU)[0]
+    other = extract.extract_features(
+        network, 2, [path], dataset.open_view([path], 32, 32), device=CPU
+    )[0]
     assert np.abs(backward["query_f"][0] - other).max() > 1e-3
 
 
@@ -131,9 +135,11 @@ def test_feature_is_the_sum_over_image_and_mirror(toy):
             return images[:, :, :, 0].mean(2)  # (B, 3), the left column
 
     paths = [next((toy / "test" / "gallery_satellite").glob("*/*.jpg"))]
-    image = dataset.test_transform(16, 16)(dataset.read_image(paths[0]))
+    images = dataset.open_view(paths, 16, 16)
+    pixels = torch.from_numpy(images[paths[0]]).permute(2, 0, 1)
+    image = dataset.to_network_input(pixels, CPU)
     both = image[:, :, 0].mean(1) + image[:, :, -1].mean(1)
-    feature = extract.extract_features(Left(), 1, paths, (16, 16), device=CPU)
+    feature = extract.extract_features(Left(), 1, paths, images, device=CPU)
     np.testing.assert_allclose(feature[0], (both / both.norm()).numpy(), atol=1e-5)
 
 
@@ -152,7 +158,9 @@ def test_scales_do_not_compound_and_are_as_given():
 
 def test_out_of_memory_halves_the_batch_and_goes_on(toy, monkeypatch, capsys):
     paths = sorted((toy / "test" / "gallery_drone").glob("*/*"))[:11]
-    whole = extract.extract_features(Mean(), 1, paths, (16, 16), device=CPU, batch_size=8)
+    whole = extract.extract_features(
+        Mean(), 1, paths, dataset.open_view(paths, 16, 16), device=CPU, batch_size=8
+    )
     sizes = []
 
     class Small(Mean):
@@ -162,7 +170,9 @@ def test_out_of_memory_halves_the_batch_and_goes_on(toy, monkeypatch, capsys):
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().embed(images, branch)
 
-    features = extract.extract_features(Small(), 1, paths, (16, 16), device=CPU, batch_size=8)
+    features = extract.extract_features(
+        Small(), 1, paths, dataset.open_view(paths, 16, 16), device=CPU, batch_size=8
+    )
     np.testing.assert_array_equal(features, whole)
     assert sizes[:3] == [8, 4, 2] and max(sizes[3:]) == 2
     assert "going on with 4" in capsys.readouterr().out
@@ -172,7 +182,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(toy, monkeypatch, capsys):
             torch.empty(2**60)  # what the CPU's allocator says
 
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator|not enough memory"):
-        extract.extract_features(Broken(), 1, paths, (16, 16), device=CPU)
+        extract.extract_features(Broken(), 1, paths, dataset.open_view(paths, 16, 16), device=CPU)
     assert "going on with 1" in capsys.readouterr().out
 
 

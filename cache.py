@@ -1,0 +1,199 @@
+"""Resized images of a list of files: decoded when asked for, or once into memory or onto the disk.
+
+$ python train.py --cache disk      # writes cache/drone-....npy, and finds it again the next time
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from utils import progress_bar
+
+CACHE_DIR = Path("cache")
+PLACES = ("none", "ram", "disk")
+VERSION = 1  # part of every key: raise it when the same file gives other pixels
+STALE_AFTER = 24 * 3600  # seconds without a write, after which a half-built cache is a dead one's
+
+
+class ResizedImages:
+    """uint8 arrays (height, width, 3) of image files, asked for by path.
+
+    Without a cache an image is decoded each time. The object can be sent to loader processes
+    started in any way; they share one cache.
+    """
+
+    def __init__(self, paths, load, cache=None):
+        self.load = load  # path -> uint8 (height, width, 3)
+        self.cache = cache
+        self.rows = {} if cache is None else {path: row for row, path in enumerate(paths)}
+
+    def __getitem__(self, path):
+        return self.load(path) if self.cache is None else self.cache[self.rows[path]]
+
+
+def open_images(paths, load, size, place="none", num_threads=1):
+    """`ResizedImages` of `paths`; with `place` "ram" or "disk" all are decoded here and now.
+
+    A cache on the disk is found again by the files' names, sizes and times, by the size in pixels
+    and by the versions that decode and resize, so it is exact or it is made again.
+
+    Args:
+        load: function from a path to a uint8 array (height, width, 3), the same each time.
+        size: (height, width) in pixels.
+        num_threads: images decoded at a time.
+
+    Raises OSError where an image cannot be read or there is no room for the cache.
+    """
+    paths = list(paths)
+    if place == "none":
+        return ResizedImages(paths, load)
+    make = _cache_in_memory if place == "ram" else _cache_on_disk
+    return ResizedImages(paths, load, make(paths, load, (len(paths), *size, 3), num_threads))
+
+
+# ---------------------------------------------------------------- in memory
+class _InMemory:
+    """Images (N, height, width, 3) in a tensor: torch hands it to other processes uncopied."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __getitem__(self, row):
+        return self.tensor[row].numpy()
+
+
+def _cache_in_memory(paths, load, shape, num_threads):
+    import torch
+
+    _require_room("memory", _free_memory(), shape, "--cache disk")
+    tensor = torch.empty(shape, dtype=torch.uint8)
+    _decode_all(paths, load, tensor.numpy(), num_threads)
+    return _InMemory(tensor)
+
+
+def _free_memory():
+    """Bytes that can be had without swapping, or None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next(1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))
+
+
+# ---------------------------------------------------------------- on the disk
+class _OnDisk:
+    """Images (N, height, width, 3) in a .npy file, mapped by each process when it first reads."""
+
+    def __init__(self, path):
+        self.path = path.resolve()
+        self.images = None
+
+    def __getitem__(self, row):
+        if self.images is None:
+            self.images = np.load(self.path, mmap_mode="r")
+        return self.images[row]
+
+    def __getstate__(self):  # a pickled map would be a copy of all images
+        return {"path": self.path, "images": None}
+
+
+def cache_path(paths, size):
+    """Where the images of these files in this size (height, width) are kept, or will be.
+
+    The name begins with what stays the same when a file changes: the folder and the size.
+    """
+    import PIL
+    import torch
+
+    folder = Path(os.path.commonpath([path.resolve().parent for path in paths]))
+    place = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+    files = []
+    for path in paths:
+        stat = path.stat()
+        relative = path.resolve().relative_to(folder).as_posix()
+        files.append((relative, stat.st_size, stat.st_mtime_ns))
+    key = json.dumps([VERSION, PIL.__version__, torch.__version__, "bicubic", *size, files])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return CACHE_DIR / f"{folder.name}-{place}-{size[0]}x{size[1]}-{digest}.npy"
+
+
+def _cache_on_disk(paths, load, shape, num_threads):
+    path = cache_path(paths, shape[1:3])
+    if not _is_whole(path, shape):
+        _write_cache(path, paths, load, shape, num_threads)
+    return _OnDisk(path)
+
+
+def _is_whole(path, shape):
+    try:
+        return np.load(path, mmap_mode="r").shape == shape
+    except (OSError, ValueError, EOFError):  # absent, or cut by something other than this program
+        return False
+
+
+def _write_cache(path, paths, load, shape, num_threads):
+    """Decode into a file of this process's own, and move it into place when it is whole.
+
+    A killed run leaves a partial file that is never read; of two runs at once each writes its own,
+    and the later one puts the same bytes in place of the earlier one's.
+    """
+    path.parent.mkdir(exist_ok=True)
+    _remove_outdated(path)
+    _require_room(
+        f"disk space for {path.parent}/", shutil.disk_usage(path.parent).free, shape, "--cache ram"
+    )
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        _decode_all(paths, load, images, num_threads)
+        images.flush()
+        del images  # Windows moves no file that is mapped
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _remove_outdated(path):
+    """Remove earlier caches of the same folder and size, and half-built ones nobody writes to."""
+    kept = path.name.rsplit("-", 1)[0]
+    outdated = [old for old in path.parent.glob(f"{kept}-*.npy") if old != path]
+    for partial in path.parent.glob(".partial-*.npy"):
+        with contextlib.suppress(OSError):  # its run may end in this moment
+            if time.time() - partial.stat().st_mtime > STALE_AFTER:
+                outdated.append(partial)
+    for old in outdated:
+        with contextlib.suppress(OSError):  # Windows keeps a file that another run has mapped
+            old.unlink()
+
+
+# ---------------------------------------------------------------- both
+def _require_room(what, free, shape, instead):
+    need = int(np.prod(shape, dtype=np.int64))
+    if free is not None and need > free:
+        raise OSError(
+            f"{shape[0]} images of {shape[1]} x {shape[2]} pixels need {need / 2**30:.1f} GiB of "
+            f"{what}, {free / 2**30:.1f} GiB are free: use {instead}, a smaller --h and --w, or "
+            "no cache"
+        )
+
+
+def _decode_all(paths, load, images, num_threads):
+    """Fill images (N, height, width, 3) by threads: decoding and resizing run outside the lock."""
+
+    def decode(row):
+        images[row] = load(paths[row])
+
+    with ThreadPoolExecutor(max(1, num_threads)) as pool:
+        try:
+            for _ in progress_bar(pool.map(decode, range(len(paths))), "caching", len(paths)):
+                pass
+        except BaseException:  # do not decode the rest after an unreadable file or Ctrl-C
+            pool.shutdown(cancel_futures=True)
+            raise
