@@ -4,6 +4,9 @@ $ python test.py --name two_view          # writes pytorch_result.mat
 $ python evaluate_gpu.py pytorch_result.mat   # reads it
 """
 
+import struct
+import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +17,7 @@ from utils import replacing
 JUNK = -1  # label of gallery images that are neither right nor wrong
 NEEDED = ("query_f", "query_label", "gallery_f", "gallery_label")
 MAT_LIMIT = 2**32  # bytes of one array that the MATLAB 5 format can count
+ALIGNMENT = 64  # bytes; the header of a .npy is a multiple of it too
 
 
 class Features(NamedTuple):
@@ -46,7 +50,7 @@ def save_features(path, query, gallery):
     arrays = {**_arrays("query", query), **_arrays("gallery", gallery)}
     with replacing(path) as temporary:
         if suffix == ".npz":
-            np.savez(temporary, **arrays)
+            _write_npz(temporary, arrays)
         else:
             from scipy.io import savemat
 
@@ -64,13 +68,39 @@ def _arrays(name, side):
     return arrays
 
 
+def _write_npz(path, arrays):
+    """Write {name: array} as `np.savez` does, but each array where it can be used by a map."""
+    with open(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with npz_member(file, archive, name) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+@contextmanager
+def npz_member(file, archive, name):
+    """Yield a stream that writes the array `name` of an .npz: a .npy header, then its bytes.
+
+    `archive` is a ZipFile that writes to the open `file`. The member is stored uncompressed, from
+    a multiple of 64 bytes on: `np.savez` leaves numbers at odd addresses, and the matrix product
+    of a memory map would first copy all of it. The gap is the extra field 0xD935, zipalign's.
+    """
+    info = zipfile.ZipInfo(f"{name}.npy")
+    fixed = 30 + len(info.filename) + 6 + 20  # zip header, name, head of the field, 64-bit sizes
+    gap = -(file.tell() + fixed) % ALIGNMENT
+    info.extra = struct.pack("<HHH", 0xD935, 2 + gap, ALIGNMENT) + bytes(gap)
+    with archive.open(info, "w", force_zip64=True) as member:
+        yield member
+
+
 def load_features(path):
     """Read a feature file: (query, gallery), two `Features`.
 
     Takes what `save_features` and the published test.py write: labels (1, N) or (N, 1) of any
     whole-number dtype, paths padded with spaces or absent, cameras optional. Rows are returned as
-    stored, whatever their norm. Raises FileNotFoundError or ValueError, in one line, for a file
-    that is missing, damaged, incomplete or inconsistent.
+    stored, whatever their norm. Features of an uncompressed .npz are a read-only map of the file:
+    memory holds what is in use, the zip's checksum is not read, and the file may be replaced
+    meanwhile but not rewritten in place. Raises FileNotFoundError or ValueError, in one line, for
+    a file that is missing, damaged, incomplete or inconsistent.
     """
     path = Path(path)
     if not path.is_file():
@@ -106,8 +136,38 @@ def _read_arrays(path):
 
 
 def _read_npz(path):
-    with np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
+    with zipfile.ZipFile(path) as archive:
+        return {
+            info.filename.removesuffix(".npy"): _read_member(path, archive, info)
+            for info in archive.infolist()
+        }
+
+
+def _read_member(path, archive, info):
+    """One array of an .npz: a map of the file where it can be used in place, else read."""
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read_header and info.compress_type == zipfile.ZIP_STORED:
+            shape, fortran_order, dtype = read_header(member)
+            start = _member_start(path, info) + member.tell()
+            # Text and labels are copied anyway, and unaligned numbers by every matrix product.
+            if dtype.kind == "f" and start % dtype.alignment == 0 and 0 not in shape:
+                order = "F" if fortran_order else "C"
+                return np.asarray(np.memmap(path, dtype, "r", start, shape, order))
+    with archive.open(info) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def _member_start(path, info):
+    """Offset in the file of a zip member's first byte, which only its local header tells."""
+    with open(path, "rb") as file:
+        file.seek(info.header_offset)
+        name_length, extra_length = struct.unpack("<26xHH", file.read(30))
+    return info.header_offset + 30 + name_length + extra_length
 
 
 def _read_mat(path):
@@ -165,9 +225,9 @@ def check_features(query, gallery, source="features"):
                     f"{source}: {len(values)} {name} {what} for {shape[0]} {name} features, "
                     f"expected one each"
                 )
-        finite = np.isfinite(side.features)
-        if not finite.all():
-            count = shape[0] - np.count_nonzero(finite.all(axis=1))
+        # The extremes pass NaN on: two readings, where isfinite of all would need a copy of bools.
+        if not np.isfinite([side.features.min(), side.features.max()]).all():
+            count = shape[0] - np.count_nonzero(np.isfinite(side.features).all(axis=1))
             raise ValueError(
                 f"{source}: {count} of {shape[0]} {name} features hold NaN or infinity: "
                 f"did training diverge? Extract again with an earlier --which_epoch or in fp32"

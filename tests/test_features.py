@@ -1,5 +1,7 @@
 """The feature file: round trips, the published layout, and one clear line for each bad file."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
@@ -148,6 +150,82 @@ def test_damaged_file_is_one_clear_line(tmp_path, suffix, damage):
     with pytest.raises(ValueError, match="cannot be read as a feature file") as caught:
         load_features(path)
     assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- memory map
+def is_map(array):
+    """Does the array lie in a file, be it through a view?"""
+    while array is not None and not isinstance(array, np.memmap):
+        array = getattr(array, "base", None)
+    return array is not None
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_npz_features_are_mapped_at_aligned_addresses(tmp_path, length):
+    """Whatever the sizes of what lies before them: a map at odd addresses would be copied."""
+    query, gallery = make(range(length), dim=3), make(range(2 * length), dim=3, seed=1)
+    query = query._replace(paths=["x" * length] * length)
+    save_features(tmp_path / "f.npz", query, gallery)
+    for saved, side in zip((query, gallery), load_features(tmp_path / "f.npz"), strict=True):
+        assert is_map(side.features) and not side.features.flags.writeable
+        assert side.features.ctypes.data % 64 == 0
+        np.testing.assert_array_equal(side.features, saved.features)
+    with np.load(tmp_path / "f.npz") as archive:  # an .npz like any other
+        np.testing.assert_array_equal(archive["gallery_f"], gallery.features)
+        assert archive["gallery_label"].shape == (1, 2 * length)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_reads_npz_that_numpy_wrote(tmp_path, save):
+    """Compressed members and those at odd addresses are read, with equal result."""
+    arrays = {key: np.asarray(value) for key, value in variables().items()}
+    arrays["gallery_f"] = np.asfortranarray(arrays["gallery_f"])
+    save(tmp_path / "f.npz", **arrays)
+    query, gallery = load_features(tmp_path / "f.npz")
+    assert gallery.labels.tolist() == [9, 5, 5] and query.paths[1] == "test/view/9/x.jpg"
+    assert gallery.features.flags.aligned
+    np.testing.assert_array_equal(query.features, variables()["query_f"])
+    np.testing.assert_array_equal(gallery.features, variables()["gallery_f"])
+
+
+def test_fortran_order_survives_the_map(tmp_path):
+    side = make(range(5))
+    side = side._replace(features=np.asfortranarray(side.features))
+    save_features(tmp_path / "f.npz", side, side)
+    loaded = load_features(tmp_path / "f.npz")[0].features
+    assert is_map(loaded) and loaded.flags.f_contiguous
+    np.testing.assert_array_equal(loaded, side.features)
+
+
+def test_a_mapped_file_can_be_replaced(tmp_path):
+    path = tmp_path / "f.npz"
+    save_features(path, make([1, 2]), make([3]))
+    before = load_features(path)[0].features
+    save_features(path, make([1, 2], seed=5), make([3]))
+    np.testing.assert_array_equal(before, make([1, 2]).features)
+    np.testing.assert_array_equal(load_features(path)[0].features, make([1, 2], seed=5).features)
+
+
+@pytest.mark.parametrize("start", [0, 40, 70])
+def test_npz_with_wrong_bytes_is_one_clear_line(tmp_path, start):
+    """In the zip's own header, in its extra field, and in the header of the array."""
+    path = tmp_path / "f.npz"
+    save_features(path, make(range(40)), make(range(40)))
+    content = bytearray(path.read_bytes())
+    content[start : start + 80] = b"\xff" * 80
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="cannot be read as a feature file") as caught:
+        load_features(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_check_of_finite_numbers_needs_no_copy():
+    side = make(range(2000), dim=64)
+    tracemalloc.start()
+    check_features(side, side)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < side.features.nbytes / 16  # a boolean a number would be a quarter
 
 
 def test_save_refuses_other_suffixes(tmp_path):
