@@ -2,19 +2,26 @@
 
 $ python evaluate_gpu.py                              # scores pytorch_result.mat
 $ python evaluate_gpu.py result.npz --json result.json
+$ python evaluate_gpu.py result.npz --device cuda     # auto takes a GPU only for a large task
 """
 
 import argparse
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 
 from features import JUNK, check_features, load_features
-from utils import Parser, script, write_text
+from utils import Parser, is_out_of_memory, script, write_text
 
-BLOCK_SCORES = 2**23  # scores held at a time (32 MiB of float32)
-BLOCK_ROWS = 256  # queries at a time: a block of a short gallery then stays in the CPU's cache
+BLOCK_SCORES = 2**24  # scores held at a time (64 MiB of float32), where MIN_ROWS allows
+MAX_ROWS = 512  # queries at a time: a block of a short gallery then stays in the CPU's cache
+MIN_ROWS = 64  # a long gallery, perhaps a map of a file, is read once for so many queries
+# Multiply-adds from which `auto` imports torch and starts a GPU: some 5 seconds of two CPU cores
+# against about 3 to start. An estimate: no GPU was at hand to measure it.
+GPU_WORK = 2**38
 
 
 # ---------------------------------------------------------------- who matches whom
@@ -66,15 +73,18 @@ def positive_ranks(scores, positives, junk):
     if len(positives) == 0:
         return np.empty(0, dtype=np.int64)
     own = np.sort(scores[positives])[::-1]  # (P,) best first
-    rivals = scores.copy()
-    rivals[positives] = -np.inf
-    rivals[junk] = -np.inf
-    rivals = np.sort(np.compress(rivals >= own[-1], rivals))  # 3x the speed of a mask
-    above = len(rivals) - np.searchsorted(rivals, own, side="right")  # (P,)
-    level = len(rivals) - np.searchsorted(rivals, own, side="left")
+    contenders = np.compress(scores >= own[-1], scores)  # 3x the speed of a mask
+    counts = [_count_above(values, own) for values in (contenders, own, scores[junk])]
+    above, level = (all_ - right - void for all_, right, void in zip(*counts, strict=True))
     if (above != level).any():  # a positive ties with a wrong image: argsort decides
         return np.flatnonzero(np.isin(published_order(scores, junk), positives)) + 1
     return above + np.arange(1, len(own) + 1)
+
+
+def _count_above(values, own):
+    """How many `values` are greater than each of `own` (P,), and how many at least equal."""
+    values = np.sort(values)
+    return tuple(len(values) - np.searchsorted(values, own, side) for side in ("right", "left"))
 
 
 def single_positive_ranks(scores, positives, junk):
@@ -84,37 +94,119 @@ def single_positive_ranks(scores, positives, junk):
     """
     own = scores[np.arange(len(scores)), positives][:, np.newaxis]  # (B, 1)
     others = scores[:, junk]  # (B, J)
-    above = (scores > own).sum(axis=1) - (others > own).sum(axis=1)
-    level = (scores >= own).sum(axis=1) - (others >= own).sum(axis=1)
-    ranks = above + 1
-    for row in np.flatnonzero(level > ranks):
+
+    def count(mask):
+        return mask.sum(axis=1, dtype=np.int32)  # twice the speed of the default int64
+
+    ranks = count(scores > own) - count(others > own) + 1
+    rivals = count(scores >= own) - count(others >= own)
+    for row in np.flatnonzero(rivals > ranks):
         ranks[row] = positive_ranks(scores[row], positives[row : row + 1], junk)[0]
-    return ranks[:, np.newaxis]
+    return ranks[:, np.newaxis].astype(np.int64)
 
 
-def rank_positives(query, gallery, block_size=None):
+def rank_positives(query, gallery, block_size=None, device="cpu"):
     """Ranks of the positives of every query, and the length of each query's ranking.
 
     Scores are dot products, computed for `block_size` queries at a time (default: as many as make
-    32 MiB of scores), so memory is bounded by one block and never holds the Nq x Ng matrix.
+    64 MiB of scores, but 64 to 512), so memory is bounded by one block and never holds the
+    Nq x Ng matrix. `device` is "cpu" for NumPy, else the name of a device of torch or "auto" (see
+    `choose_device`).
 
     Returns (ranks, lengths): a list of Nq ascending int64 arrays of 1-based ranks, empty where a
     query has no positive, and (Nq,) int64, the non-junk gallery images of each query.
     """
     num_query, num_gallery = len(query.labels), len(gallery.labels)
-    block_size = block_size or min(max(BLOCK_SCORES // num_gallery, 1), BLOCK_ROWS)
+    block_size = block_size or min(max(BLOCK_SCORES // num_gallery, MIN_ROWS), MAX_ROWS)
+    blocks = [slice(start, start + block_size) for start in range(0, num_query, block_size)]
     positives, junk = find_matches(query, gallery)
+    device = choose_device(device, query, gallery)
+    rank_blocks = _rank_blocks if device == "cpu" else _rank_blocks_torch
+    ranks = rank_blocks(query.features, gallery.features, positives, junk, blocks, device)
+    return ranks, num_gallery - np.fromiter(map(len, junk), np.int64, num_query)
+
+
+def _rank_blocks(queries, gallery, positives, junk, blocks, _device):
+    """The ranks of `rank_positives` by NumPy."""
+    # One array for all blocks: a fresh one a block costs page faults, and two are held at times.
+    size = min(blocks[0].stop, len(queries)), len(gallery)
+    buffer = np.empty(size, dtype=np.result_type(queries, gallery))
     ranks = []
-    for start in range(0, num_query, block_size):
-        rows = slice(start, start + block_size)
-        scores = query.features[rows] @ gallery.features.T  # (B, Ng)
-        shared_junk = all(each is junk[start] for each in junk[rows])
+    for rows in blocks:
+        block = queries[rows]
+        scores = np.matmul(block, gallery.T, out=buffer[: len(block)])  # (B, Ng)
+        shared = junk[rows.start]
+        shared_junk = all(each is shared for each in junk[rows])
         if shared_junk and all(len(each) == 1 for each in positives[rows]):
-            owners = np.concatenate(positives[rows])
-            ranks.extend(single_positive_ranks(scores, owners, junk[start]))
+            ranks.extend(single_positive_ranks(scores, np.concatenate(positives[rows]), shared))
         else:
             ranks.extend(map(positive_ranks, scores, positives[rows], junk[rows]))
-    return ranks, num_gallery - np.array([len(each) for each in junk])
+    return ranks
+
+
+def _rank_blocks_torch(queries, gallery, positives, junk, blocks, device):
+    """The ranks of `rank_positives` by torch: each score is searched among the sorted positives.
+
+    Rows where a positive ties with a wrong image are ranked by NumPy from the same scores.
+    """
+    import torch
+
+    gallery = torch.tensor(gallery, device=device)  # (Ng, D)
+    ranks = []
+    for rows in blocks:
+        right, right_rows, right_slots = _flat_index(positives[rows])
+        void, void_rows, _ = _flat_index(junk[rows])
+        scores = torch.tensor(queries[rows], device=device) @ gallery.T  # (B, Ng)
+        width = right_slots.max(initial=0) + 1
+        own = torch.full((len(scores), width), torch.inf, dtype=scores.dtype, device=device)
+        own[right_rows, right_slots] = scores[right_rows, right]
+        own = own.sort(dim=1).values  # (B, P) worst first, padded with infinity
+        rivals = scores.clone()
+        rivals[right_rows, right] = -torch.inf
+        rivals[void_rows, void] = -torch.inf
+        beaten = torch.searchsorted(own, rivals)  # (B, Ng) positives below each score
+        counts = torch.zeros(len(own), width + 1, dtype=torch.int64, device=device)
+        counts.scatter_add_(1, beaten, beaten.new_ones(1, 1).expand_as(beaten))
+        above = counts.flip(1).cumsum(1).flip(1)[:, 1:].cpu().numpy()  # (B, P) rivals above each
+        tied = (own.gather(1, beaten.clamp_(max=width - 1)) == rivals).any(dim=1).cpu().numpy()
+        sizes = [len(each) for each in positives[rows]]
+        above += np.array(sizes)[:, np.newaxis] - np.arange(width)  # now ranks, worst first
+        found = [above[row, :size][::-1] for row, size in enumerate(sizes)]
+        for row in np.flatnonzero(tied):
+            images, unseen = positives[rows][row], junk[rows][row]
+            found[row] = positive_ranks(scores[row].cpu().numpy(), images, unseen)
+        ranks.extend(found)
+    return ranks
+
+
+def _flat_index(groups):
+    """All members of B arrays in one, and of each its group's number and its place in the group."""
+    counts = np.array([len(group) for group in groups])
+    places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.concatenate(groups), np.repeat(np.arange(len(groups)), counts), places
+
+
+def choose_device(device, query, gallery):
+    """ "cpu" (NumPy) or the torch device that computes the ranks, for "auto", "cpu" or "cuda".
+
+    "auto" takes a GPU where there is one and the task pays for importing torch, or torch is there
+    already; a machine without an NVIDIA driver does not import it. Raises ValueError for "cuda"
+    without a GPU.
+    """
+    work = len(query.labels) * gallery.features.size
+    if device == "auto":
+        driver = shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()
+        if not driver or (work < GPU_WORK and "torch" not in sys.modules):
+            return "cpu"
+    elif device != "cuda":
+        return device
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise ValueError("--device cuda: torch sees no GPU on this machine, use --device cpu")
+    return "cpu"
 
 
 def rank_gallery(query, gallery, index):
@@ -156,17 +248,20 @@ def average_precision_standard(ranks):
 
 def mean_over_queries(average_precision, ranks):
     """Mean of an average precision over Nq arrays of ranks; a query without a match counts 0."""
-    groups = {}
-    for each in ranks:
-        groups.setdefault(len(each), []).append(each)
-    sums = [average_precision(np.stack(group)).sum() for size, group in groups.items() if size]
-    return float(sum(sums) / len(ranks))
+    count = np.fromiter(map(len, ranks), np.int64, len(ranks))
+    flat, starts = np.concatenate(ranks), np.cumsum(count) - count
+    total = 0.0
+    for size in np.unique(count[count > 0]):  # queries of as many positives at once
+        places = starts[count == size][:, np.newaxis] + np.arange(size)
+        total += average_precision(flat[places]).sum()
+    return float(total / len(ranks))
 
 
-def evaluate(query, gallery, block_size=None):
+def evaluate(query, gallery, block_size=None, device="cpu"):
     """Metrics of a ranking task, as plain Python numbers; rates in percent, 0..100.
 
-    query, gallery: `Features`. Raises ValueError for features that cannot be compared.
+    query, gallery: `Features`; block_size, device: see `rank_positives`. Raises ValueError for
+    features that cannot be compared.
 
     As published (University1652-Baseline), with N the gallery length, junk included:
     - `recall@K`: queries with a positive among their first K images, junk left out. In a gallery
@@ -182,9 +277,9 @@ def evaluate(query, gallery, block_size=None):
     of a label that no query has, junk excluded; `num_unmatched`, queries without a positive.
     """
     check_features(query, gallery)
-    ranks, lengths = rank_positives(query, gallery, block_size)
+    ranks, lengths = rank_positives(query, gallery, block_size, device)
     first = np.array([each[0] if len(each) else np.inf for each in ranks])
-    count = np.array([len(each) for each in ranks])
+    count = np.fromiter(map(len, ranks), np.int64, len(ranks))
     num_gallery = len(gallery.labels)
     one_percent = round(0.01 * num_gallery)
     known = np.isin(gallery.labels, query.labels) | (gallery.labels == JUNK)
@@ -260,8 +355,8 @@ def _warnings_about_features(name, features):
             f"{wrong} of {len(norms)} {name} features are not of norm 1 (norms {norms.min():.3g} "
             f"to {norms.max():.3g}): their scores are not cosine similarities"
         )
-    spread = (features.max(axis=0) - features.min(axis=0)).max()
-    if len(features) > 1 and spread <= 1e-4 * np.abs(features).max():
+    low, high = features.min(axis=0), features.max(axis=0)  # (D,); again no temporary
+    if len(features) > 1 and (high - low).max() <= 1e-4 * max(high.max(), -low.min()):
         found.append(
             f"all {len(features)} {name} features are the same vector: the network has collapsed, "
             f"or was given the same image each time"
@@ -297,6 +392,12 @@ def parse_args(argv=None):
         help="feature file that test.py wrote, .mat or .npz",
     )
     parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where to rank; auto: on a GPU if there is one and the task is large",
+    )
+    parser.add_argument(
         "--json",
         metavar="FILE",
         help="also write all metrics to this file; - prints them instead of the text",
@@ -308,7 +409,12 @@ def parse_args(argv=None):
 def main(argv=None) -> dict:
     opts = parse_args(argv)
     query, gallery = load_features(opts.features)
-    metrics = evaluate(query, gallery)
+    try:
+        metrics = evaluate(query, gallery, device=opts.device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError("the gallery does not fit into this memory: use --device cpu") from None
     text = json.dumps(metrics, indent=2)
     print(text if opts.json == "-" else report(metrics, query, gallery))
     if opts.json and opts.json != "-":

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from conftest import fails
 
 import evaluate_gpu
 from evaluate_gpu import (
     average_precision_published,
     average_precision_standard,
+    choose_device,
     evaluate,
     main,
     published_line,
@@ -20,7 +23,7 @@ from evaluate_gpu import (
     rank_positives,
     warnings_about,
 )
-from features import Features, save_features
+from features import Features, load_features, save_features
 
 ROOT = Path(evaluate_gpu.__file__).parent
 
@@ -148,6 +151,42 @@ def test_ranks_equal_plain_loop_under_ties(name):
     ranks, _ = rank_positives(query, gallery)
     assert [each.tolist() for each in ranks] == expected
     assert published_line(evaluate(query, gallery)) == plain_line(query, gallery)
+
+
+@pytest.mark.parametrize("block_size", [7, None])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_torch_ranks_equal_numpy_ranks_under_ties(name, block_size):
+    """The kernel for GPUs, here on torch's CPU; whole-number scores are the same in both."""
+    query, gallery = variant(name)
+    expected, lengths = rank_positives(query, gallery)
+    ranks, same_lengths = rank_positives(query, gallery, block_size, device="cpu:0")
+    assert [each.tolist() for each in ranks] == [each.tolist() for each in expected]
+    assert {each.dtype for each in ranks} == {np.dtype(np.int64)}
+    assert same_lengths.tolist() == lengths.tolist()
+
+
+@pytest.mark.parametrize("num_query", [70, 3780])
+def test_torch_line_equals_numpy_line(num_query):
+    """Mostly without ties: the ranks come from the kernel itself, not from its way out."""
+    sides = QUERIED.repeat(num_query // 70), BUILDINGS.repeat(3780 // num_query)
+    query, gallery = retrieval_task(*sides, exact=True)
+    gallery.labels[::11] = -1
+    assert evaluate(query, gallery, device="cpu:0") == evaluate(query, gallery)
+
+
+def test_torch_takes_features_that_are_a_map(tmp_path, recwarn):
+    query, gallery = retrieval_task(QUERIED, BUILDINGS, exact=True)
+    save_features(tmp_path / "f.npz", query, gallery)
+    mapped = load_features(tmp_path / "f.npz")
+    assert evaluate(*mapped, device="cpu:0") == evaluate(query, gallery)
+    assert not recwarn.list
+
+
+def test_torch_kernel_where_no_query_has_a_match():
+    query, gallery = retrieval_task(range(5), range(5))
+    strange = gallery._replace(labels=gallery.labels + 500)
+    ranks, _ = rank_positives(query, strange, device="cpu:0")
+    assert [each.tolist() for each in ranks] == [[]] * 5
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -299,6 +338,36 @@ def test_memory_is_bounded_by_the_block():
     assert peak < 2000 * 2000 * 4 / 8  # an eighth of the whole matrix of scores
 
 
+def test_blocks_of_a_long_gallery_hold_enough_queries(monkeypatch):
+    """A mapped gallery is read once a block: 64 queries at least, whatever the memory bound."""
+    query, gallery = retrieval_task(np.arange(200), np.arange(2000))
+    monkeypatch.setattr(evaluate_gpu, "BLOCK_SCORES", 2000)
+    products = []
+    matmul = np.matmul
+    monkeypatch.setattr(
+        np, "matmul", lambda a, b, out: products.append(len(a)) or matmul(a, b, out=out)
+    )
+    evaluate(query, gallery)
+    assert products == [64, 64, 64, 8]
+
+
+def test_auto_imports_torch_for_a_large_task_alone(tmp_path, monkeypatch):
+    """With a driver: the NumPy way for a small task unless torch is there, a GPU for a large."""
+    large = Features(np.broadcast_to(np.float32(0), (2**16, 2**9)), np.zeros(2**16), [])
+    small = large._replace(features=large.features[:9], labels=large.labels[:9])
+    (tmp_path / "torch.py").write_text("class cuda:\n    is_available = staticmethod(bool)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(evaluate_gpu.shutil, "which", lambda name: f"/bin/{name}")
+    for available in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert choose_device("auto", small, small) == ("cuda" if available else "cpu")
+        assert choose_device("cpu", large, large) == "cpu"
+    monkeypatch.delitem(sys.modules, "torch")
+    assert choose_device("auto", small, small) == "cpu" and "torch" not in sys.modules
+    assert choose_device("auto", large, large) == "cpu"  # the torch of the folder sees no GPU
+    assert sys.modules["torch"].__file__ == str(tmp_path / "torch.py")
+
+
 def test_features_that_do_not_fit_are_refused():
     query, gallery = in_order(1, 0)
     with pytest.raises(ValueError, match="2-d and gallery features 3-d"):
@@ -419,17 +488,44 @@ def test_mistakes_exit_with_code_2(tmp_path, monkeypatch, capsys, arguments, wor
     assert words in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    "suffix, forbidden", [("npz", "torch matplotlib scipy"), ("mat", "torch matplotlib")]
-)
-def test_scoring_imports_nothing_heavy(tmp_path, suffix, forbidden):
-    query, gallery = retrieval_task(QUERIED, BUILDINGS)
-    save_features(tmp_path / f"result.{suffix}", query, gallery)
+def test_cuda_without_a_gpu_is_one_clear_line(saved, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = fails(main, [saved[0], "--device", "cuda"], capsys, "torch sees no GPU")
+    assert message.endswith("use --device cpu")
+
+
+def test_too_small_a_memory_is_one_clear_line(saved, monkeypatch, capsys):
+    def full(*_, **__):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(evaluate_gpu, "rank_positives", full)
+    fails(main, [saved[0]], capsys, "does not fit into this memory: use --device cpu")
+
+
+HEAVY = "torch torchvision matplotlib"
+
+
+def modules_after(code, forbidden):
+    """Which of the forbidden modules a fresh Python without a GPU's driver holds after `code`."""
     code = (
-        f"import sys, evaluate_gpu; evaluate_gpu.main([{str(tmp_path / f'result.{suffix}')!r}]);"
+        "import sys, shutil, pathlib; shutil.which = lambda name: None;"
+        f"pathlib.Path.exists = lambda path: False; import evaluate_gpu\n{code}\n"
         f"print(sorted(set({forbidden!r}.split()) & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines()[-1] == "[]"
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("suffix, forbidden", [("npz", f"{HEAVY} scipy"), ("mat", HEAVY)])
+def test_scoring_imports_nothing_heavy(tmp_path, suffix, forbidden):
+    query, gallery = retrieval_task(QUERIED, BUILDINGS)
+    path = tmp_path / f"result.{suffix}"
+    save_features(path, query, gallery)
+    assert modules_after(f"evaluate_gpu.main([{str(path)!r}])", forbidden) == "[]"
+
+
+def test_help_imports_nothing_heavy():
+    code = "try: evaluate_gpu.main(['--help'])\nexcept SystemExit: pass"
+    assert modules_after(code, f"{HEAVY} scipy") == "[]"
