@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from dataset import ImageBatches, batch_loader, in_batches, to_network_input
 from features import Features
-from utils import autocast, is_out_of_memory, progress_bar
+from utils import is_out_of_memory, progress_bar
 
 
 @torch.inference_mode()
@@ -19,30 +19,28 @@ def extract_features(
     device,
     batch_size=32,
     scales=(1.0,),
-    precision="fp32",
     num_workers=0,
     description="features",
 ):
-    """Features of image files by one branch of a multi-view network, in the order of `paths`.
+    """Features of image files by one branch of a network, in the order of `paths`.
 
     An image's feature is the sum of its embeddings over the image, its mirror image and all
     `scales` (each applied to the resized input, bicubic), divided by its length.
 
     Args:
+        network: anything with `embed(images, branch)` in evaluation mode: model.inference_copy.
         branch: number of the branch, 1 to 3 (model.branch_numbers).
         images: `cache.ResizedImages` that holds the paths (dataset.open_view).
-        precision: "fp32", or "fp16"/"bf16" for autocast; features are float32 in any case.
 
     Returns:
         float32 array (N, D), rows of norm 1. Where the device runs out of memory the batch is
         halved and the run goes on; a single image that does not fit is a torch.OutOfMemoryError.
     """
-    network.eval()
     loader = batch_loader(
         ImageBatches(images), in_batches(paths, batch_size), num_workers, device.type == "cuda"
     )
     limit, done, features = batch_size, 0, None
-    with progress_bar(loader, description) as batches, autocast(device, precision):
+    with progress_bar(loader, description) as batches:
         for batch in batches:
             embedded, limit = _embed_within_memory(network, branch, batch, device, scales, limit)
             if features is None:
@@ -58,7 +56,9 @@ def _embed_within_memory(network, branch, images, device, scales, limit):
     while start < len(images):
         chunk = images[start : start + limit]
         try:
-            embedded = embed_images(network, branch, to_network_input(chunk, device), scales)
+            chunk = to_network_input(chunk, device)
+            # A GPU fills up with twice the images; a CPU only needs twice the memory.
+            embedded = embed_images(network, branch, chunk, scales, doubled=chunk.is_cuda)
             chunks.append(embedded.cpu())
             start += len(chunk)
             continue
@@ -73,16 +73,21 @@ def _embed_within_memory(network, branch, images, device, scales, limit):
     return torch.cat(chunks), limit
 
 
-def embed_images(network, branch, images, scales=(1.0,)):
-    """Sum of the embeddings of images (B, 3, H, W), their mirror images, and all scales: (B, D)."""
+def embed_images(network, branch, images, scales=(1.0,), doubled=False):
+    """Sum of the embeddings of images (B, 3, H, W), their mirror images, and all scales: (B, D).
+
+    With `doubled` images and mirror images go through the network as one batch of 2B, else as two.
+    """
     total = 0
     for scale in scales:
         # Always from the original: scales must not compound.
         scaled = images
         if scale != 1:
             scaled = F.interpolate(images, scale_factor=scale, mode="bicubic", align_corners=False)
-        for view in (scaled, scaled.flip(3)):
-            total = total + network.embed(view, branch).float()
+        both = (scaled, scaled.flip(3))
+        for batch in [torch.cat(both)] if doubled else both:
+            embedded = network.embed(batch, branch).float()  # (B, D), or (2B, D)
+            total = total + sum(embedded.split(len(images)))
     return total
 
 

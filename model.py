@@ -4,8 +4,12 @@ Class names, call signatures and state-dict keys are those of University1652-Bas
 checkpoints load here. Branches start with random weights; `load_backbone` gives them ImageNet's.
 """
 
+import copy
+from itertools import pairwise
+
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torchvision import models
 
 BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)
@@ -53,7 +57,8 @@ def pooled_dim(channels, pool):
 class _Branch(nn.Module):
     """A torchvision backbone up to its last feature map, then one global pooling.
 
-    The ImageNet classifier stays in the state dict, unused, because the published files hold it.
+    The ImageNet classifier stays in the state dict, unused and so without gradients, because the
+    published files hold it.
     """
 
     def __init__(self, backbone, pool, init_model):
@@ -64,6 +69,8 @@ class _Branch(nn.Module):
         check_pool(pool)
         builder, _, channels = BACKBONES[backbone]
         self.model = builder()
+        for unused in imagenet_classifiers(self):
+            unused.requires_grad_(False)
         self.pool = pool
         if pool == "gem":
             self.model.gem2 = GeM(channels)
@@ -74,7 +81,10 @@ class _Branch(nn.Module):
 
     def forward(self, x):
         """Images (B, 3, H, W) float -> pooled feature (B, D) float."""
-        x = self.feature_map(x)
+        return self.pooled(self.feature_map(x))
+
+    def pooled(self, x):
+        """Feature map (B, C, H', W') -> pooled feature (B, D)."""
         if self.pool == "gem":
             return self.model.gem2(x)
         if self.pool == "avg":
@@ -242,8 +252,14 @@ class _MultiViewNet(nn.Module):
         return tuple(None if x is None else next(outputs) for x in inputs)
 
     def embed(self, images, branch):
-        """Images (B, 3, H, W) of branch number 1, 2 (or 3) -> embedding (B, 512)."""
-        return self.classifier.embed(getattr(self, f"model_{branch}")(images))
+        """Images (B, 3, H, W) of branch number 1, 2 (or 3) -> embedding (B, 512).
+
+        The images take the type of the branch's convolutions (see `inference_copy`); pooling and
+        head keep their own.
+        """
+        branch = getattr(self, f"model_{branch}")
+        features = branch.feature_map(images.to(next(branch.parameters()).dtype))
+        return self.classifier.embed(branch.pooled(features.float()))
 
 
 class two_view_net(_MultiViewNet):
@@ -357,6 +373,49 @@ def _option(opts, name, kind, default):
     if not isinstance(value, kind) or (kind is int and value < 1):
         raise ValueError(f"opts.yaml has {name}: {value!r}, which no run writes: restore the file")
     return value
+
+
+# ---------------------------------------------------------------- inference
+def imagenet_classifiers(network):
+    """The modules that torchvision's backbones hold beyond their last feature map."""
+    names = ("fc", "classifier")  # of ResNets, of VGG
+    holders = [module.model for module in network.modules() if isinstance(module, _Branch)]
+    return [getattr(holder, name) for holder in holders for name in names if hasattr(holder, name)]
+
+
+def fold_batch_norm(network):
+    """Fold every batch norm into the convolution or linear layer before it, in place.
+
+    In testing batch norm is a fixed scale and shift per channel, which the weights before it can
+    carry. "Before" is the order in which a module registered its children, which is the order of
+    use in all networks here. Expects float32 and evaluation mode; training needs the original.
+    """
+    folds = {
+        nn.Conv2d: (fuse_conv_bn_eval, (nn.BatchNorm2d, nn.SyncBatchNorm)),
+        nn.Linear: (fuse_linear_bn_eval, (nn.BatchNorm1d, nn.SyncBatchNorm)),
+    }
+    for parent in list(network.modules()):  # a shared branch comes once
+        for (name, layer), (norm_name, norm) in pairwise(list(parent.named_children())):
+            fuse, norms = folds.get(type(layer), (None, ()))
+            if isinstance(norm, norms):
+                setattr(parent, name, fuse(layer, norm))
+                setattr(parent, norm_name, nn.Identity())
+    return network
+
+
+def inference_copy(network, dtype=torch.float32):
+    """A copy for `embed`: evaluation mode, batch norm folded, channels last; the original stays.
+
+    `dtype` is that of the convolutions, float16 and bfloat16 included; pooling, head and embedding
+    stay float32. Weights that are already in half precision are faster than autocast, which
+    converts them for every batch, and a little more exact.
+    """
+    unused = {id(module): module for module in imagenet_classifiers(network)}  # not copied
+    folded = fold_batch_norm(copy.deepcopy(network, unused).eval())
+    for layer in folded.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.to(dtype)
+    return folded.to(memory_format=torch.channels_last)
 
 
 # ---------------------------------------------------------------- ImageNet weights

@@ -202,6 +202,7 @@ def main(argv=None):
     tasks = choose_tasks(opts, branches, test_dir)
     scanned, label_of = open_views(test_dir, tasks)
     height, width = model.input_size_from_opts(run_opts)
+    network = model.inference_copy(network, utils.dtype_of(utils.precision_of(opts)))
     features = {}
     for folder, classes in scanned.items():
         paths = [path for images in classes.values() for path in images]
@@ -214,7 +215,6 @@ def main(argv=None):
             device=device,
             batch_size=opts.batchsize,
             scales=opts.ms,
-            precision=utils.precision_of(opts),
             num_workers=opts.num_workers,
             description=folder,
         )

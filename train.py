@@ -447,20 +447,20 @@ def validate(training, opts, data):
     from dataset import retrieval_labels
     from evaluate_gpu import evaluate
     from extract import view_features
-    from model import branch_numbers
+    from model import branch_numbers, inference_copy
 
+    network = inference_copy(training.evaluated, utils.dtype_of(training.precision))
     gallery_view, query_view = opts.view_names[0], opts.view_names[-1]
     numbers, label_of = branch_numbers(opts.view_names), retrieval_labels(data.held_out[query_view])
     query, gallery = (
         view_features(
-            training.evaluated,
+            network,
             numbers[view],
             data.held_out[view],
             label_of,
             data.images[view],
             device=training.device,
             batch_size=opts.batchsize,
-            precision=training.precision,
             num_workers=opts.num_workers,
             description=f"validation, {view}",
         )

@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import yaml
@@ -263,7 +263,13 @@ def _shape(tensor):
 # ---------------------------------------------------------------- devices and seeds
 def add_machine_options(parser):
     """Add the options that say where a script computes, the same in every script."""
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="device")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where to compute; on Linux a process keeps freed memory for its next step, "
+        "unless GEO_KEEP_MEMORY=0 is in the environment",
+    )
     parser.add_argument("--gpu_ids", default="0", help="number of the one GPU, -1 for the CPU")
     parser.add_argument(
         "--num_workers",
@@ -314,12 +320,12 @@ def keep_freed_memory():
     """Tell glibc to keep freed blocks for the next step instead of handing them back to Linux.
 
     A step on the CPU frees and asks again for the same large blocks; each fresh one costs a page
-    fault for every 4 KiB. Does nothing on other systems, or where a MALLOC_ variable is set.
+    fault for every 4 KiB. Does nothing on other systems, or with GEO_KEEP_MEMORY=0 in the
+    environment: then memory goes back at once, or as glibc's own MALLOC_ variables say.
     """
     import ctypes
 
-    chosen = any(name.startswith("MALLOC_") for name in os.environ)
-    if chosen or not sys.platform.startswith("linux"):
+    if os.environ.get("GEO_KEEP_MEMORY") == "0" or not sys.platform.startswith("linux"):
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
@@ -332,8 +338,9 @@ def keep_freed_memory():
 def add_precision_options(parser):
     """Add `--fp16` and `--bf16`, of which one may be given (see `precision_of`)."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--fp16", action="store_true", help="float16 autocast")
-    group.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    parts = "for the convolutions and layers that bear it; loss and features stay float32"
+    group.add_argument("--fp16", action="store_true", help=f"float16 {parts}")
+    group.add_argument("--bf16", action="store_true", help=f"bfloat16 {parts}")
 
 
 def precision_of(opts):
@@ -341,12 +348,20 @@ def precision_of(opts):
     return "fp16" if opts.fp16 else "bf16" if opts.bf16 else "fp32"
 
 
+def dtype_of(precision):
+    """The torch.dtype of precision "fp32", "fp16" or "bf16"."""
+    import torch
+
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+
 def autocast(device, precision):
     """Context of `torch.autocast` for precision "fp16" or "bf16"; does nothing for "fp32"."""
     import torch
 
-    dtype = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype_of(precision))
 
 
 def seed_everything(seed, epoch=0):

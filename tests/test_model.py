@@ -204,6 +204,80 @@ def test_class_block_initialisation_and_options():
     assert bare(torch.rand(2, 8)).shape == (2, 3)
 
 
+def with_statistics(network):
+    """The network with batch norms that are neither the identity nor alike."""
+    for layer in network.modules():
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.normal_(layer.running_mean, std=0.2)
+            nn.init.uniform_(layer.running_var, 0.5, 2.0)
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, std=0.2)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stride", "pool", "share"),
+    [
+        ("resnet18", 1, "avg", True),
+        ("resnet18", 2, "gem", False),
+        ("resnet50", 1, "max", False),
+        ("resnet50", 2, "avg+max", True),
+        ("vgg16_bn", 2, "avg", True),
+        ("vgg16_bn", 2, "gem", False),
+    ],
+)
+@torch.no_grad()
+def test_folded_batch_norm_gives_the_same_embeddings(backbone, stride, pool, share):
+    torch.manual_seed(0)
+    network = with_statistics(
+        model.build_model(3, backbone=backbone, stride=stride, pool=pool, share=share)
+    )
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    images = torch.rand(2, 3, 64, 64)
+    folded = model.inference_copy(network)
+    assert not any("Norm" in type(layer).__name__ for layer in folded.modules())
+    assert (folded.model_1 is folded.model_2) is share and not folded.training
+    assert network.training and all(
+        torch.equal(value, before[key]) for key, value in network.state_dict().items()
+    )
+    network.eval()
+    for branch in (1, 2):
+        expected, embedded = network.embed(images, branch), folded.embed(images, branch)
+        assert (embedded - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("backbone", "pool"), [("resnet18", "gem"), ("resnet50", "avg")])
+@torch.no_grad()
+def test_half_precision_convolutions_keep_the_direction(backbone, pool, dtype):
+    torch.manual_seed(0)
+    network = with_statistics(model.build_model(3, backbone=backbone, pool=pool)).eval()
+    images = torch.randn(4, 3, 64, 64)
+    half = model.inference_copy(network, dtype)
+    embedded = half.embed(images, 1)
+    assert half.model_1.model.conv1.weight.dtype == dtype and embedded.dtype == torch.float32
+    assert all(weight.dtype == torch.float32 for weight in half.classifier.parameters())
+    assert F.cosine_similarity(embedded, network.embed(images, 1)).min() > 0.9999
+
+
+def test_synchronised_batch_norm_is_folded_too():
+    torch.manual_seed(0)
+    network = with_statistics(model.build_model(3, backbone="resnet18"))
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    folded = model.inference_copy(synchronised)
+    assert not any("Norm" in type(layer).__name__ for layer in folded.modules())
+
+
+def test_the_imagenet_classifier_is_neither_trained_nor_copied():
+    network = model.build_model(3, backbone="resnet18")
+    assert not any(p.requires_grad for p in network.model_1.model.fc.parameters())
+    assert model.inference_copy(network).model_1.model.fc is network.model_1.model.fc
+    outputs = network(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
+    sum(y.sum() for y in outputs).backward()
+    trained = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert trained == {name for name, p in network.named_parameters() if p.requires_grad}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

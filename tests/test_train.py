@@ -242,6 +242,26 @@ def test_a_tenth_of_the_buildings_is_held_out(toy, workdir):
     assert utils.read_opts(workdir / "model" / "all")["nclasses"] == 8
 
 
+def test_validation_sees_the_weights_of_its_epoch(toy, workdir, monkeypatch):
+    """Extraction works on a folded copy of the network: it must be made anew each time."""
+    import extract
+
+    seen = []
+    original = extract.view_features
+
+    def spy(network, *args, **options):
+        seen.append(network.classifier.classifier[0].weight.clone())
+        return original(network, *args, **options)
+
+    monkeypatch.setattr(extract, "view_features", spy)
+    monkeypatch.setattr(train, "SNAPSHOT_EVERY", 1)
+    run_training(toy, "run", "--epochs", "2", "--moving_avg", "0.5")
+    assert len(seen) == 4 and torch.equal(seen[0], seen[1])
+    for copied, file in ((seen[0], "net_000.pth"), (seen[2], "net_001.pth")):
+        assert torch.equal(copied, weights("run", file)["classifier.classifier.0.weight"])
+    assert not torch.equal(seen[0], seen[2])
+
+
 def test_any_pair_of_views_and_missing_ones(toy, workdir, tmp_path_factory):
     """Published defect 15: street and google had to exist, whatever was trained."""
     import shutil

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,21 @@ def test_several_gpus_are_refused():
     """Published defect 26: `--gpu_ids 0,1` used the first one only and said nothing."""
     with pytest.raises(ValueError, match="names several GPUs"):
         utils.select_device("auto", "0,1")
+
+
+@pytest.mark.parametrize(("setting", "calls"), [("0", 0), ("1", 2), (None, 2)])
+def test_freed_memory_is_kept_unless_told_not_to(monkeypatch, setting, calls):
+    made = []
+    libc = types.SimpleNamespace(
+        gnu_get_libc_version=None, mallopt=lambda name, value: made.append((name, value)) or 1
+    )
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("ctypes.CDLL", lambda name: libc)
+    monkeypatch.delenv("GEO_KEEP_MEMORY", raising=False)
+    if setting:
+        monkeypatch.setenv("GEO_KEEP_MEMORY", setting)
+    utils.keep_freed_memory()
+    assert len(made) == calls
 
 
 def test_seed_depends_on_seed_and_epoch():
