@@ -1,6 +1,9 @@
 """The measured comparisons run and measure what they say."""
 
+import importlib.util
+import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +13,172 @@ from PIL import Image
 
 from features import Features, save_features
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
-import toy_difficulty  # noqa: E402
+
+def load_benchmark(name):
+    """benchmarks/<name>.py as a module: by its path, since the root has modules of equal names."""
+    full_name = f"benchmarks_{name}"
+    if full_name not in sys.modules:
+        if str(BENCHMARKS) not in sys.path:
+            sys.path.append(str(BENCHMARKS))  # for `import measure`; after the root
+        spec = importlib.util.spec_from_file_location(full_name, BENCHMARKS / f"{name}.py")
+        sys.modules[full_name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full_name])
+    return sys.modules[full_name]
+
+
+measure = load_benchmark("measure")
+toy_difficulty = load_benchmark("toy_difficulty")
+
+
+# ---------------------------------------------------------------- measure.py
+def test_interleave_runs_all_ways_in_each_round_and_turns_the_order():
+    order = []
+    ways = {name: lambda name=name: order.append(name) for name in "abc"}
+    seconds = measure.interleave(ways, rounds=3)
+    assert "".join(order) == "abccbaabc"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+    slow = measure.interleave({"sleep": lambda: time.sleep(0.02)}, rounds=1)
+    assert slow["sleep"][0] >= 0.02
+
+
+def test_ratio_of_medians_and_of_pairs():
+    found = measure.ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0])
+    assert found == (2.0, 2.0, 3.0)
+    assert str(found) == "2.00 (2.00 to 3.00)"
+
+
+def test_run_process_measures_the_child_and_not_this_process():
+    code = "import os; a = bytearray({}); a[::4096] = b'x' * len(a[::4096]); print(os.environ['E'])"
+    ballast = np.ones(2**25)  # 256 MiB here must not count as the child's
+    _, small, out = measure.run_process([sys.executable, "-c", code.format(2**20)], {"E": "set"})
+    _, large, _ = measure.run_process([sys.executable, "-c", code.format(2**27)], {"E": "set"})
+    assert out == "set\n" and ballast[0] == 1
+    assert small < 100 and 100 < large - small < 160  # 127 MiB more
+
+
+def test_run_process_raises_with_what_the_child_said():
+    with pytest.raises(RuntimeError, match="ended with 3:\nno such luck"):
+        code = "import sys; print('no such luck', file=sys.stderr); sys.exit(3)"
+        measure.run_process([sys.executable, "-c", code])
+    with pytest.raises(RuntimeError, match="absent-command"):
+        measure.run_process(["absent-command"])
+
+
+def test_tables_are_aligned_markdown(capsys):
+    measure.print_table([["a", 1.23456, 5], ["long name", 1234.5, 60]], ["way", "seconds", "n"])
+    assert capsys.readouterr().out.splitlines() == [
+        "| way       | seconds |   n |",
+        "| --------- | ------: | --: |",
+        "| a         |    1.23 |   5 |",
+        "| long name |    1234 |  60 |",
+    ]
+
+
+def test_json_names_the_hardware(tmp_path):
+    measure.write_json(None, {"a": 1})
+    measure.write_json(tmp_path / "sub/f.json", {"a": measure.Ratio(1.0, 0.5, 2.0)})
+    written = json.loads((tmp_path / "sub/f.json").read_text())
+    assert written["a"] == [1.0, 0.5, 2.0]
+    assert written["hardware"]["numpy"] == np.__version__
+    assert written["hardware"]["cores"] >= 1 and written["hardware"]["cpu"]
+
+
+# ---------------------------------------------------------------- evaluate.py and scaling.py
+def test_evaluate_compares_equal_lines(tmp_path, capsys):
+    evaluate = load_benchmark("evaluate")
+    options = ["--quick", "--rounds", "1", "--json", str(tmp_path / "e.json")]
+    results = evaluate.main(options)
+    written = json.loads((tmp_path / "e.json").read_text())
+    out = capsys.readouterr().out
+    assert list(results) == ["satellite->drone", "drone->satellite"]
+    for task, found in results.items():
+        assert found["line"].startswith("Recall@1:") and found["line"] in out
+        assert set(found["command"]) == {
+            "published loop, .mat", "evaluate_gpu.py, .mat", "evaluate_gpu.py, .npz"
+        }  # fmt: skip
+        assert set(found["ranking"]) == {"published loop", "evaluate", "matrix product alone"}
+        assert found["ranking"]["matrix product alone"]["of_product"].ratio == 1
+        assert all(row["peak_mib"] > 10 for row in found["command"].values())
+        assert written[task]["line"] == found["line"]
+
+
+def test_evaluate_has_the_label_structure_of_the_published_test_set():
+    evaluate = load_benchmark("evaluate")
+    tasks = evaluate.make_tasks((7, 2, 54))
+    assert evaluate.FULL == (701, 250, 54)
+    query, gallery = tasks["satellite->drone"]
+    assert len(query.labels) == 7 and len(gallery.labels) == 9 * 54 + 1
+    query, gallery = tasks["drone->satellite"]
+    assert len(query.labels) == 7 * 54 + 1 and len(gallery.labels) == 9
+    assert query.features.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(query.features, axis=1), 1, atol=1e-5)
+
+
+def test_published_loop_by_hand():
+    """Positives at 2 and 4 of the ranking, which has an image of junk at its third place."""
+    evaluate = load_benchmark("evaluate")
+    gallery = np.linspace(0.9, 0.1, 12, dtype=np.float32)[:, np.newaxis]
+    labels = np.array([7, 1, -1, 7, 1, *[7] * 7])
+    line = evaluate.published_loop(np.ones((2, 1), np.float32), np.array([1, 99]), gallery, labels)
+    ap = 100 * (1 / 4 + (1 / 3 + 2 / 4) / 2) / 2 / 2
+    expected = f"Recall@1:0.00 Recall@5:50.00 Recall@10:50.00 Recall@top1:0.00 AP:{ap:.2f}"
+    assert line == expected
+
+
+def test_different_lines_are_refused():
+    with pytest.raises(AssertionError, match="the printed lines differ"):
+        load_benchmark("evaluate")._check_equal({"a": "AP:1.00", "b": "AP:1.01"})
+
+
+def test_scaling_measures_every_point(tmp_path, capsys):
+    scaling = load_benchmark("scaling")
+    results = scaling.main(["--quick", "--rounds", "1", "--json", str(tmp_path / "s.json")])
+    assert {name: len(points) for name, points in results.items()} == {
+        "gallery": 2, "queries": 2, "width": 2
+    }  # fmt: skip
+    for name, points in results.items():
+        assert points[0]["growth"] == 1 and points[1]["growth"] > 0
+        assert points[1][name] > points[0][name]
+        for point in points:
+            assert point["checked"] == 20 * scaling.IMAGES
+            assert point["certain"] > 0.95 * point["checked"]
+    assert json.loads((tmp_path / "s.json").read_text())["gallery"][1]["gallery"] == 2000
+    assert capsys.readouterr().out.count("| ------: |") >= 3
+
+
+def test_scaling_finds_wrong_ranks(tmp_path, monkeypatch):
+    scaling = load_benchmark("scaling")
+    scaling.write_features(tmp_path / "f.npz", 20, 500, 16)
+    query, gallery = scaling.load_features(tmp_path / "f.npz")
+    tiles = [slice(0, 300), slice(300, 500)]
+    assert scaling.check_ranks(query, gallery, tiles, "cpu")["checked"] == 1000
+    right = scaling.rank_positives
+
+    def off_by_one(*arguments, **options):
+        ranks, lengths = right(*arguments, **options)
+        return [each + 1 for each in ranks], lengths
+
+    monkeypatch.setattr(scaling, "rank_positives", off_by_one)
+    with pytest.raises(AssertionError, match="differ from those counted by brute force"):
+        scaling.check_ranks(query, gallery, tiles, "cpu")
+
+
+def test_scaling_asks_for_a_larger_disk(monkeypatch, capsys):
+    scaling = load_benchmark("scaling")
+    monkeypatch.setattr(scaling.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**20}))
+    fails(scaling.main, ["--quick"], capsys, "GiB free", "set TMPDIR to a larger disk")
+
+
+@pytest.mark.parametrize("name", ["evaluate", "scaling"])
+def test_benchmarks_run_as_scripts(name):
+    """`import measure` works, and the library's modules are found before the benchmarks'."""
+    _, _, out = measure.run_process([sys.executable, BENCHMARKS / f"{name}.py", "--help"])
+    assert "--rounds" in out and "--quick" in out
+
+
+# ---------------------------------------------------------------- toy_difficulty.py
 
 
 def test_colour_histogram_counts_colours(tmp_path):
