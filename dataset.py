@@ -218,7 +218,7 @@ class Augmentation(NamedTuple):
         angle = rng.uniform(-90, 90) if self.turned else None
         top, left = rng.randint(0, 2 * self.pad), rng.randint(0, 2 * self.pad)
         moved = (
-            shifted_window(image, top - self.pad, left - self.pad)
+            edge_window(image, top - self.pad, left - self.pad, self.height, self.width)
             if angle is None
             else turned_window(image, angle, top, left, self.pad)
         )
@@ -227,20 +227,20 @@ class Augmentation(NamedTuple):
         return random_erasing(moved, self.erasing_p, rng)
 
 
-def shifted_window(image, down, right):
-    """The window of an image (H, W, 3) moved by whole pixels, its edges repeated outside.
+def edge_window(image, top, left, height, width):
+    """A window of an image (H, W, 3) that may reach outside it, where the edges are repeated.
 
-    Equal to padding with mode "edge" and cropping, but copies what is seen only.
+    Equal to padding with mode "edge" and cropping, but copies what is seen only. Window and image
+    must overlap.
     """
-    height, width, _ = image.shape
-    seen = image[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)]
-    top, left = max(0, -down), max(0, -right)
-    bottom, end = top + seen.shape[0], left + seen.shape[1]
-    out = np.empty_like(image)
-    out[top:bottom, left:end] = seen
-    out[top:bottom, :left] = seen[:, :1]
-    out[top:bottom, end:] = seen[:, -1:]
-    out[:top], out[bottom:] = out[top], out[bottom - 1]
+    first_row, first_column = max(0, -top), max(0, -left)
+    seen = image[max(0, top) : top + height, max(0, left) : left + width]
+    last_row, last_column = first_row + seen.shape[0], first_column + seen.shape[1]
+    out = np.empty((height, width, 3), image.dtype)
+    out[first_row:last_row, first_column:last_column] = seen
+    out[first_row:last_row, :first_column] = seen[:, :1]
+    out[first_row:last_row, last_column:] = seen[:, -1:]
+    out[:first_row], out[last_row:] = out[first_row], out[last_row - 1]
     return out
 
 
@@ -252,7 +252,7 @@ def turned_window(image, angle, top, left, pad):
     window is computed.
     """
     height, width, _ = image.shape
-    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+    padded = edge_window(image, -pad, -pad, height + 2 * pad, width + 2 * pad)
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     x0, y0 = width / 2 + pad, height / 2 + pad
     matrix = (  # from a pixel of the window to one of the padded image

@@ -147,14 +147,14 @@ def noise(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_a_shifted_window_is_pad_and_crop():
+def test_an_edge_window_is_pad_and_crop():
     """Every offset of the published Pad and RandomCrop, bit for bit."""
     image, pad = noise(9, 11), 3
     padded = v2.functional.pad(Image.fromarray(image), pad, padding_mode="edge")
     for top in range(2 * pad + 1):
         for left in range(2 * pad + 1):
             expected = v2.functional.crop(padded, top, left, 9, 11)
-            ours = dataset.shifted_window(image, top - pad, left - pad)
+            ours = dataset.edge_window(image, top - pad, left - pad, 9, 11)
             assert np.array_equal(ours, np.asarray(expected)), (top, left)
 
 
