@@ -1,7 +1,9 @@
 # make demo: from nothing to a picture of the top ten.   make test: lint and tests.
+# make bench: the measured comparisons of benchmarks/README.md; DEVICE=cuda runs them on a GPU.
 # Another interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
+DEVICE ?= cpu
 VENV := .venv
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
@@ -16,7 +18,7 @@ BF16 := $(shell grep -qs avx512_bf16 /proc/cpuinfo && echo --bf16)
 TOY_OPTIONS := --backbone resnet18 --no_pretrained --share --h 64 --w 64 --pad 6 --batchsize 16 \
 	--epochs 56 --step_size 45 --lr 0.003 --backbone_lr 10 --droprate 0.1 --moving_avg 0.98 $(BF16)
 
-.PHONY: demo test install clean
+.PHONY: demo test bench install clean
 
 demo: $(VENV)/run.stamp
 	$(RUN) prepare.py toy --out data/toy
@@ -29,6 +31,13 @@ test: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(RUN) -m pytest
+
+bench: $(VENV)/run.stamp
+	$(RUN) benchmarks/evaluate.py --device $(DEVICE) --json benchmarks/results/evaluate.json
+	$(RUN) benchmarks/scaling.py --device $(DEVICE) --json benchmarks/results/scaling.json
+	$(RUN) benchmarks/input_pipeline.py --device $(DEVICE) --json benchmarks/results/input_pipeline.json
+	$(RUN) benchmarks/extract.py --device $(DEVICE) --json benchmarks/results/extract.json
+	$(RUN) benchmarks/train_step.py --device $(DEVICE) --json benchmarks/results/train_step.json
 
 install: $(VENV)/run.stamp
 
