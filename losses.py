@@ -3,6 +3,8 @@
 `outputs` is {view: logits (B, C) float32}, `labels` is {view: (B,) int64}.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -28,10 +30,10 @@ def build_losses():
 
 
 def require_finite(terms, step):
-    """Raise FloatingPointError naming the step and the first term that is not finite."""
+    """Raise FloatingPointError naming the step and the first of {term: number} not finite."""
     for name, value in terms.items():
-        if not torch.isfinite(value):
+        if not math.isfinite(value):
             raise FloatingPointError(
-                f"the {name} loss became {value.item()} at step {step}: lower --lr, "
+                f"the {name} loss became {value} at step {step}: lower --lr, "
                 "raise --warm_epoch, or use --bf16 instead of --fp16"
             )

@@ -13,6 +13,7 @@ import utils
 from utils import natural_int, positive_int, script
 
 SNAPSHOT_EVERY = 10  # epochs
+READ_EVERY = 100  # steps on a GPU between two looks at the loss
 VIEW_CHOICES = {"2": ("satellite", "drone"), "3": ("satellite", "street", "drone")}
 # What a resumed run may change: where and how it runs, and for how long, never what it computes.
 FREE_ON_RESUME = {"data_dir", "device", "gpu_ids", "num_workers", "epochs", "compile", "cache"}
@@ -145,7 +146,11 @@ def build_parser():
         "saved in their place; 1: none",
     )
     utils.add_precision_options(optim)
-    optim.add_argument("--compile", action="store_true", help="torch.compile the network")
+    optim.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile the network: minutes at the start, pays on a GPU in a long run",
+    )
 
     utils.add_refused(parser.add_argument_group("published flags that are refused"), REFUSED)
     return parser
@@ -347,7 +352,48 @@ def build_optimizer(network, losses, lr, backbone_lr):
         {"params": backbone, "base_lr": lr * backbone_lr},
         {"params": [*head, *losses.parameters()], "base_lr": lr},
     ]
-    return torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(
+        groups, lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
+    )
+    fill_momentum(optimizer)
+    return optimizer
+
+
+def fill_momentum(optimizer):
+    """Give every trained weight a momentum: where it has none yet, zero, which is the same.
+
+    The fused step fails where a weight gets its first gradient later than others, and after a
+    skipped first step (--fp16) reads a momentum that nobody has written.
+    """
+    import torch
+
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.requires_grad and optimizer.state[weight].get("momentum_buffer") is None:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+
+
+def load_optimizer(optimizer, state):
+    """Load an optimizer's state dict, also one written by another version or on another device."""
+    for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        # How a step is computed is this version's choice. Without it the loss scaler would hand
+        # its scale to a step that does not divide by it.
+        group["fused"], group["foreach"] = own["fused"], own["foreach"]
+    optimizer.load_state_dict(state)
+    fill_momentum(optimizer)
+
+
+def compile_network(network, device):
+    """`torch.compile` for fixed batch sizes: each combination of sizes is compiled by itself.
+
+    The paired sampler draws two sizes, b and b - 1; more come where buildings lack a view, and
+    beyond torch's limit (eight) a batch runs uncompiled. On a GPU the kernels of a pass are
+    replayed as one CUDA graph, because small batches wait for Python more than for the GPU.
+    """
+    import torch
+
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    return torch.compile(network, dynamic=False, mode=mode)
 
 
 def build_training(opts, network, device):
@@ -366,7 +412,7 @@ def build_training(opts, network, device):
         )
     return Training(
         network=network,
-        forward=torch.compile(network) if opts.compile else network,
+        forward=compile_network(network, device) if opts.compile else network,
         views=input_views(opts),
         losses=terms,
         optimizer=build_optimizer(network, terms, opts.lr, opts.backbone_lr),
@@ -388,10 +434,13 @@ def learning_rate_factor(epoch, progress, warm_epoch, step_size):
     return warm * 0.1 ** (epoch // step_size)
 
 
-def train_step(training, batch, step):
-    """One update from a batch {view: (images, labels)}: loss terms and wrong answers per view."""
+def train_step(training, batch):
+    """One update from a batch {view: (images, labels)}: loss terms and wrong answers per view.
+
+    Both are 0-d tensors, {term: loss} and {view: count}, and stay on the device: to read one would
+    make this process wait for a GPU in every step.
+    """
     from dataset import to_network_input
-    from losses import require_finite
 
     device = training.device
     images = {view: to_network_input(x, device) for view, (x, _) in batch.items()}
@@ -405,15 +454,67 @@ def train_step(training, batch, step):
         if output is not None
     }
     terms = {name: loss(logits, labels) for name, loss in training.losses.items()}
-    require_finite(terms, step)
     training.optimizer.zero_grad(set_to_none=True)
     training.scaler.scale(sum(terms.values())).backward()
     training.scaler.step(training.optimizer)
     training.scaler.update()
     if training.average:
         training.average.update_parameters(training.network)
-    wrong = {view: (y.argmax(1) != labels[view]).sum().item() for view, y in logits.items()}
-    return {name: value.item() for name, value in terms.items()}, wrong
+    wrong = {view: (y.argmax(1) != labels[view]).sum() for view, y in logits.items()}
+    return {name: value.detach() for name, value in terms.items()}, wrong
+
+
+class Tally:
+    """Loss terms and wrong answers of an epoch, left on the device and read every few steps."""
+
+    def __init__(self, read_every):
+        self.read_every = read_every
+        self.steps = 0
+        self.unread = []  # {term: 0-d tensor} of the last steps
+        self.sums = {}  # {term: float} of the steps before
+        self.wrong, self.seen = {}, {}  # by view
+
+    def add(self, terms, wrong, batch):
+        """Count a step: what `train_step` returned, and its batch."""
+        self.steps += 1
+        self.unread.append(terms)
+        for view, (_, labels) in batch.items():
+            self.wrong[view] = self.wrong.get(view, 0) + wrong[view]
+            self.seen[view] = self.seen.get(view, 0) + len(labels)
+        if len(self.unread) >= self.read_every:
+            self.read()
+
+    def read(self):
+        """Add up the unread terms; FloatingPointError names a step's term that is not finite."""
+        import torch
+
+        from losses import require_finite
+
+        if not self.unread:
+            return
+        names = list(self.unread[0])
+        values = torch.stack([terms[name] for terms in self.unread for name in names])
+        first = self.steps - len(self.unread)
+        for step, row in enumerate(values.view(-1, len(names)).tolist(), first):
+            terms = dict(zip(names, row, strict=True))
+            require_finite(terms, step)
+            for name, value in terms.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+        self.unread.clear()
+
+    def summary(self):
+        """{"loss", a mean per term, "error_<view>" in percent} of all steps."""
+        self.read()
+        if not self.steps:
+            raise ValueError(
+                "no batch held two images of one view: add images or raise --batchsize"
+            )
+        means = {name: value / self.steps for name, value in self.sums.items()}
+        errors = {
+            f"error_{view}": 100 * int(wrong) / self.seen[view]
+            for view, wrong in self.wrong.items()
+        }
+        return {"loss": sum(means.values()), **means, **errors}
 
 
 def train_one_epoch(training, data, epoch, lr_factor):
@@ -421,25 +522,14 @@ def train_one_epoch(training, data, epoch, lr_factor):
     training.network.train()
     training.losses.train()
     data.sampler.epoch = epoch
-    term_sums, wrong_sums, seen = {}, {}, {}
-    steps = 0
+    tally = Tally(READ_EVERY if training.device.type == "cuda" else 1)
     for batch in utils.progress_bar(data.loader, f"epoch {epoch}"):
         if not batch:  # no view had two images
             continue
         for group in training.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * lr_factor(epoch, steps / len(data.loader))
-        terms, wrong = train_step(training, batch, steps)
-        steps += 1
-        for name, value in terms.items():
-            term_sums[name] = term_sums.get(name, 0.0) + value
-        for view, (_, labels) in batch.items():
-            wrong_sums[view] = wrong_sums.get(view, 0) + wrong[view]
-            seen[view] = seen.get(view, 0) + len(labels)
-    if not steps:
-        raise ValueError("no batch held two images of one view: add images or raise --batchsize")
-    means = {name: value / steps for name, value in term_sums.items()}
-    errors = {f"error_{view}": 100 * wrong_sums[view] / seen[view] for view in seen}
-    return {"loss": sum(means.values()), **means, **errors}
+            group["lr"] = group["base_lr"] * lr_factor(epoch, tally.steps / len(data.loader))
+        tally.add(*train_step(training, batch), batch)
+    return tally.summary()
 
 
 def validate(training, opts, data):
@@ -530,7 +620,7 @@ def load_epoch(run_dir, training, class_names):
             )
         training.network.load_state_dict(state["network"])
         training.losses.load_state_dict(state["losses"])
-        training.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(training.optimizer, state["optimizer"])
         training.scaler.load_state_dict(state["scaler"])
         if training.average:
             training.average.load_state_dict(state["average"])

@@ -1,5 +1,6 @@
 """train.py through its own door: what a run leaves, resuming, precision, averaging, refusals."""
 
+import copy
 import json
 import os
 import subprocess
@@ -285,13 +286,13 @@ def test_low_precision_loss_in_float32_and_scaled_only_for_fp16(
     seen = []
     original = train.train_step
 
-    def spy(training, batch, step):
+    def spy(training, batch):
         original_term = training.losses["instance"].forward
         training.losses["instance"].forward = lambda outputs, labels: (
             seen.append({y.dtype for y in outputs.values()}) or original_term(outputs, labels)
         )
         try:
-            return original(training, batch, step)
+            return original(training, batch)
         finally:
             training.losses["instance"].forward = original_term
             seen.append(training.scaler.is_enabled())
@@ -308,8 +309,8 @@ def test_moving_average_is_the_recurrence(toy, workdir, monkeypatch):
     history = []
     original = train.train_step
 
-    def record(training, batch, step):
-        result = original(training, batch, step)
+    def record(training, batch):
+        result = original(training, batch)
         history.append({k: v.detach().clone() for k, v in training.network.state_dict().items()})
         return result
 
@@ -353,8 +354,9 @@ def test_logged_loss_is_not_scaled_by_warm_up(toy, workdir):
 def test_error_is_a_share_of_the_images_seen(toy, workdir, monkeypatch):
     """Published defect 22: sums over full batches were divided by the size of the data set."""
     monkeypatch.setattr(
-        train, "train_step", lambda training, batch, step: (
-            {"instance": 1.5}, {view: len(labels) for view, (_, labels) in batch.items()}
+        train, "train_step", lambda training, batch: (
+            {"instance": torch.tensor(1.5)},
+            {view: len(labels) for view, (_, labels) in batch.items()},
         )
     )  # fmt: skip
     result = run_training(toy, "wrong", "--epochs", "1", "--train_all", "--batchsize", "3")
@@ -379,6 +381,82 @@ def test_non_finite_loss_stops_and_saves_nothing(toy, workdir, capsys):
     assert not list((workdir / "model" / "nan").glob("net_*.pth"))
 
 
+@pytest.mark.parametrize("read_every", [1, 3, 100])
+def test_a_loss_that_is_not_finite_is_named_whenever_it_is_read(read_every):
+    """On a GPU the losses of many steps are read at once; none may slip into a checkpoint."""
+    tally = train.Tally(read_every)
+    batch = {"drone": (None, torch.zeros(4))}
+    with pytest.raises(FloatingPointError, match="the second loss became nan at step 4"):
+        for step in range(7):
+            second = torch.tensor(float("nan") if step >= 4 else 1.0)
+            tally.add({"first": torch.tensor(2.0), "second": second}, {"drone": 1}, batch)
+        tally.summary()
+
+
+def test_the_tally_does_not_depend_on_when_it_is_read():
+    batch = {"drone": (None, torch.zeros(4)), "satellite": (None, torch.zeros(2))}
+    summaries = []
+    for read_every in (1, 2, 100):
+        tally = train.Tally(read_every)
+        for step in range(5):
+            wrong = {"drone": torch.tensor(step % 2), "satellite": torch.tensor(2)}
+            tally.add({"a": torch.tensor(float(step)), "b": torch.tensor(1.0)}, wrong, batch)
+        summaries.append(tally.summary())
+    expected = {"loss": 3.0, "a": 2.0, "b": 1.0, "error_drone": 10.0, "error_satellite": 100.0}
+    assert summaries == [expected] * 3
+
+
+def test_a_run_of_an_earlier_version_resumes(toy, workdir):
+    """Its optimizer was not fused: taken over, that would leave the gradients scaled."""
+    options = ["--train_all", "--fp16"]
+    run_training(toy, "unbroken", "--epochs", "2", "--step_size", "9", *options)
+    run_training(toy, "old", "--epochs", "1", "--step_size", "9", *options)
+    path = workdir / "model" / "old" / "train_state.pth"
+    state = utils.load_tensors(path)
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = None
+    utils.save_tensors(path, state)
+    train.main(["--name", "old", "--resume", "--epochs", "2"])
+    assert same(weights("old"), weights("unbroken"))
+
+
+def test_momentum_filled_with_zeros_is_the_published_update():
+    """The first fused step, a later first gradient and a skipped step equal those of plain SGD."""
+    torch.manual_seed(0)
+    network = torch.nn.ModuleDict(
+        {"model_1": torch.nn.Linear(3, 2), "classifier": torch.nn.Linear(3, 2)}
+    )
+    plain = copy.deepcopy(network)
+    fused = train.build_optimizer(network, torch.nn.ModuleDict(), 0.1, 0.5)
+    groups = [{"params": plain["model_1"].parameters(), "lr": 0.05},
+              {"params": plain["classifier"].parameters(), "lr": 0.1}]  # fmt: skip
+    reference = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    fused.param_groups[0]["lr"] = 0.05
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for step in range(4):
+        inputs = torch.rand(5, 3)
+        used = ("model_1",) if step < 2 else ("model_1", "classifier")
+        for module in (network, plain):
+            module.zero_grad(set_to_none=True)
+            for name in used:
+                loss = module[name](inputs).square().sum()
+                (scaler.scale(loss) if module is network else loss).backward()
+        if step == 0:  # as an overflow in half precision
+            network["model_1"].weight.grad[0, 0] = float("inf")
+        scaler.step(fused)
+        scaler.update()
+        if step > 0:
+            reference.step()
+    for weight, expected in zip(network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected)
+
+    state = copy.deepcopy(fused.state_dict())
+    del state["state"][3]  # an earlier version wrote none before the first gradient
+    train.load_optimizer(fused, state)
+    assert fused.state[network["classifier"].bias]["momentum_buffer"].tolist() == [0.0, 0.0]
+    assert fused.state[network["model_1"].bias]["momentum_buffer"].any()
+
+
 def test_given_weights_are_used(toy, workdir, capsys):
     """Published defect 27: ImageNet weights could come only by download."""
     import torchvision
@@ -397,8 +475,9 @@ def test_compile_keeps_plain_checkpoints(toy, workdir, monkeypatch):
     compiled = []
     original = torch.compile
 
-    def compile_without_a_compiler(network):
-        compiled.append(original(network, backend="eager"))
+    def compile_without_a_compiler(network, mode, **options):
+        assert mode == "default"
+        compiled.append(original(network, backend="eager", **options))
         return compiled[-1]
 
     monkeypatch.setattr(torch, "compile", compile_without_a_compiler)
