@@ -213,8 +213,11 @@ class Augmentation(NamedTuple):
             torch.default_generator.manual_seed(seed)  # the CPU's alone
             return v2.Compose(steps)(_as_tensor(image)).permute(1, 2, 0).numpy()
 
-    def rearrange(self, image, rng):
-        """What comes after the resize: uint8 (height, width, 3) -> the same shape, a new array."""
+    def rearrange(self, image, rng, mirrored=None):
+        """What comes after the resize: uint8 (height, width, 3) -> the same shape, a new array.
+
+        `rng` is a random.Random; it decides about the flip unless `mirrored` does.
+        """
         angle = rng.uniform(-90, 90) if self.turned else None
         top, left = rng.randint(0, 2 * self.pad), rng.randint(0, 2 * self.pad)
         moved = (
@@ -222,7 +225,8 @@ class Augmentation(NamedTuple):
             if angle is None
             else turned_window(image, angle, top, left, self.pad)
         )
-        if rng.random() < 0.5:
+        heads = rng.random() < 0.5
+        if heads if mirrored is None else mirrored:
             moved = torch.from_numpy(moved).flip(1).numpy()  # ten times NumPy's speed on 3 bytes
         return random_erasing(moved, self.erasing_p, rng)
 
@@ -272,6 +276,7 @@ class Draw(NamedTuple):
     view: str
     index: int
     seed: int
+    mirrored: bool | None = None  # None: as the seed decides
 
 
 class TrainingViews(Dataset):
@@ -304,18 +309,18 @@ class TrainingViews(Dataset):
         shape = (len(draws), augmentation.height, augmentation.width, 3)
         images = np.empty(shape, np.uint8)
         for row, draw in enumerate(draws):
-            images[row] = self._image(view, samples[draw.index][0], draw.seed)
+            images[row] = self._image(view, samples[draw.index][0], draw)
         labels = torch.tensor([samples[draw.index][1] for draw in draws])
         return torch.from_numpy(images).permute(0, 3, 1, 2), labels
 
-    def _image(self, view, path, seed):
+    def _image(self, view, path, draw):
         augmentation = self.augmentations[view]
         if augmentation.before_resize:
-            whole = augmentation.recolour(read_image(path), seed)
+            whole = augmentation.recolour(read_image(path), draw.seed)
             image = resize_bicubic(whole, augmentation.height, augmentation.width)
         else:
             image = self.images[view][path]
-        return augmentation.rearrange(image, random.Random(seed))
+        return augmentation.rearrange(image, random.Random(draw.seed), draw.mirrored)
 
 
 def label_samples(scanned, class_names):
@@ -350,39 +355,66 @@ class _EpochSampler:
 
 
 class PairedSampler(_EpochSampler):
-    """Batches of distinct buildings with one image of each of their views, so positives are sure.
+    """Batches of distinct buildings with images of each of their views, so positives are sure.
 
-    An epoch shows every image of the first view once (a building without one, once all the same)
+    An epoch shows every image of the anchor view once (a building without one, once all the same)
     and with each a random image of every other view. The buildings of an epoch are spread evenly
     over its batches, so none is left out and none is alone.
+
+    Args:
+        batch_size: images of a view in a batch of one process.
+        anchor_view: the view an epoch is a pass over; the first one by default.
+        images_per_building: K > 1 draws K images of each view of batch_size // K buildings; a
+            building with fewer is drawn from again.
+        joint_flips: mirror either all images of a building in a batch or none.
+
+    `neighbours`, {label: labels, most similar first} or None, may be set before an epoch: a batch
+    is then filled with near neighbours instead of any buildings (see `batches_of_neighbours`).
     """
 
-    def __init__(self, samples, batch_size, seed=0, rank=0, world_size=1):
+    def __init__(
+        self,
+        samples,
+        batch_size,
+        seed=0,
+        rank=0,
+        world_size=1,
+        *,
+        anchor_view=None,
+        images_per_building=1,
+        joint_flips=False,
+    ):
         super().__init__(samples, batch_size, seed, rank, world_size)
         self.by_label = {view: _group_by_label(pairs) for view, pairs in samples.items()}
         self.labels = sorted(set().union(*self.by_label.values()))
-        self.anchor_view = next(iter(samples))
-        self.fewest = 2 * world_size  # batch norm needs two in every process
-        if len(self.labels) < self.fewest:
+        self.anchor_view = anchor_view or next(iter(samples))
+        self.images_per_building = images_per_building
+        self.joint_flips = joint_flips
+        self.neighbours = None
+        # Batch norm needs two images in every process.
+        self.fewest = world_size * (2 if images_per_building == 1 else 1)
+        if len(self.labels) < max(2, self.fewest):
             raise ValueError(
-                f"{len(self.labels)} building(s) to train on: at least {self.fewest} are needed"
+                f"{len(self.labels)} building(s) to train on: at least {max(2, self.fewest)} "
+                "are needed"
             )
 
     def _rounds(self):
-        """Labels of the first, second, ... image of the anchor view: distinct within a round."""
+        """Number and labels of each round, in which a building shows its next K anchor images."""
         counts = {
             label: max(1, len(self.by_label[self.anchor_view].get(label, ())))
             for label in self.labels
         }
-        for turn in range(max(counts.values())):
-            labels = [label for label in self.labels if counts[label] > turn]
+        for first in range(0, max(counts.values()), self.images_per_building):
+            labels = [label for label in self.labels if counts[label] > first]
             # A lone building has no batch to be in.
             if len(labels) >= self.fewest:
-                yield turn, labels
+                yield first, labels
 
     def _batch_count(self, labels):
         # No batch of one, even where the batch size is 1 or divides badly.
-        return min(-(-len(labels) // self.batch_size), len(labels) // self.fewest)
+        buildings = max(1, self.batch_size // self.images_per_building)
+        return min(-(-len(labels) // buildings), len(labels) // self.fewest)
 
     def __len__(self):
         return sum(self._batch_count(labels) for _, labels in self._rounds())
@@ -393,24 +425,67 @@ class PairedSampler(_EpochSampler):
             label: rng.sample(indices, len(indices))
             for label, indices in self.by_label[self.anchor_view].items()
         }
-        for turn, labels in self._rounds():
+        for first, labels in self._rounds():
             rng.shuffle(labels)
             count = self._batch_count(labels)
-            for start in range(count):
-                buildings = [
-                    self._draw(label, order.get(label), turn, rng) for label in labels[start::count]
-                ]
+            batches = (
+                [labels[start::count] for start in range(count)]
+                if self.neighbours is None
+                else batches_of_neighbours(labels, count, self.neighbours, rng)
+            )
+            for batch in batches:
+                buildings = [self._draw(label, order.get(label), first, rng) for label in batch]
                 yield [draw for draws in self._mine(buildings) for draw in draws]
 
-    def _draw(self, label, anchors, turn, rng):
-        """The draws of one building, an image of each of its views."""
+    def _draw(self, label, anchors, first, rng):
+        """The draws of one building, K images of each of its views."""
         draws = []
+        mirrored = rng.random() < 0.5 if self.joint_flips else None
         for view, by_label in self.by_label.items():
             indices = anchors if view == self.anchor_view else by_label.get(label)
             if indices:
-                index = indices[turn] if view == self.anchor_view else rng.choice(indices)
-                draws.append(Draw(view, index, rng.getrandbits(63)))
+                chosen = indices[first:] if view == self.anchor_view else indices
+                for index in self._choose(chosen, view == self.anchor_view, indices, rng):
+                    draws.append(Draw(view, index, rng.getrandbits(63), mirrored))
         return draws
+
+    def _choose(self, candidates, in_order, all_indices, rng):
+        """K of the candidates, the first ones or any; what lacks is drawn again from all."""
+        count = self.images_per_building
+        fresh = min(count, len(candidates))
+        chosen = candidates[:fresh] if in_order else rng.sample(candidates, fresh)
+        return [*chosen, *rng.choices(all_indices, k=count - fresh)]
+
+
+def batches_of_neighbours(labels, count, neighbours, rng):
+    """Cut labels into `count` lists of alike buildings, each label in exactly one.
+
+    A list of n takes the next unused label as a seed, with it the n/4 most similar unused ones and
+    n/4 random others of the n most similar, then the next seed, until it is full: the dynamic
+    similarity sampling of Sample4Geo (Deuser et al., ICCV 2023, section 3.4), whose published code
+    leaves the first sample of the data set out.
+
+    Args:
+        labels: shuffled, distinct.
+        neighbours: {label: other labels, most similar first}.
+        rng: a random.Random.
+    """
+    waiting = dict.fromkeys(labels)  # an ordered set
+    batches = []
+    for start in range(count):
+        size, batch = len(labels[start::count]), []
+        while len(batch) < size:
+            seed = next(iter(waiting))
+            near = [other for other in neighbours[seed][:size] if other in waiting]
+            near = [other for other in near if other != seed]
+            nearest, others = near[: size // 4], near[size // 4 :]
+            random_ones = rng.sample(others, min(len(others), size // 4))
+            taken = [seed, *nearest, *random_ones][: size - len(batch)]
+            batch += taken
+            for label in taken:
+                del waiting[label]
+        batches.append(batch)
+    return batches
 
 
 class IndependentSampler(_EpochSampler):

@@ -312,6 +312,108 @@ def test_independent_sampler_is_the_published_zip():
         dataset.IndependentSampler(samples, 16)
 
 
+def test_an_epoch_over_the_drone_images_shows_each_once():
+    samples = samples_of(
+        {"satellite": dict.fromkeys(range(6), 1), "drone": {0: 7, 1: 4, 2: 4, 3: 4}}
+    )
+    batches = list(dataset.PairedSampler(samples, 3, anchor_view="drone"))
+    drones = [draw.index for batch in batches for draw in batch if draw.view == "drone"]
+    # Three images of building 0 are alone in their rounds; buildings 4 and 5 have none to show.
+    assert len(drones) == len(set(drones)) == 16
+    for batch in batches:
+        shown = [samples["satellite"][d.index][1] for d in batch if d.view == "satellite"]
+        assert len(shown) == len(set(shown))
+
+
+def test_p_buildings_of_k_images_each():
+    samples = samples_of(
+        {"satellite": dict.fromkeys(range(9), 1), "drone": dict.fromkeys(range(9), 5)}
+    )
+    sampler = dataset.PairedSampler(samples, 12, anchor_view="drone", images_per_building=4)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 6  # 5 images are two rounds of 4, the second drawn again
+    seen = collections.Counter()
+    for batch in batches:
+        for view in ("satellite", "drone"):
+            labels = [samples[view][draw.index][1] for draw in batch if draw.view == view]
+            assert set(collections.Counter(labels).values()) == {4} and len(labels) == 12
+        seen.update(draw.index for draw in batch if draw.view == "drone")
+    assert set(seen) == set(range(45))
+    first = [draw.index for batch in batches[:3] for draw in batch if draw.view == "drone"]
+    assert len(set(first)) == 36
+
+
+def test_joint_flips_mirror_a_building_or_not(toy):
+    samples = samples_of(
+        {"satellite": dict.fromkeys(range(40), 1), "drone": dict.fromkeys(range(40), 2)}
+    )
+    flips = {}
+    for batch in dataset.PairedSampler(samples, 8, joint_flips=True):
+        for draw in batch:
+            flips.setdefault(samples[draw.view][draw.index][1], set()).add(draw.mirrored)
+    assert all(len(drawn) == 1 for drawn in flips.values())
+    assert 10 <= sum(drawn == {True} for drawn in flips.values()) <= 30
+    # The image obeys: the same seed, mirrored and not, is the mirror image.
+    plain, mirrored = (
+        training_views(toy)[[dataset.Draw("drone", 0, 5, flip)] * 2]["drone"][0]
+        for flip in (False, True)
+    )
+    assert torch.equal(plain.flip(3), mirrored)
+
+
+def brute_force_neighbour_batches(labels, count, neighbours, rng):
+    """The definition, by scanning lists: seed, n/4 nearest, n/4 of the n nearest, next seed."""
+    left, batches = list(labels), []
+    for start in range(count):
+        size = len(labels[start::count])
+        batch = []
+        while len(batch) < size:
+            seed, pool = left[0], []
+            for other in neighbours[seed][:size]:
+                if other in left and other != seed:
+                    pool.append(other)
+            group = [seed] + pool[: size // 4]
+            rest = pool[size // 4 :]
+            group += rng.sample(rest, min(size // 4, len(rest)))
+            for label in group:
+                if len(batch) < size:
+                    batch.append(label)
+                    left.remove(label)
+        batches.append(batch)
+    assert not left
+    return batches
+
+
+@pytest.mark.parametrize(("count", "batches"), [(64, 4), (37, 3), (9, 4)])
+def test_batches_of_neighbours_are_their_definition(count, batches):
+    """Sample4Geo's sampling; its published code left the first sample of the data set out."""
+    positions = random.Random(7).choices(range(1000), k=count)
+    neighbours = {
+        here: sorted(set(range(count)) - {here}, key=lambda o: abs(positions[o] - positions[here]))
+        for here in range(count)
+    }
+    labels = random.Random(1).sample(range(count), count)
+    ours = dataset.batches_of_neighbours(labels, batches, neighbours, random.Random(2))
+    expected = brute_force_neighbour_batches(labels, batches, neighbours, random.Random(2))
+    assert ours == expected
+    assert sorted(sum(ours, [])) == list(range(count))  # 0 too, and each once
+
+    samples = samples_of(
+        {"satellite": dict.fromkeys(range(count), 1), "drone": dict.fromkeys(range(count), 2)}
+    )
+    sampler = dataset.PairedSampler(samples, -(-count // batches), seed=1)
+
+    def spread(sampler):
+        drawn = [[samples[d.view][d.index][1] for d in batch] for batch in sampler]
+        assert sorted(set(sum(drawn, []))) == list(range(count))
+        return np.mean([np.std([positions[label] for label in batch]) for batch in drawn])
+
+    far = spread(sampler)
+    sampler.neighbours = neighbours
+    if count > 9:  # three or two buildings a batch leave no choice
+        assert spread(sampler) < 0.8 * far
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("kind", ["paired", "independent"])
 def test_processes_share_the_batches_of_one(kind, world_size):
