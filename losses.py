@@ -1,15 +1,62 @@
 """Named loss terms, each a module `loss(outputs, labels) -> scalar`; trainable ones own weights.
 
-`outputs` is {view: logits (B, C) float32}, `labels` is {view: (B,) int64}.
+`outputs` is {view: what the network gave for it, see `as_output`}, `labels` is {view: (B,) int64}.
+A view may be absent and a building may come several times. A term for which a batch holds nothing
+to compare is 0 with zero gradients, never left out: what is logged is a mean over all steps.
+Everything is computed in float32, or in float64 where the network is; call it outside autocast.
+Of several processes each computes the loss of the whole batch (`gather_batch`), so a term's own
+weights have the same gradient in all and need no exchange.
 """
 
+import argparse
 import math
+import warnings
+from itertools import combinations
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional as F
 
+CLASS_TERMS = ("arcface", "cosface", "sphere")  # unit embeddings against trained class vectors
+PAIR_TERMS = ("circle", "contrast", "triplet", "lifted")  # images of a group against each other
+CROSS_VIEW_TERMS = ("infonce", "soft_triplet", "verification", "dwdr")  # a view against another
+TERMS = ("instance", *CLASS_TERMS, *PAIR_TERMS, *CROSS_VIEW_TERMS)
 
+
+# ---------------------------------------------------------------- inputs
+class Output(NamedTuple):
+    """What a network gives for the images of a view."""
+
+    logits: torch.Tensor  # (B, C)
+    embedding: torch.Tensor | None = None  # (B, D), not normalised; None without `return_f`
+
+
+def as_output(output):
+    """Logits (B, C), or (logits, embedding (B, D)), as an Output in float32 (float64 stays).
+
+    A sum of exponentials overflows half precision, and so does the norm of a long embedding.
+    """
+    logits, embedding = output if isinstance(output, tuple) else (output, None)
+    return Output(_full(logits), None if embedding is None else _full(embedding))
+
+
+def _full(x):
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _embeddings(outputs):
+    """{view: embedding (B, D)} of the outputs; ValueError where the network gave none."""
+    embeddings = {view: as_output(output).embedding for view, output in outputs.items()}
+    if any(embedding is None for embedding in embeddings.values()):
+        raise ValueError(
+            "every loss but instance compares embeddings, and the network gave logits alone: "
+            "build it with return_f=True"
+        )
+    return embeddings
+
+
+# ---------------------------------------------------------------- classes
 class InstanceLoss(nn.Module):
     """Cross-entropy of every view against the building's class, summed over the views.
 
@@ -20,13 +67,398 @@ class InstanceLoss(nn.Module):
 
     def forward(self, outputs, labels):
         return torch.stack(
-            [F.cross_entropy(logits, labels[view]) for view, logits in outputs.items()]
+            [
+                F.cross_entropy(as_output(output).logits, labels[view])
+                for view, output in outputs.items()
+            ]
         ).sum()
 
 
-def build_losses():
-    """The loss terms by name, in the order they are summed and logged."""
-    return nn.ModuleDict({"instance": InstanceLoss()})
+# ---------------------------------------------------------------- published metric terms
+class MetricTerm(nn.Module):
+    """A published metric loss on unit embeddings, view by view or over the views together.
+
+    `criterion(embeddings (N, D), labels (N,)) -> scalar`. As in the published code, each view is
+    judged by itself and the values are summed; with `merge` (its `--loss_merge`) the images of all
+    views form one group. `per_image` divides by the images per view, as it does for the circle
+    and sphere losses. A batch of one image per building and view has its positive pairs *between*
+    the views: there, the pair terms learn from them only with `merge`.
+    """
+
+    def __init__(self, criterion, merge=False, per_image=False):
+        super().__init__()
+        self.criterion = criterion
+        self.merge = merge
+        self.per_image = per_image
+
+    def forward(self, outputs, labels):
+        groups = [(F.normalize(x), labels[view]) for view, x in _embeddings(outputs).items()]
+        views = 1
+        if self.merge:
+            views = len(groups)
+            groups = [tuple(torch.cat(part) for part in zip(*groups, strict=True))]
+        values = [
+            self.criterion(x, y) * (views / len(y) if self.per_image else 1) for x, y in groups
+        ]
+        return torch.stack(values).sum()
+
+
+class CircleLoss(nn.Module):
+    """Circle loss of all pairs of a group together (Sun et al., CVPR 2020, eq. 6).
+
+    log(1 + sum_n exp(g a_n (s_n - m)) * sum_p exp(-g a_p (s_p - 1 + m))) over the similarities s_n
+    of different and s_p of equal buildings, with a_n = max(s_n + m, 0) and
+    a_p = max(1 + m - s_p, 0) held constant. (pytorch-metric-learning has the form with a sum per
+    anchor, which is not the one the published code trains with.)
+    """
+
+    def __init__(self, m=0.25, gamma=32.0):
+        super().__init__()
+        self.m = m
+        self.gamma = gamma
+
+    def forward(self, embeddings, labels):
+        similarity = embeddings @ embeddings.T  # (N, N)
+        same = labels[:, None] == labels
+        each = torch.ones_like(same).triu(diagonal=1)  # every pair once
+        positive, negative = similarity[same & each], similarity[~same & each]
+        pull = (1 + self.m - positive.detach()).clamp(min=0) * (1 - self.m - positive)
+        push = (negative.detach() + self.m).clamp(min=0) * (negative - self.m)
+        # The sum over no pairs is log 0 = -inf, and the term 0.
+        return F.softplus((self.gamma * pull).logsumexp(0) + (self.gamma * push).logsumexp(0))
+
+
+class _Mined(nn.Module):
+    """A loss of pytorch-metric-learning on the pairs its miner chooses."""
+
+    def __init__(self, loss, miner):
+        super().__init__()
+        self.loss = loss
+        self.miner = miner
+
+    def forward(self, embeddings, labels):
+        return self.loss(embeddings, labels, self.miner(embeddings, labels))
+
+
+def _angles(cosines):
+    """arccos with a finite gradient: at exactly 1, an embedding on its class vector, it has none.
+
+    The library's own turns the gradient of the whole batch into NaN there.
+    """
+    limit = 1 - torch.finfo(cosines.dtype).eps
+    return cosines.clamp(-limit, limit).acos()
+
+
+def _criterion(name, class_num, embedding_dim):
+    """The criterion of a published flag, with the published code's constants.
+
+    x are unit embeddings, W the trained class vectors normalised, t the angle between x and its own
+    class's, d a Euclidean and s a cosine similarity of two embeddings.
+
+    arcface: cross-entropy of 64 cos(x, W), cos(t + 28.6 degrees) for the own class (Deng et al.,
+        CVPR 2019, eq. 3; beyond 180 degrees cos t - m sin m, as its authors' code).
+    cosface: the same with cos t - 0.35 (Wang et al., CVPR 2018, eq. 4).
+    sphere: cross-entropy of cos(x, W), (-1)^k cos 4t - 2k for the own class, k = floor(4t / pi)
+        (A-Softmax, Liu et al., CVPR 2017, whose |x| is 1 in the published code).
+    contrast: mean of the d of positives above 0 and of the 1 - d of negatives above 0 (Hadsell et
+        al., CVPR 2006, linear instead of squared, as the library).
+    triplet: mean of the d_p - d_n + 0.3 above 0 (Schroff et al., CVPR 2015, linear too). Anchors'
+        pairs as in Wang et al., CVPR 2019, section 4.1: positives with s - 0.1 < the largest s of a
+        negative, negatives with s + 0.1 > the smallest s of a positive.
+    lifted: mean over the anchors of max(0, log sum exp d_p + log sum exp(1 - d_n)) (Hermans et al.,
+        arXiv 1703.07737, "generalized lifted"); a sum over no pairs is left out, as the library.
+    """
+    if name == "circle":
+        return CircleLoss()
+    try:  # takes seconds, so only where it is asked for
+        from pytorch_metric_learning import losses, miners
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the {name} loss needs {error.name}: pip install pytorch-metric-learning"
+        ) from None
+    if name == "contrast":
+        return losses.ContrastiveLoss(pos_margin=0, neg_margin=1)
+    if name == "lifted":
+        return losses.GeneralizedLiftedStructureLoss(pos_margin=0, neg_margin=1)
+    if name == "triplet":
+        return _Mined(losses.TripletMarginLoss(margin=0.3), miners.MultiSimilarityMiner())
+    if name == "cosface":
+        return losses.CosFaceLoss(class_num, embedding_dim)
+    if name == "sphere":
+        with warnings.catch_warnings():  # the library hands a tensor to SciPy
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return losses.SphereFaceLoss(class_num, embedding_dim, margin=4)
+    criterion = losses.ArcFaceLoss(class_num, embedding_dim)
+    criterion.get_angles = _angles
+    return criterion
+
+
+# ---------------------------------------------------------------- one view against another
+class CrossViewTerm(nn.Module):
+    """Mean of `pair_loss` over the pairs of views that have a building in common, else 0.
+
+    A subclass defines `pair_loss(a (A, D), b (B, D), same (A, B) bool) -> scalar`, finite also
+    where `same` is nowhere true.
+    """
+
+    def forward(self, outputs, labels):
+        embeddings = _embeddings(outputs)
+        values, shared = [], []
+        for one, other in combinations(embeddings, 2):
+            same = labels[one][:, None] == labels[other]
+            values.append(self.pair_loss(embeddings[one], embeddings[other], same))
+            shared.append(same.any())
+        if not values:  # still reaches every weight, so that all processes have the same gradients
+            return sum(0 * x.sum() for x in (*embeddings.values(), *self.parameters()))
+        values, shared = torch.stack(values), torch.stack(shared)
+        return (values * shared).sum() / shared.sum().clamp(min=1)
+
+    def pair_loss(self, a, b, same):
+        raise NotImplementedError
+
+
+class InfoNCE(CrossViewTerm):
+    """Symmetric InfoNCE: the images of a building among those of other buildings.
+
+    Logits are exp(s) cos(a_i, b_j), s trained from log(1 / 0.07) and clamped to exp(s) <= 100, as
+    in CLIP (Radford et al., ICML 2021, 2.4-2.5); cross-entropy with label smoothing e, mean of
+    both directions (Sample4Geo, ICCV 2023, eq. 1, which leaves s free). Each positive pair is
+    judged on its own against the row's negatives only: with S = {j} and the images of other
+    buildings, L_ij = -(1 - e) log p_j - e / |S| sum_{k in S} log p_k, p a softmax over S. So other
+    images of the same building are never negatives; without them this is the usual form.
+    """
+
+    largest_scale = 100.0
+
+    def __init__(self, temperature=0.07, label_smoothing=0.1):
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+        self.label_smoothing = label_smoothing
+
+    def forward(self, outputs, labels):
+        with torch.no_grad():  # not `clamp` in the graph: beyond it no gradient would lead back
+            self.logit_scale.clamp_(max=math.log(self.largest_scale))
+        return super().forward(outputs, labels)
+
+    def pair_loss(self, a, b, same):
+        logits = self.logit_scale.exp() * F.normalize(a) @ F.normalize(b).T  # (A, B)
+        return (self._one_way(logits, same) + self._one_way(logits.T, same.T)) / 2
+
+    def _one_way(self, logits, same):
+        lowest = torch.finfo(logits.dtype).min  # -inf would make the gradient of an empty sum NaN
+        negatives = logits.masked_fill(same, lowest).logsumexp(1, keepdim=True)  # (A, 1)
+        log_sum = torch.logaddexp(logits, negatives)  # (A, B): over S of the pair
+        size = 1 + (~same).sum(1, keepdim=True)
+        mean = (logits + logits.masked_fill(same, 0).sum(1, keepdim=True)) / size  # over S
+        target = (1 - self.label_smoothing) * logits + self.label_smoothing * mean
+        return _mean_where(log_sum - target, same)
+
+
+class SoftTripletLoss(CrossViewTerm):
+    """Weighted soft-margin triplet loss between views (Hu et al., CVM-Net, CVPR 2018).
+
+    Mean of log(1 + exp(alpha (d_p - d_n))) over all triplets of an image, one of its building in
+    the other view and one of another building there, in both directions; d is the squared
+    Euclidean distance of unit embeddings, as in the authors' code, and alpha 10.
+    """
+
+    def __init__(self, alpha=10.0):
+        super().__init__()
+        self.alpha = alpha
+
+    def pair_loss(self, a, b, same):
+        distance = 2 - 2 * F.normalize(a) @ F.normalize(b).T  # (A, B)
+        return (self._one_way(distance, same) + self._one_way(distance.T, same.T)) / 2
+
+    def _one_way(self, distance, same):
+        anchor, positive = same.nonzero(as_tuple=True)  # (P,): not A x B x B triplets at once
+        gap = distance[anchor, positive][:, None] - distance[anchor]  # (P, B)
+        return _mean_where(F.softplus(self.alpha * gap), ~same[anchor])
+
+
+class VerificationLoss(CrossViewTerm):
+    """Same building or not, told from the squared difference of a pair's embeddings.
+
+    Cross-entropy of a trained linear classifier on (a - b)^2 (Zheng et al., A Discriminatively
+    Learned CNN Embedding for Person Re-identification, TOMM 2017, its "square layer"; with two
+    classes the softmax is a logistic function of one logit). Positives and negatives weigh the
+    same as there, where as many are drawn; here all pairs of a batch are used. Embeddings have unit
+    norm here, and a factor sqrt(D) makes the size of a step independent of their length.
+    """
+
+    def __init__(self, embedding_dim):
+        super().__init__()
+        self.classifier = nn.Linear(embedding_dim, 1)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        nn.init.zeros_(self.classifier.bias)
+
+    def pair_loss(self, a, b, same):
+        a, b = F.normalize(a), F.normalize(b)
+        weight = self.classifier.weight[0] * math.sqrt(a.shape[1])  # (D,)
+        # sum_d w_d (a_d - b_d)^2, without the A x B x D differences.
+        squares = (a * a @ weight)[:, None] + b * b @ weight - 2 * (a * weight) @ b.T
+        logits = squares + self.classifier.bias  # (A, B)
+        positive = _mean_where(F.softplus(-logits), same)
+        return (positive + _mean_where(F.softplus(logits), ~same)) / 2
+
+
+class DWDRLoss(CrossViewTerm):
+    """Dynamic weighted decorrelation of the embedding's channels (Wang et al., TGRS 2024).
+
+    With C (D, D) the correlation of the channels of view one with those of the other, over the
+    pairs of images of one building,
+    L = 1/32 [sum_i (1 - C_ii)/2 (1 - C_ii)^2 + lambda sum_{i != j} |C_ij| C_ij^2]
+    (the published code's `decouple_loss`; its F is the pooled feature, ours what `embedding` is).
+    The weights (1 - C_ii)/2 and |C_ij| have gradients too, as published. Two pairs at least.
+    """
+
+    scale = 1 / 32
+
+    def __init__(self, off_diagonal=0.0013):
+        super().__init__()
+        self.off_diagonal = off_diagonal
+
+    def pair_loss(self, a, b, same):
+        pairs = same.to(a.dtype)  # (A, B): weights instead of indices, which would be a GPU wait
+        count = pairs.sum()
+        a = self._standardise(a, pairs.sum(1, keepdim=True))
+        b = self._standardise(b, pairs.sum(0)[:, None])
+        c = a.T @ pairs @ b / count.clamp(min=1)  # (D, D)
+        diagonal = c.diagonal()
+        others = c - diagonal.diag()
+        loss = ((1 - diagonal).pow(3) / 2).sum() + self.off_diagonal * others.abs().pow(3).sum()
+        return self.scale * loss * (count > 1)
+
+    @staticmethod
+    def _standardise(x, weights, eps=1e-5):
+        """(N, D) to mean 0 and variance 1 over the rows, each counted `weights` (N, 1) times."""
+        weights = weights / weights.sum().clamp(min=1)
+        x = x - (weights * x).sum(0)
+        return x / ((weights * x * x).sum(0) + eps).sqrt()
+
+
+def _mean_where(values, mask):
+    """Mean of the values where the mask is true; 0 with zero gradients where it never is."""
+    return values.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
+
+
+# ---------------------------------------------------------------- all terms of a run
+class LossTerms(nn.ModuleDict):
+    """Loss terms by name, in the order they are logged. Called: {name: weight x term}, 0-d each.
+
+    The loss of a step is the sum of what it returns. `needs_embedding`: whether the network has to
+    return its embedding too.
+    """
+
+    def __init__(self, terms, weights):
+        super().__init__(terms)
+        self.weights = dict(weights)
+        self.needs_embedding = any(name != "instance" for name in terms)
+
+    def forward(self, outputs, labels):
+        outputs = {view: as_output(output) for view, output in outputs.items()}
+        return {name: self.weights[name] * term(outputs, labels) for name, term in self.items()}
+
+
+def build_losses(
+    weights=None,
+    class_num=None,
+    embedding_dim=512,
+    *,
+    loss_merge=False,
+    temperature=0.07,
+    label_smoothing=0.1,
+    dwdr_lambda=0.0013,
+):
+    """LossTerms of {name: weight}, those of weight 0 left out; None is the instance loss alone.
+
+    `class_num` is read by arcface, cosface and sphere only, `embedding_dim` by these and by
+    verification. `loss_merge`: see MetricTerm; it changes CLASS_TERMS and PAIR_TERMS.
+    """
+    weights = {"instance": 1.0} if weights is None else weights
+    builders = {
+        "instance": InstanceLoss,
+        "infonce": lambda: InfoNCE(temperature, label_smoothing),
+        "soft_triplet": SoftTripletLoss,
+        "verification": lambda: VerificationLoss(embedding_dim),
+        "dwdr": lambda: DWDRLoss(dwdr_lambda),
+    }
+    terms = {}
+    for name in TERMS:  # one order, so that one seed gives one initialisation
+        if not weights.get(name):
+            continue
+        if name in builders:
+            terms[name] = builders[name]()
+        else:
+            criterion = _criterion(name, class_num, embedding_dim)
+            terms[name] = MetricTerm(criterion, loss_merge, per_image=name in ("circle", "sphere"))
+    return LossTerms(terms, weights)
+
+
+def parse_loss_weights(text):
+    """argparse type: `instance=1,infonce=0.5` as {name: weight}; instance is 1 unless it is named.
+
+    argparse.ArgumentTypeError says in one line what is wrong.
+    """
+    weights = {"instance": 1.0}
+    named = set()
+    for part in text.split(","):
+        name, equals, number = (piece.strip() for piece in part.partition("="))
+        if name not in TERMS:
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: there is no loss {name!r}: expected NAME=WEIGHT,..., NAME one of "
+                f"{', '.join(TERMS)}"
+            )
+        if name in named:
+            raise argparse.ArgumentTypeError(f"{text!r} gives {name} twice")
+        named.add(name)
+        weights[name] = _weight(text, name, number) if equals else 1.0
+    if not any(weights.values()):
+        raise argparse.ArgumentTypeError(f"{text!r} leaves no loss: give one a weight above 0")
+    return weights
+
+
+def _weight(text, name, number):
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: the weight {number!r} of {name} is not a number from 0 up"
+        )
+    return weight
+
+
+class _GatherRows(torch.autograd.Function):
+    """Rows of all processes in rank order; the gradient of a row is summed over the processes."""
+
+    @staticmethod
+    def forward(ctx, rows, sizes):
+        start = sum(sizes[: distributed.get_rank()])
+        ctx.own = slice(start, start + len(rows))
+        gathered = rows.new_zeros(sum(sizes), *rows.shape[1:])
+        gathered[ctx.own] = rows
+        distributed.all_reduce(gathered)  # each row is zero in all processes but one
+        return gathered
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(gradient)
+        return gradient[ctx.own], None
+
+
+def gather_batch(features, sizes):
+    """Features (B_local, ...) of this process -> (B_global, ...) of all, in rank order.
+
+    `sizes` are the B_local of all processes, which may differ and be zero. So every process can
+    compare with the whole batch. Gradients go back to the process a row came from, as the sum over
+    the processes; DistributedDataParallel then averages the weights' gradients. What is minimised
+    is thus the mean over the processes of what each computes from the gathered rows: the loss of
+    the whole batch where each computes all of it.
+    """
+    return _GatherRows.apply(features, sizes) if len(sizes) > 1 else features
 
 
 def require_finite(terms, step):
