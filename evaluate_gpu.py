@@ -408,7 +408,7 @@ def parse_args(argv=None):
 @script
 def main(argv=None) -> dict:
     opts = parse_args(argv)
-    query, gallery = load_features(opts.features)
+    query, gallery = load_features(opts.features, paths=False)
     try:
         metrics = evaluate(query, gallery, device=opts.device)
     except RuntimeError as error:

@@ -6,16 +6,19 @@ $ python evaluate_gpu.py pytorch_result.mat   # reads it
 
 import struct
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from matfile import map_arrays
 from utils import replacing
 
 JUNK = -1  # label of gallery images that are neither right nor wrong
 NEEDED = ("query_f", "query_label", "gallery_f", "gallery_label")
+CAMERAS = ("query_cam", "gallery_cam")
+PATHS = ("query_path", "gallery_path")
 MAT_LIMIT = 2**32  # bytes of one array that the MATLAB 5 format can count
 ALIGNMENT = 64  # bytes; the header of a .npy is a multiple of it too
 
@@ -92,15 +95,16 @@ def npz_member(file, archive, name):
         yield member
 
 
-def load_features(path):
-    """Read a feature file: (query, gallery), two `Features`.
+def load_features(path, paths=True):
+    """Read a feature file: (query, gallery), two `Features`; without `paths`, those are all "".
 
     Takes what `save_features` and the published test.py write: labels (1, N) or (N, 1) of any
     whole-number dtype, paths padded with spaces or absent, cameras optional. Rows are returned as
-    stored, whatever their norm. Features of an uncompressed .npz are a read-only map of the file:
-    memory holds what is in use, the zip's checksum is not read, and the file may be replaced
-    meanwhile but not rewritten in place. Raises FileNotFoundError or ValueError, in one line, for
-    a file that is missing, damaged, incomplete or inconsistent.
+    stored, whatever their norm. Features of an uncompressed .npz, and of an uncompressed .mat where
+    no paths are asked for, are a read-only map of the file: memory holds what is in use, the zip's
+    checksum is not read, and the file may be replaced meanwhile but not rewritten in place. Raises
+    FileNotFoundError or ValueError, in one line, for a file that is missing, damaged, incomplete or
+    inconsistent.
     """
     path = Path(path)
     if not path.is_file():
@@ -108,7 +112,7 @@ def load_features(path):
             f"{path} not found: run `python test.py` first, which writes the feature file, "
             f"or name another one"
         )
-    arrays = _read_arrays(path)
+    arrays = _read_arrays(path, () if paths else PATHS)
     missing = [key for key in NEEDED if key not in arrays]
     if missing:
         raise ValueError(
@@ -120,11 +124,11 @@ def load_features(path):
     return query, gallery
 
 
-def _read_arrays(path):
-    """All variables of a file as {name: array}."""
+def _read_arrays(path, unread):
+    """All variables of a file as {name: array}, with None for the names that need not be read."""
     read = _read_npz if path.suffix.lower() == ".npz" else _read_mat
     try:
-        return read(path)
+        return read(path, unread)
     except ImportError:
         raise
     except Exception as error:  # damaged bytes lead the two readers into errors of any type
@@ -135,11 +139,12 @@ def _read_arrays(path):
         ) from error
 
 
-def _read_npz(path):
+def _read_npz(path, unread):
     with zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         return {
-            info.filename.removesuffix(".npy"): _read_member(path, archive, info)
-            for info in archive.infolist()
+            name: None if name in unread else _read_member(path, archive, info)
+            for name, info in members.items()
         }
 
 
@@ -170,11 +175,20 @@ def _member_start(path, info):
     return info.header_offset + 30 + name_length + extra_length
 
 
-def _read_mat(path):
+def _read_mat(path, unread):
+    if set(PATHS) <= set(unread):  # text is left to SciPy
+        with suppress(ValueError, OSError):
+            arrays = map_arrays(path, NEEDED + CAMERAS)
+            if set(NEEDED) <= set(arrays):
+                return arrays
     from scipy.io import loadmat
 
     variables = loadmat(path, appendmat=False)
-    return {key: value for key, value in variables.items() if not key.startswith("__")}
+    return {
+        key: None if key in unread else value
+        for key, value in variables.items()
+        if not key.startswith("__")
+    }
 
 
 def _side(arrays, name, path):

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "prepare": {"campus", "dataset", "utils"},
     "extract": {"dataset", "features", "utils"},
     "evaluate_gpu": {"features", "utils"},
-    "features": {"utils"},
+    "features": {"matfile", "utils"},
     "dataset": {"cache", "random_erasing"},
     "cache": {"utils"},
 }

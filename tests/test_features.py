@@ -152,6 +152,52 @@ def test_damaged_file_is_one_clear_line(tmp_path, suffix, damage):
     assert "\n" not in str(caught.value)
 
 
+# ---------------------------------------------------------------- without paths
+@pytest.mark.parametrize("save", [np.savez, savemat, lambda *a: savemat(*a, do_compression=True)])
+def test_without_paths_all_else_is_the_same(tmp_path, save):
+    path = tmp_path / ("f.npz" if save is np.savez else "f.mat")
+    content = variables(query_cam=[[1, 2]], gallery_cam=[[3, 4, 5]])
+    save(path, **content) if save is np.savez else save(path, content)
+    for full, side in zip(load_features(path), load_features(path, paths=False), strict=True):
+        assert side.paths == [""] * len(full.paths) and full.paths[0]
+        for place in (0, 1, 3):
+            assert side[place].dtype == full[place].dtype
+            np.testing.assert_array_equal(side[place], full[place])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"query_f": None},
+        {"query_f": make([5, 9]).features * 1j},
+        {"query_label": ["5", "9"]},
+        {"query_cam": ["5", "9"]},
+        {"gallery_label": [9, 5]},
+    ],
+)
+def test_without_paths_the_error_is_the_same(tmp_path, changes):
+    savemat(tmp_path / "bad.mat", variables(**changes))
+    messages = []
+    for paths in (True, False):
+        with pytest.raises(ValueError) as caught:
+            load_features(tmp_path / "bad.mat", paths=paths)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("suffix", [".mat", ".npz"])
+def test_a_file_cut_anywhere_is_one_clear_line(tmp_path, suffix):
+    """Never fewer numbers than were written, nor a map that ends beyond its file."""
+    path = tmp_path / f"cut{suffix}"
+    save_features(path, make([1, 2]), make([2, 3, 4], seed=1))
+    content = path.read_bytes()
+    for size in range(0, len(content), 3):
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match="cannot be read|lacks") as caught:
+            load_features(path, paths=False)
+        assert "\n" not in str(caught.value)
+
+
 # ---------------------------------------------------------------- memory map
 def is_map(array):
     """Does the array lie in a file, be it through a view?"""
@@ -173,6 +219,16 @@ def test_npz_features_are_mapped_at_aligned_addresses(tmp_path, length):
     with np.load(tmp_path / "f.npz") as archive:  # an .npz like any other
         np.testing.assert_array_equal(archive["gallery_f"], gallery.features)
         assert archive["gallery_label"].shape == (1, 2 * length)
+
+
+def test_mat_features_are_mapped_where_no_paths_are_asked_for(tmp_path):
+    query, gallery = make(range(5)), make(range(9), seed=1)
+    save_features(tmp_path / "f.mat", query, gallery)
+    for saved, side in zip(
+        (query, gallery), load_features(tmp_path / "f.mat", paths=False), strict=True
+    ):
+        assert is_map(side.features) and not side.features.flags.writeable
+        np.testing.assert_array_equal(side.features, saved.features)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
