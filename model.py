@@ -9,129 +9,20 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-from torchvision import models
 
-BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)
-    "resnet18": (models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, 512),
-    "resnet50": (models.resnet50, models.ResNet50_Weights.IMAGENET1K_V1, 2048),
-    "vgg16_bn": (models.vgg16_bn, models.VGG16_BN_Weights.IMAGENET1K_V1, 512),
-}
-POOLS = ("avg", "max", "avg+max", "gem")
+from backbones import TIMM, Branch, check_network, make_branch, pooled_dim
+
+# What scripts need of the backbones they find here.
+from backbones import check_input_size as check_input_size
+from backbones import download_imagenet_weights as download_imagenet_weights
+from backbones import ft_net as ft_net
+from backbones import ft_net_VGG16 as ft_net_VGG16
+from backbones import input_spec as input_spec
+
 # The order of the published three-view network: model_1 satellite, model_2 street, model_3 drone.
 THREE_VIEWS = ("satellite", "street", "drone")
-
-
-# ---------------------------------------------------------------- pooling
-class GeM(nn.Module):
-    """Generalised-mean pooling, a trained exponent per channel (Radenovic et al., TPAMI 2019).
-
-    y_c = (mean over positions of max(x_c, eps)^p_c)^(1/p_c), eq. 3; p = 1 is the average,
-    p -> infinity the maximum. (B, C, H, W) -> (B, C).
-    """
-
-    def __init__(self, dim, p=3.0, eps=1e-6):
-        super().__init__()
-        self.p = nn.Parameter(torch.full((dim,), float(p)))  # (C,)
-        self.eps = eps
-
-    def forward(self, x):
-        # float32: x^p overflows half precision already at x = 41 with p = 3.
-        p = self.p.float()
-        powered = x.float().clamp(min=self.eps).pow(p[:, None, None])  # (B, C, H, W)
-        return powered.mean(dim=(2, 3)).pow(1 / p)  # (B, C)
-
-
-def check_pool(pool):
-    """Raise ValueError unless `pool` is one of POOLS."""
-    if pool not in POOLS:
-        raise ValueError(f"pool {pool!r} is unknown: expected one of {', '.join(POOLS)}")
-
-
-def pooled_dim(channels, pool):
-    """Length of the pooled feature of a map with `channels` channels."""
-    return 2 * channels if pool == "avg+max" else channels
-
-
-# ---------------------------------------------------------------- branches
-class _Branch(nn.Module):
-    """A torchvision backbone up to its last feature map, then one global pooling.
-
-    The ImageNet classifier stays in the state dict, unused and so without gradients, because the
-    published files hold it.
-    """
-
-    def __init__(self, backbone, pool, init_model):
-        super().__init__()
-        if init_model is not None:
-            self.model, self.pool = init_model.model, init_model.pool
-            return
-        check_pool(pool)
-        builder, _, channels = BACKBONES[backbone]
-        self.model = builder()
-        for unused in imagenet_classifiers(self):
-            unused.requires_grad_(False)
-        self.pool = pool
-        if pool == "gem":
-            self.model.gem2 = GeM(channels)
-
-    def feature_map(self, x):
-        """(B, 3, H, W) -> (B, C, H', W')."""
-        raise NotImplementedError
-
-    def forward(self, x):
-        """Images (B, 3, H, W) float -> pooled feature (B, D) float."""
-        return self.pooled(self.feature_map(x))
-
-    def pooled(self, x):
-        """Feature map (B, C, H', W') -> pooled feature (B, D)."""
-        if self.pool == "gem":
-            return self.model.gem2(x)
-        if self.pool == "avg":
-            return x.mean(dim=(2, 3))
-        if self.pool == "max":
-            return x.amax(dim=(2, 3))
-        return torch.cat((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))), dim=1)
-
-
-class ft_net(_Branch):
-    """ResNet branch: images (B, 3, H, W) -> pooled feature (B, 2048), or 4096 with `avg+max`.
-
-    `stride` is that of the last stage (2 as in ImageNet, or 1: a map twice as fine). `class_num`
-    and `droprate` are part of the published signature; the head that uses them belongs to the
-    multi-view networks. `init_model` shares another branch's backbone and pooling.
-    """
-
-    def __init__(
-        self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg", *, backbone="resnet50"
-    ):
-        super().__init__(backbone, pool, init_model)
-        if stride not in (1, 2):
-            raise ValueError(f"stride {stride} is not possible: expected 1 or 2")
-        if stride == 1 and init_model is None:
-            block = self.model.layer4[0]
-            # The 3x3 convolution that halves the map is the second one in a bottleneck block.
-            (block.conv2 if hasattr(block, "conv3") else block.conv1).stride = (1, 1)
-            block.downsample[0].stride = (1, 1)
-
-    def feature_map(self, x):
-        net = self.model
-        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))  # (B, 64, H/4, W/4)
-        return net.layer4(net.layer3(net.layer2(net.layer1(x))))  # (B, C, H/32, W/32)
-
-
-class ft_net_VGG16(_Branch):
-    """VGG16-bn branch: images (B, 3, H, W) -> pooled feature (B, 512), or 1024 with `avg+max`.
-
-    The map is H/32 x W/32. `stride` is part of the published signature; a VGG has no last stage
-    whose stride could be changed.
-    """
-
-    def __init__(self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg"):
-        super().__init__("vgg16_bn", pool, init_model)
-
-    def feature_map(self, x):
-        return self.model.features(x)
 
 
 # ---------------------------------------------------------------- head
@@ -190,12 +81,6 @@ class ClassBlock(nn.Module):
 
 
 # ---------------------------------------------------------------- multi-view networks
-def _make_branch(class_num, stride, pool, backbone):
-    if backbone == "vgg16_bn":
-        return ft_net_VGG16(class_num, stride=stride, pool=pool)
-    return ft_net(class_num, stride=stride, pool=pool, backbone=backbone)
-
-
 def _split(output, parts):
     """Undo `torch.cat(parts)` in the output of a network, a tensor or a tuple of tensors."""
     sizes = [len(part) for part in parts]
@@ -205,10 +90,16 @@ def _split(output, parts):
 
 
 class _MultiViewNet(nn.Module):
-    """Branches `model_1`, `model_2`, ... and one `classifier`; see the two subclasses.
+    """Branches `model_1`, `model_2`, ... and one head for all; see the two subclasses.
 
     `share_weight` makes the last branch the first one; its tensors then stand twice in the state
-    dict, as published.
+    dict, as published. The head is `classifier`; with `LPN` it is `classifier0`, `classifier1`,
+    ... for the `block` square rings (Wang et al., TCSVT 2021), inner to outer. `usam` makes the
+    branches RK-Net's (Lin et al., TIP 2022).
+
+    Attributes:
+        parts: parts of an embedding, `block` with `LPN`, else 1.
+        input_spec: what the images must be, `backbones.InputSpec`.
     """
 
     num_branches = 0
@@ -221,18 +112,27 @@ class _MultiViewNet(nn.Module):
         pool="avg",
         share_weight=False,
         VGG16=False,
+        LPN=False,
+        block=4,
         *,
         backbone="resnet50",
         return_f=False,
+        usam=False,
     ):
         super().__init__()
         backbone = "vgg16_bn" if VGG16 else backbone
+        check_network(backbone, stride=stride, pool=pool, LPN=LPN, block=block, usam=usam)
+        own = (class_num, stride, pool, backbone, block if LPN else None, usam)
         for number in range(1, self.num_branches + 1):
             shared = share_weight and number == self.num_branches
-            branch = self.model_1 if shared else _make_branch(class_num, stride, pool, backbone)
+            branch = self.model_1 if shared else make_branch(*own)
             self.add_module(f"model_{number}", branch)
-        width = pooled_dim(BACKBONES[backbone][2], pool)
-        self.classifier = ClassBlock(width, class_num, droprate, return_f=return_f)
+        self.input_spec = self.model_1.input_spec
+        width = pooled_dim(self.model_1.channels, pool)
+        self.heads = [f"classifier{part}" for part in range(block)] if LPN else ["classifier"]
+        self.parts, self.LPN, self.return_f = len(self.heads), LPN, return_f
+        for name in self.heads:
+            self.add_module(name, ClassBlock(width, class_num, droprate, return_f=return_f))
 
     def _classify(self, branches, inputs):
         """Outputs for inputs (B, 3, H, W) or None, each through its branch and then the head.
@@ -248,25 +148,52 @@ class _MultiViewNet(nn.Module):
             batch = [present[n][1] for n in members]
             for n, part in zip(members, _split(key[0](torch.cat(batch)), batch), strict=True):
                 pooled[n] = part  # (B, D)
-        outputs = iter(_split(self.classifier(torch.cat(pooled)), pooled) if pooled else ())
+        outputs = iter(_split(self._head(torch.cat(pooled)), pooled) if pooled else ())
         return tuple(None if x is None else next(outputs) for x in inputs)
 
-    def embed(self, images, branch):
-        """Images (B, 3, H, W) of branch number 1, 2 (or 3) -> embedding (B, 512).
+    def _head(self, pooled):
+        """Pooled features -> the output described at `two_view_net`."""
+        if not self.LPN:
+            return self.classifier(pooled)
+        heads = [getattr(self, name) for name in self.heads]
+        outputs = [head(pooled[:, :, part]) for part, head in enumerate(heads)]
+        if not self.return_f:
+            return torch.stack(outputs, dim=2)  # (B, class_num, block)
+        logits, embeddings = zip(*outputs, strict=True)
+        return torch.stack(logits, dim=2), torch.stack(embeddings, dim=2).flatten(1)
 
-        The images take the type of the branch's convolutions (see `inference_copy`); pooling and
-        head keep their own.
+    def embed(self, images, branch):
+        """Images (B, 3, H, W) of branch number 1, 2 (or 3) -> embedding (B, 512 * parts).
+
+        Embeddings of an image's versions are added, then `finish` makes the feature of the sum.
+        With `LPN` number c of part p stands at c * parts + p, as in published feature files. The
+        images take the type of the branch's first weights (see `inference_copy`); pooling and head
+        keep their own.
         """
         branch = getattr(self, f"model_{branch}")
         features = branch.feature_map(images.to(next(branch.parameters()).dtype))
-        return self.classifier.embed(branch.pooled(features.float()))
+        pooled = branch.pooled(features.float())
+        if not self.LPN:
+            return self.classifier.embed(pooled)
+        heads = [getattr(self, name) for name in self.heads]
+        embedded = [head.embed(pooled[:, :, part]) for part, head in enumerate(heads)]
+        return torch.stack(embedded, dim=2).flatten(1)  # (B, 512, block) flattened
+
+    def finish(self, embedding):
+        """Embeddings, or sums of them, (B, 512 * parts) -> features of length 1, the same shape.
+
+        Each part is divided by its own length, and all by sqrt(parts), as published for LPN.
+        """
+        parts = F.normalize(embedding.unflatten(1, (-1, self.parts)), dim=1)
+        return parts.flatten(1) / self.parts**0.5
 
 
 class two_view_net(_MultiViewNet):
     """Two branches, one head: `net(x1, x2) -> (y1, y2)`; `None` in gives `None` out.
 
-    `y` is the logits (B, class_num), or `(logits, embedding)` with `return_f`. `share_weight`
-    makes both branches one.
+    `y` is the logits (B, class_num), with `LPN` those of each part (B, class_num, block), in
+    evaluation too (see `predicted_classes`). With `return_f` it is `(logits, embedding)`, the
+    embedding (B, 512 * parts) as of `embed`. `share_weight` makes both branches one.
     """
 
     num_branches = 2
@@ -288,6 +215,26 @@ class three_view_net(_MultiViewNet):
         branches = (self.model_1, self.model_2, self.model_3, self.model_2)
         outputs = self._classify(branches, (x1, x2, x3, x4))
         return outputs[:3] if x4 is None else outputs
+
+
+def predicted_classes(logits):
+    """The class (B,) int64 of logits (B, C), or of LPN's (B, C, parts).
+
+    Of parts it is the class whose probabilities have the highest sum, as published.
+    """
+    return logits.argmax(1) if logits.ndim == 2 else logits.softmax(1).sum(2).argmax(1)
+
+
+def split_parameters(network):
+    """(head, backbone): the parameters of the classifiers, and those of all branches, two lists.
+
+    The head learns from scratch, so it usually learns faster; GeM and USAM count to the backbone,
+    as published.
+    """
+    groups = [], []
+    for name, parameter in network.named_parameters():
+        groups[name.startswith("model_")].append(parameter)
+    return groups
 
 
 # ---------------------------------------------------------------- builders
@@ -312,16 +259,28 @@ def build_model(
     pool="avg",
     share=False,
     return_f=False,
+    LPN=False,
+    block=4,
+    usam=False,
 ):
     """The network for two views of any name, or for satellite, street and drone."""
     if len(view_names) == 3 and tuple(view_names) != THREE_VIEWS:
         raise ValueError(f"three views must be {','.join(THREE_VIEWS)}, not {','.join(view_names)}")
     if len(view_names) not in (2, 3):
         raise ValueError(f"{len(view_names)} views given: expected two or three")
-    if backbone not in BACKBONES:
-        raise ValueError(f"backbone {backbone!r} is unknown: expected {', '.join(BACKBONES)}")
     network = two_view_net if len(view_names) == 2 else three_view_net
-    return network(class_num, droprate, stride, pool, share, backbone=backbone, return_f=return_f)
+    return network(
+        class_num,
+        droprate,
+        stride,
+        pool,
+        share,
+        LPN=LPN,
+        block=block,
+        backbone=backbone,
+        return_f=return_f,
+        usam=usam,
+    )
 
 
 def views_from_opts(opts):
@@ -340,16 +299,24 @@ def views_from_opts(opts):
     return tuple(views), bool(opts.get("extra_Google", False)) and len(views) == 3
 
 
-def model_from_opts(opts):
+def model_from_opts(opts, weights=()):
     """Rebuild a trained network from the options of its run folder (a dict, see utils.read_opts).
 
-    Understands our run folders and those of University1652-Baseline; keys that older files lack
-    have the published defaults. Raises ValueError where an option has no meaning here.
+    Understands our run folders and those of University1652-Baseline, LPN and RK-Net; keys that
+    older files lack have the published defaults. `weights` is the run's state dict, or its keys:
+    a published RK-Net run says in them alone that it is one. Raises ValueError where an option has
+    no meaning here.
     """
-    for name in ("LPN", "PCB", "use_dense", "use_NAS"):
+    for name in ("PCB", "use_dense", "use_NAS"):
         if opts.get(name):
             raise ValueError(f"opts.yaml says {name}: true, a network this project does not have")
     view_names, _ = views_from_opts(opts)
+    LPN = bool(opts.get("LPN", False))
+    if LPN and "view_names" not in opts and len(view_names) == 2:
+        raise ValueError(
+            "opts.yaml says LPN: true and views: 2, the published network for panoramas, which "
+            "cuts the street view into strips: this project has the square rings alone"
+        )
     return build_model(
         _option(opts, "nclasses", int, None),
         view_names,
@@ -360,6 +327,9 @@ def model_from_opts(opts):
         stride=_option(opts, "stride", int, 2),
         pool=_option(opts, "pool", str, "avg"),
         share=bool(opts.get("share", False)),
+        LPN=LPN,
+        block=_option(opts, "block", int, 4),
+        usam=bool(opts.get("usam", False)) or any(".usam_1." in key for key in weights),
     )
 
 
@@ -376,11 +346,14 @@ def _option(opts, name, kind, default):
 
 
 # ---------------------------------------------------------------- inference
+def branches_of(network):
+    """The different branches of a multi-view network; a shared one comes once."""
+    return [module for module in network.modules() if isinstance(module, Branch)]
+
+
 def imagenet_classifiers(network):
-    """The modules that torchvision's backbones hold beyond their last feature map."""
-    names = ("fc", "classifier")  # of ResNets, of VGG
-    holders = [module.model for module in network.modules() if isinstance(module, _Branch)]
-    return [getattr(holder, name) for holder in holders for name in names if hasattr(holder, name)]
+    """The modules that published files hold beyond the last feature map, and nothing uses."""
+    return [getattr(branch.model, n) for branch in branches_of(network) for n in branch.unused]
 
 
 def fold_batch_norm(network):
@@ -388,13 +361,22 @@ def fold_batch_norm(network):
 
     In testing batch norm is a fixed scale and shift per channel, which the weights before it can
     carry. "Before" is the order in which a module registered its children, which is the order of
-    use in all networks here. Expects float32 and evaluation mode; training needs the original.
+    use in all networks here but timm's: those, and USAM's single channel, keep theirs. Expects
+    float32 and evaluation mode; training needs the original.
     """
+    foreign = {
+        id(module)
+        for branch in branches_of(network)
+        if not branch.foldable
+        for module in branch.modules()
+    }
     folds = {
         nn.Conv2d: (fuse_conv_bn_eval, (nn.BatchNorm2d, nn.SyncBatchNorm)),
         nn.Linear: (fuse_linear_bn_eval, (nn.BatchNorm1d, nn.SyncBatchNorm)),
     }
     for parent in list(network.modules()):  # a shared branch comes once
+        if id(parent) in foreign:
+            continue
         for (name, layer), (norm_name, norm) in pairwise(list(parent.named_children())):
             fuse, norms = folds.get(type(layer), (None, ()))
             if isinstance(norm, norms):
@@ -406,48 +388,35 @@ def fold_batch_norm(network):
 def inference_copy(network, dtype=torch.float32):
     """A copy for `embed`: evaluation mode, batch norm folded, channels last; the original stays.
 
-    `dtype` is that of the convolutions, float16 and bfloat16 included; pooling, head and embedding
-    stay float32. Weights that are already in half precision are faster than autocast, which
-    converts them for every batch, and a little more exact.
+    `dtype` is that of the backbones up to their last feature map, float16 and bfloat16 included;
+    USAM's attention, pooling, head and embedding stay float32. Weights that are already in half
+    precision are faster than autocast, which converts them for every batch, and a little more
+    exact.
     """
     unused = {id(module): module for module in imagenet_classifiers(network)}  # not copied
     folded = fold_batch_norm(copy.deepcopy(network, unused).eval())
-    for layer in folded.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.to(dtype)
+    for branch in branches_of(folded):
+        kept = {*branch.unused, *branch.after_map, "gem2"}
+        for name, child in branch.model.named_children():
+            if name not in kept:
+                child.to(dtype)
+        for own in branch.model.parameters(recurse=False):  # a ViT's class token
+            own.data = own.data.to(dtype)
     return folded.to(memory_format=torch.channels_last)
 
 
 # ---------------------------------------------------------------- ImageNet weights
-def download_imagenet_weights(backbone):
-    """State dict of torchvision's ImageNet weights (cached by torch.hub after the first time).
-
-    Raises OSError that names the two ways on where the download is not possible.
-    """
-    weights = BACKBONES[backbone][1]
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no route, a proxy's page, or a damaged file
-        raise OSError(
-            f"the ImageNet weights of {backbone} cannot be downloaded ({error}): fetch "
-            f"{weights.url} on another machine and pass it as --weights FILE, or train from "
-            "random weights with --no_pretrained"
-        ) from None
-
-
 def load_backbone(network, state, source):
-    """Load a torchvision backbone's state dict into every branch of a multi-view network.
+    """Load a backbone's state dict, torchvision's or timm's, into every branch of a network.
 
     The ImageNet classifier and batch norm's counters (older files have none) may be absent from
     `state`; everything else must fit. `source` names the file in the ValueError.
     """
     if not isinstance(state, dict):
         raise ValueError(f"{source} holds a {type(state).__name__}, expected a state dict")
-    for name, branch in network.named_children():
-        if not name.startswith("model_"):
-            continue
+    for branch in branches_of(network):
         own = branch.model.state_dict()
-        unused = ("fc.", "classifier.", "gem2.")
+        unused = tuple(f"{name}." for name in (*branch.unused, "gem2"))
         wrong = [
             key
             for key, value in own.items()
@@ -458,8 +427,9 @@ def load_backbone(network, state, source):
         if wrong:
             raise ValueError(
                 f"{source} does not fit the backbone: {len(wrong)} of {len(own)} entries are "
-                f"missing or of another shape, first {wrong[0]}; expected the state dict of the "
-                "torchvision network named by --backbone"
+                f"missing or of another shape, first {wrong[0]}; expected the state dict of "
+                f"{'' if branch.backbone.startswith(TIMM) else 'torchvision network '}"
+                f"{branch.backbone}, named by --backbone"
             )
         fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
         branch.model.load_state_dict(fitting, strict=False)

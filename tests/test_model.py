@@ -113,6 +113,200 @@ def test_published_run_folder_gives_the_same_features(
     assert model.views_from_opts(run_opts) == (names, False)
 
 
+# ---------------------------------------------------------------- LPN and RK-Net
+def plain_usam(state, prefix):
+    """RK-Net's module, two convolutions and a batch norm with the tensors of the file."""
+    bn = {key: state[f"{prefix}bn.{key}"] for key in ("weight", "bias")}
+    mean, var = (state[f"{prefix}bn.running_{key}"] for key in ("mean", "var"))
+
+    def attend(x):
+        total = x.sum(1, keepdim=True)
+        around = F.conv2d(total, state[f"{prefix}weight"], padding=1)
+        attention = F.conv2d(total, state[f"{prefix}weight2"]) - around
+        attention = F.relu(F.batch_norm(attention, mean, var, bn["weight"], bn["bias"]))
+        attention[:, :, :, [0, -1]] = attention[:, :, [0, -1], :] = 0
+        return x + attention * x
+
+    return attend
+
+
+def plain_parts(x, block, pool):
+    """LPN's partition as published: squares from the centre, less the square inside, pooled."""
+    centre, step = x.shape[2] // 2, x.shape[2] // (2 * block)
+    parts = []
+    for i in range(1, block + 1):
+        low, high = (centre - i * step, centre + i * step) if i < block else (0, x.shape[2])
+        square = x[:, :, low:high, low:high].clone()
+        hole = slice(centre - (i - 1) * step - low, centre + (i - 1) * step - low)
+        square[:, :, hole, hole] = 0
+        pools = {"avg": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
+        parts.append(torch.cat([pools[kind](square, 1) for kind in pool.split("+")], 1).flatten(1))
+    return parts
+
+
+def plain_feature(state, number, images, *, stride, pool, block, usam):
+    """A published network's test feature of images, from its state dict: sums over flips."""
+    with torch.device("meta"):  # no time for weights that are replaced
+        net = torchvision.models.resnet50()
+    if stride == 1:
+        net.layer4[0].conv2.stride = net.layer4[0].downsample[0].stride = (1, 1)
+    prefix = f"model_{number}."
+    own = {k.removeprefix(f"{prefix}model."): v for k, v in state.items() if k.startswith(prefix)}
+    net.load_state_dict({k: own[k] for k in net.state_dict()}, assign=True)
+    net.eval()
+    attend = [plain_usam(state, f"{prefix}usam_{n}.") if usam else (lambda x: x) for n in (1, 2)]
+    summed = 0
+    for flipped in (images, images.flip(3)):
+        x = attend[0](net.relu(net.bn1(net.conv1(flipped))))
+        x = net.layer4(net.layer3(net.layer2(attend[1](net.layer1(net.maxpool(x))))))
+        parts = plain_parts(x, block, pool) if block else [x.mean((2, 3))]
+        embedded = []
+        for name, part in zip(head_names(block), parts, strict=True):
+            y = F.linear(
+                part, state[f"{name}.add_block.0.weight"], state[f"{name}.add_block.0.bias"]
+            )
+            norm = [state[f"{name}.add_block.1.{k}"] for k in NORM_KEYS]
+            embedded.append(F.batch_norm(y, *norm))
+        summed = summed + torch.stack(embedded, 2)  # (B, 512, parts), as test.py of LPN
+    return (summed / summed.norm(dim=1, keepdim=True) / (block or 1) ** 0.5).flatten(1)
+
+
+NORM_KEYS = ("running_mean", "running_var", "weight", "bias")
+
+
+def head_names(block):
+    return [f"classifier{i}" for i in range(block)] if block else ["classifier"]
+
+
+def published_state(*, pool, block, usam, share, class_num):
+    """Random tensors under the keys of a published three-view ResNet-50 run."""
+    state = {}
+    for number in (1, 2) if share else (1, 2, 3):
+        net = torchvision.models.resnet50()
+        attention = {"weight": torch.ones(1, 1, 3, 3), "weight2": torch.full((1, 1, 1, 1), 9.0)}
+        bn = nn.BatchNorm2d(1).state_dict()
+        bn |= {k: torch.rand(1) / 5 + 0.01 * (k == "running_var") for k in NORM_KEYS}
+        attention |= {f"bn.{key}": value for key, value in bn.items()}
+        state |= {f"model_{number}.model.{k}": v for k, v in net.state_dict().items()}
+        for name in ("usam_1", "usam_2") if usam else ():
+            state |= {f"model_{number}.{name}.{k}": v.clone() for k, v in attention.items()}
+    if share:
+        state |= {k.replace("model_1", "model_3"): v for k, v in state.items() if "model_1" in k}
+    width = 4096 if pool == "avg+max" else 2048
+    for name in head_names(block):
+        norm = nn.BatchNorm1d(512).state_dict()
+        norm |= {k: torch.rand(512) + 0.5 for k in NORM_KEYS}
+        layers = {
+            "add_block.0": nn.Linear(width, 512).state_dict(),
+            "add_block.1": norm,
+            "classifier.0": nn.Linear(512, class_num).state_dict(),
+        }
+        for layer, tensors in layers.items():
+            state |= {f"{name}.{layer}.{k}": v for k, v in tensors.items()}
+    return state
+
+
+@pytest.mark.parametrize(
+    ("block", "usam", "pool", "stride", "share", "size"),
+    [
+        (4, False, "avg", 1, True, 128),  # LPN, map 8 x 8
+        (2, False, "avg+max", 2, False, 128),  # map 4 x 4
+        (None, True, "avg", 1, True, 64),  # RK-Net
+        (4, True, "avg", 1, False, 128),  # both
+    ],
+)
+@torch.no_grad()
+def test_published_lpn_and_rk_net_give_the_same_features(
+    workdir, block, usam, pool, stride, share, size
+):
+    torch.manual_seed(1)
+    state = published_state(pool=pool, block=block, usam=usam, share=share, class_num=5)
+    run_dir = utils.run_folder("published")
+    # An RK-Net run's options name no USAM; LPN's have LPN and block.
+    opts = {"views": 3, "pool": pool, "stride": stride, "share": share, "nclasses": 5}
+    opts |= {"LPN": True, "block": block} if block else {}
+    utils.write_opts(run_dir, {**opts, "droprate": 0.75, "h": size, "w": size, "fp16": True})
+    utils.save_tensors(run_dir / "net_119.pth", state)
+
+    checkpoint = utils.find_checkpoint(run_dir)
+    network = model.model_from_opts(utils.read_opts(run_dir), utils.load_tensors(checkpoint))
+    assert network.state_dict().keys() == state.keys()
+    utils.load_weights(network, checkpoint)
+    network.eval()
+    folded = model.inference_copy(network)
+    images = torch.rand(2, 3, size, size)
+    for number in (2, 3):
+        expected = plain_feature(
+            state, number, images, stride=stride, pool=pool, block=block, usam=usam
+        )
+        for net in (network, folded):
+            feature = net.finish(net.embed(images, number) + net.embed(images.flip(3), number))
+            assert feature.shape == (2, 512 * (block or 1))
+            torch.testing.assert_close(feature, expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(feature.norm(dim=1), torch.ones(2))
+
+
+def test_features_of_parts_stand_and_are_divided_as_published():
+    network = model.build_model(3, backbone="resnet18", LPN=True, block=2, share=True)
+    assert network.parts == 2
+    embedding = torch.zeros(1, 1024)
+    embedding[0, 0], embedding[0, 2] = 3.0, 4.0  # numbers 0 and 1 of part 0
+    embedding[0, 1] = 7.0  # number 0 of part 1
+    finished = network.finish(embedding)[0]
+    assert finished[:3].tolist() == pytest.approx([0.6 / 2**0.5, 1 / 2**0.5, 0.8 / 2**0.5])
+    whole = model.build_model(3, backbone="resnet18", share=True)
+    torch.testing.assert_close(whole.finish(embedding), embedding / 74**0.5)
+
+
+def test_lpn_trains_a_classifier_for_each_part():
+    torch.manual_seed(0)
+    network = model.build_model(
+        3, model.THREE_VIEWS, backbone="resnet18", stride=1, LPN=True, usam=True, return_f=True
+    )
+    images = torch.rand(2, 3, 64, 64)
+    outputs = network(images, images, None, images)
+    assert [None if y is None else [z.shape for z in y] for y in outputs] == [
+        [(2, 3, 4), (2, 2048)],
+        [(2, 3, 4), (2, 2048)],
+        None,
+        [(2, 3, 4), (2, 2048)],
+    ]
+    logits, embedding = outputs[0]
+    for part in range(4):  # the head of a part sees that part of the embedding
+        head = getattr(network, f"classifier{part}")
+        own = embedding.unflatten(1, (512, 4))[:, :, part]
+        torch.testing.assert_close(head.classifier(own), logits[:, :, part])
+    third = network(None, None, images)[2]
+    sum(y[0].square().sum() for y in (*outputs[:2], third)).backward()
+    without = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+def test_shared_attention_follows_the_backbone():
+    first = model.ft_net(3, backbone="resnet18", usam=True, block=2)
+    second = model.ft_net(3, init_model=first)
+    assert second.usam_1 is first.usam_1 and second.block == 2
+    assert torch.equal(*(net.eval()(torch.ones(1, 3, 64, 64)) for net in (first, second)))
+
+
+def test_predicted_class_of_parts_has_the_largest_summed_probability():
+    # Part 0 is certain of class 0, parts 1 and 2 lean to class 1: 1.0 + .3 + .3 against 0 + .7 + .7
+    shares = torch.tensor([[[1.0, 0.3, 0.3], [1e-9, 0.7, 0.7]]])
+    assert model.predicted_classes(shares.log()).tolist() == [0]
+    assert model.predicted_classes(torch.tensor([[0.0, 2.0, 1.0]])).tolist() == [1]
+
+
+@pytest.mark.parametrize("options", [{}, {"LPN": True, "pool": "avg"}, {"usam": True}])
+def test_parameters_are_the_heads_or_the_backbones(options):
+    network = model.build_model(3, backbone="resnet18", **{"pool": "gem", **options})
+    head, backbone = model.split_parameters(network)
+    names = {id(p): name for name, p in network.named_parameters()}
+    assert {names[id(p)].partition(".")[0] for p in backbone} == {"model_1", "model_2"}
+    heads = {f"classifier{i}" for i in range(4)} if "LPN" in options else {"classifier"}
+    assert {names[id(p)].partition(".")[0] for p in head} == heads
+    assert len(head) + len(backbone) == len(names)
+
+
 def test_three_view_vgg_head_fits():
     """Published defect 10: three_view_net sized the head for ResNet-50 whatever the branches."""
     network = model.three_view_net(5, 0.5, pool="avg+max", VGG16=True)
@@ -179,19 +373,6 @@ def test_stride_one_doubles_the_map(backbone):
         for stride in (2, 1)
     ]
     assert sizes == [(2, 2), (4, 4)]
-
-
-def test_gem_between_mean_and_maximum():
-    x = torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]])
-    assert model.GeM(1, p=1.0)(x).item() == pytest.approx(3.0)
-    # (1 + 8 + 27 + 216) / 4 = 63
-    assert model.GeM(1)(x).item() == pytest.approx(63 ** (1 / 3))
-    assert model.GeM(1, p=40.0)(x).item() == pytest.approx(6.0, rel=0.05)
-
-
-def test_gem_survives_half_precision():
-    x = torch.full((1, 2, 2, 2), 60.0, dtype=torch.float16)  # 60^3 overflows float16
-    assert model.GeM(2)(x).tolist() == [[pytest.approx(60.0, rel=1e-3)] * 2]
 
 
 def test_class_block_initialisation_and_options():
@@ -281,7 +462,8 @@ def test_the_imagenet_classifier_is_neither_trained_nor_copied():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"LPN": True}, "LPN"),
+        ({"LPN": True}, "LPN: true and views: 2"),
+        ({"LPN": True, "view_names": ["satellite", "drone"], "block": "four"}, "block"),
         ({"PCB": True}, "PCB"),
         ({"nclasses": "many"}, "nclasses"),
         ({"views": 7}, "views"),

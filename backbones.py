@@ -1,0 +1,439 @@
+"""The branches of the networks: backbones of torchvision by name, of timm as `timm:NAME`.
+
+A branch turns images into a pooled feature, the same way whatever its backbone (`Branch`).
+
+What they expect of an image (`input_spec`) comes from the metadata of their ImageNet weights.
+Nothing is downloaded but by `download_imagenet_weights`.
+"""
+
+import importlib
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision import models
+
+from blocks import USAM, GeM, ring_pool
+
+BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)
+    "resnet18": (models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, 512),
+    "resnet50": (models.resnet50, models.ResNet50_Weights.IMAGENET1K_V1, 2048),
+    "resnet101": (models.resnet101, models.ResNet101_Weights.IMAGENET1K_V1, 2048),
+    "vgg16_bn": (models.vgg16_bn, models.VGG16_BN_Weights.IMAGENET1K_V1, 512),
+    "convnext_tiny": (models.convnext_tiny, models.ConvNeXt_Tiny_Weights.IMAGENET1K_V1, 768),
+    "convnext_small": (models.convnext_small, models.ConvNeXt_Small_Weights.IMAGENET1K_V1, 768),
+    "convnext_base": (models.convnext_base, models.ConvNeXt_Base_Weights.IMAGENET1K_V1, 1024),
+    "swin_t": (models.swin_t, models.Swin_T_Weights.IMAGENET1K_V1, 768),
+    "swin_s": (models.swin_s, models.Swin_S_Weights.IMAGENET1K_V1, 768),
+    "swin_b": (models.swin_b, models.Swin_B_Weights.IMAGENET1K_V1, 1024),
+    "swin_v2_t": (models.swin_v2_t, models.Swin_V2_T_Weights.IMAGENET1K_V1, 768),
+    "swin_v2_s": (models.swin_v2_s, models.Swin_V2_S_Weights.IMAGENET1K_V1, 768),
+    "swin_v2_b": (models.swin_v2_b, models.Swin_V2_B_Weights.IMAGENET1K_V1, 1024),
+    "vit_b_16": (models.vit_b_16, models.ViT_B_16_Weights.IMAGENET1K_V1, 768),
+    "vit_b_32": (models.vit_b_32, models.ViT_B_32_Weights.IMAGENET1K_V1, 768),
+    "vit_l_16": (models.vit_l_16, models.ViT_L_16_Weights.IMAGENET1K_V1, 1024),
+}
+TIMM = "timm:"
+POOLS = ("avg", "max", "avg+max", "gem", "cls")
+
+
+class InputSpec(NamedTuple):
+    """What a backbone expects of its images."""
+
+    mean: tuple  # of each colour, images scaled to 0..1
+    std: tuple
+    size: tuple  # (height, width) in pixels that its ImageNet weights were trained for
+    fixed: bool  # whether it takes no other size
+    multiple: int  # both sides must be a multiple of this
+
+    def check_size(self, name, height, width):
+        """Raise ValueError where backbone `name` cannot take images of height x width pixels."""
+        if self.fixed and (height, width) != self.size:
+            raise ValueError(
+                f"backbone {name} takes images of {self.size[0]} x {self.size[1]} pixels only, not "
+                f"{height} x {width}: give --h {self.size[0]} --w {self.size[1]}"
+            )
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(
+                f"backbone {name} cuts images into squares of {self.multiple} pixels, and "
+                f"{height} x {width} is no multiple of that: change --h and --w (and --ms)"
+            )
+
+
+def check_backbone(name):
+    """Raise ValueError unless `name` is a backbone that can be built here."""
+    if name.startswith(TIMM):
+        _timm_config(name)
+    elif name not in BACKBONES:
+        raise ValueError(
+            f"backbone {name!r} is unknown: expected {', '.join(BACKBONES)}, or {TIMM}NAME with a "
+            "name of the timm package"
+        )
+
+
+def input_spec(name):
+    """`InputSpec` of a backbone, from the metadata of its ImageNet weights."""
+    check_backbone(name)
+    if name.startswith(TIMM):
+        config = _timm_config(name)
+        return InputSpec(
+            tuple(config.mean),
+            tuple(config.std),
+            tuple(config.input_size[1:]),
+            bool(config.fixed_input_size),
+            1,
+        )
+    preset = BACKBONES[name][1].transforms()
+    multiple = int(name.rpartition("_")[2]) if name.startswith("vit_") else 1  # the patch's side
+    size = (preset.crop_size[0], preset.crop_size[0])
+    return InputSpec(tuple(preset.mean), tuple(preset.std), size, False, multiple)
+
+
+def check_input_size(name, height, width):
+    """Raise ValueError where a backbone cannot take images of height x width pixels."""
+    input_spec(name).check_size(name, height, width)
+
+
+# ---------------------------------------------------------------- timm
+def _timm():
+    """The timm package; imported by name because the project does not require it."""
+    try:
+        return importlib.import_module("timm")
+    except ImportError:
+        raise ValueError(
+            f"--backbone {TIMM}NAME needs the timm package: pip install timm"
+        ) from None
+
+
+def _timm_config(name):
+    """timm's `PretrainedCfg` of a model; ValueError where timm has no such model."""
+    timm, own_name = _timm(), name.removeprefix(TIMM)
+    if not timm.is_model(own_name):
+        raise ValueError(
+            f"backbone {name!r}: timm {timm.__version__} has no model {own_name!r}; see "
+            "timm.list_models()"
+        )
+    try:
+        config = timm.get_pretrained_cfg(own_name)
+    except RuntimeError as error:  # the part of the name after the dot, which names weights
+        raise ValueError(f"backbone {name!r}: {error}") from None
+    if config is None:
+        raise ValueError(f"backbone {name!r} has no ImageNet weights in timm: choose another")
+    return config
+
+
+def build_timm(name):
+    """A timm network with random weights and without its classifier."""
+    check_backbone(name)
+    return _timm().create_model(name.removeprefix(TIMM), pretrained=False, num_classes=0)
+
+
+# ---------------------------------------------------------------- options
+def check_network(backbone="resnet50", *, stride=2, pool="avg", LPN=False, block=4, usam=False):
+    """Raise ValueError where options of a network are unknown or do not go together."""
+    check_backbone(backbone)
+    if pool not in POOLS:
+        raise ValueError(f"pool {pool!r} is unknown: expected one of {', '.join(POOLS)}")
+    if stride not in (1, 2):
+        raise ValueError(f"stride {stride} is not possible: expected 1 or 2")
+    # vgg16_bn ignores its stride, as published: options files of such runs may hold a 1.
+    if stride == 1 and not backbone.startswith(("resnet", "vgg")):
+        raise ValueError(f"stride 1 changes a ResNet's last stage; {backbone} has none")
+    if usam and not backbone.startswith("resnet"):
+        raise ValueError(f"--usam goes behind a ResNet's stem and first stage, not into {backbone}")
+    if pool == "cls" and not backbone.startswith(("vit", TIMM)):
+        raise ValueError(f"pool cls is the class token of a ViT; {backbone} has none")
+    if LPN and pool not in ("avg", "max", "avg+max"):
+        raise ValueError(f"--LPN pools its rings with avg, max or avg+max, not with {pool}")
+    if LPN and block < 1:
+        raise ValueError(f"--LPN with {block} parts is not possible: --block must be at least 1")
+
+
+def pooled_dim(channels, pool):
+    """Length of the pooled feature of a map with `channels` channels."""
+    return 2 * channels if pool == "avg+max" else channels
+
+
+# ---------------------------------------------------------------- branches
+class Branch(nn.Module):
+    """A backbone up to its last feature map, then one pooling, global or over `block` rings.
+
+    The ImageNet classifiers of ResNet and VGG stay in the state dict, unused and so without
+    gradients, because the published files hold them; other backbones lose theirs.
+    """
+
+    unused = ()  # children of `model` that no pass uses
+    after_map = ()  # children of `model` that work on what was pooled
+    foldable = True  # whether children are registered in the order of use: see fold_batch_norm
+
+    def __init__(self, backbone, pool, init_model, block=None):
+        super().__init__()
+        if init_model is not None:
+            for name in ("model", "pool", "block", "backbone", "channels", "input_spec"):
+                setattr(self, name, getattr(init_model, name))
+            return
+        check_network(backbone, pool=pool, LPN=block is not None, block=block)
+        self.pool, self.block, self.backbone = pool, block, backbone
+        self.input_spec = input_spec(backbone)
+        self.model, self.channels = self.build(backbone)
+        for name in self.unused:
+            getattr(self.model, name).requires_grad_(False)
+        if pool == "gem":
+            self.model.gem2 = GeM(self.channels)
+
+    @staticmethod
+    def build(backbone):
+        """The backbone with random weights, and the channels of its last feature map."""
+        builder, _, channels = BACKBONES[backbone]
+        return builder(), channels
+
+    def feature_map(self, x):
+        """(B, 3, H, W) -> (B, C, H', W')."""
+        raise NotImplementedError
+
+    def normalised(self, x):
+        """The backbone's own last normalisation, where it comes after pooling; (B, C, P) both."""
+        return x
+
+    def forward(self, x):
+        """Images (B, 3, H, W) float -> pooled feature (B, D), with rings (B, D, block)."""
+        return self.pooled(self.feature_map(x))
+
+    def pooled(self, x):
+        """Feature map (B, C, H', W') -> pooled feature (B, D), with rings (B, D, block)."""
+        kinds = self.pool.split("+")
+        pooled = torch.cat([self.normalised(self._pooled(x, kind)) for kind in kinds], dim=1)
+        return pooled if self.block else pooled.squeeze(2)
+
+    def _pooled(self, x, kind):
+        """Feature map (B, C, H', W') -> (B, C, P), with P = 1 where there are no rings."""
+        if self.block:
+            return ring_pool(x, self.block, kind)
+        if kind == "gem":
+            return self.model.gem2(x)[:, :, None]
+        if kind == "max":
+            return x.amax(dim=(2, 3))[:, :, None]
+        # avg; and cls, where the map is the class token at its one position
+        return x.mean(dim=(2, 3))[:, :, None]
+
+
+class ft_net(Branch):
+    """ResNet branch: images (B, 3, H, W) -> pooled feature (B, 2048), or 4096 with `avg+max`.
+
+    `stride` is that of the last stage (2 as in ImageNet, or 1: a map twice as fine). `class_num`
+    and `droprate` are part of the published signature; the head that uses them belongs to the
+    multi-view networks. `init_model` shares another branch's backbone and pooling. `block` rings
+    make it LPN's branch, (B, 2048, block); `usam` adds RK-Net's two attention modules.
+    """
+
+    unused = ("fc",)
+
+    def __init__(
+        self,
+        class_num,
+        droprate=0.5,
+        stride=2,
+        init_model=None,
+        pool="avg",
+        block=None,
+        *,
+        backbone="resnet50",
+        usam=False,
+    ):
+        super().__init__(backbone, pool, init_model, block)
+        check_network(self.backbone, stride=stride)
+        if init_model is not None:
+            self.usam_1, self.usam_2 = init_model.usam_1, init_model.usam_2
+            return
+        self.usam_1 = USAM() if usam else nn.Identity()
+        self.usam_2 = USAM() if usam else nn.Identity()
+        if stride == 1:
+            first = self.model.layer4[0]
+            # The 3x3 convolution that halves the map is the second one in a bottleneck block.
+            (first.conv2 if hasattr(first, "conv3") else first.conv1).stride = (1, 1)
+            first.downsample[0].stride = (1, 1)
+
+    def feature_map(self, x):
+        net = self.model
+        x = self.usam_1(net.relu(net.bn1(net.conv1(x))))  # (B, 64, H/2, W/2)
+        x = self.usam_2(net.layer1(net.maxpool(x)))  # (B, 64 or 256, H/4, W/4)
+        return net.layer4(net.layer3(net.layer2(x)))  # (B, C, H/32, W/32)
+
+
+class ft_net_VGG16(Branch):
+    """VGG16-bn branch: images (B, 3, H, W) -> pooled feature (B, 512), or 1024 with `avg+max`.
+
+    The map is H/32 x W/32. `stride` is part of the published signature; a VGG has no last stage
+    whose stride could be changed.
+    """
+
+    unused = ("classifier",)
+
+    def __init__(self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg", block=None):
+        super().__init__("vgg16_bn", pool, init_model, block)
+
+    def feature_map(self, x):
+        return self.model.features(x)
+
+
+class ConvNeXtBranch(Branch):
+    """ConvNeXt branch (Liu et al., CVPR 2022), map H/32 x W/32; layer norm after the pooling."""
+
+    after_map = ("classifier",)
+
+    @staticmethod
+    def build(backbone):
+        model, channels = Branch.build(backbone)
+        model.classifier = model.classifier[:1]  # the layer norm, without flattening and classes
+        return model, channels
+
+    def feature_map(self, x):
+        return self.model.features(x)
+
+    def normalised(self, x):
+        return self.model.classifier(x[..., None])[..., 0]
+
+
+class SwinBranch(Branch):
+    """Swin branch, V1 or V2 (Liu et al., ICCV 2021, CVPR 2022), map H/32 x W/32, normalised."""
+
+    @staticmethod
+    def build(backbone):
+        model, channels = Branch.build(backbone)
+        model.head = nn.Identity()
+        return model, channels
+
+    def feature_map(self, x):
+        return self.model.permute(self.model.norm(self.model.features(x)))
+
+
+class ViTBranch(Branch):
+    """ViT branch (Dosovitskiy et al., ICLR 2021): one position for each patch, normalised.
+
+    With pool `cls` the map is the class token alone, (B, C, 1, 1). At another size than the
+    weights' the position embeddings are interpolated bicubically.
+    """
+
+    @staticmethod
+    def build(backbone):
+        model, channels = Branch.build(backbone)
+        model.heads = nn.Identity()
+        return model, channels
+
+    def _positions(self, height, width):
+        """Position embeddings of the class token and height x width patches: (1, 1 + N, C)."""
+        own = self.model.encoder.pos_embedding
+        side = self.model.image_size // self.model.patch_size
+        if (height, width) == (side, side):
+            return own
+        grid = own[:, 1:].float().transpose(1, 2).unflatten(2, (side, side))  # (1, C, side, side)
+        grid = F.interpolate(grid, (height, width), mode="bicubic", antialias=True)
+        return torch.cat((own[:, :1], grid.flatten(2).transpose(1, 2).to(own.dtype)), dim=1)
+
+    def feature_map(self, x):
+        self.input_spec.check_size(self.backbone, *x.shape[-2:])
+        net = self.model
+        patches = net.conv_proj(x)  # (B, C, H', W')
+        size = patches.shape[-2:]
+        first = net.class_token.expand(len(x), -1, -1)
+        tokens = torch.cat((first, patches.flatten(2).transpose(1, 2)), dim=1)  # (B, 1 + N, C)
+        tokens = net.encoder.dropout(tokens + self._positions(*size))
+        tokens = net.encoder.ln(net.encoder.layers(tokens))
+        if self.pool == "cls":
+            return tokens[:, 0, :, None, None]
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, size)
+
+
+class TimmBranch(Branch):
+    """Branch of a network of the timm package: `backbone` is `timm:NAME`."""
+
+    after_map = ("head", "fc_norm")
+    foldable = False
+
+    def __init__(self, backbone, pool, init_model, block=None):
+        super().__init__(backbone, pool, init_model, block)
+        if self.pool == "cls" and getattr(self.model, "cls_token", None) is None:
+            raise ValueError(f"pool cls: {self.backbone} has no class token; choose another pool")
+
+    @staticmethod
+    def build(backbone):
+        model = build_timm(backbone)
+        return model, model.num_features
+
+    def feature_map(self, x):
+        self.input_spec.check_size(self.backbone, *x.shape[-2:])
+        features = self.model.forward_features(x)
+        if self.pool == "cls":
+            return features[:, 0, :, None, None]
+        if features.ndim == 3:  # (B, class token and registers, then N patches, C)
+            return self._grid(features, x.shape[-2:])
+        # timm says where its channels are: (B, H', W', C) or, saying nothing, (B, C, H', W').
+        last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+        return features.permute(0, 3, 1, 2) if last else features
+
+    def _grid(self, tokens, size):
+        """Tokens (B, extra + N, C) of an image of `size` pixels -> map (B, C, H', W')."""
+        patches = tokens[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        reduction = self.model.feature_info[-1]["reduction"]
+        height, width = (side // reduction for side in size)
+        if patches.shape[1] != height * width:
+            raise ValueError(
+                f"{self.backbone} gives {patches.shape[1]} tokens, not a map of {height} x {width}"
+            )
+        return patches.transpose(1, 2).unflatten(2, (height, width))
+
+    def normalised(self, x):
+        head_norm = getattr(getattr(self.model, "head", None), "norm", None)
+        if isinstance(head_norm, nn.LayerNorm):  # timm's LayerNorm2d, over the channels of a map
+            x = head_norm(x[..., None])[..., 0]
+        token_norm = getattr(self.model, "fc_norm", None)
+        if isinstance(token_norm, nn.LayerNorm):
+            x = token_norm(x.transpose(1, 2)).transpose(1, 2)
+        return x
+
+
+def branch_class(backbone):
+    """The class of a backbone's branch."""
+    families = {
+        "resnet": ft_net,
+        "vgg": ft_net_VGG16,
+        "convnext": ConvNeXtBranch,
+        "swin": SwinBranch,
+        "vit": ViTBranch,
+        TIMM: TimmBranch,
+    }
+    return next(branch for prefix, branch in families.items() if backbone.startswith(prefix))
+
+
+def make_branch(class_num, stride, pool, backbone, block=None, usam=False):
+    """The branch of a backbone; options that do not fit it are `check_network`'s to refuse."""
+    branch = branch_class(backbone)
+    if branch is ft_net:
+        return ft_net(class_num, 0.5, stride, None, pool, block, backbone=backbone, usam=usam)
+    if branch is ft_net_VGG16:
+        return ft_net_VGG16(class_num, 0.5, stride, None, pool, block)
+    return branch(backbone, pool, None, block)
+
+
+# ---------------------------------------------------------------- ImageNet weights
+def download_imagenet_weights(backbone):
+    """State dict of a backbone's ImageNet weights (kept on disk after the first time).
+
+    Raises OSError that names the two ways on where the download is not possible.
+    """
+    check_backbone(backbone)
+    try:
+        if backbone.startswith(TIMM):
+            name = backbone.removeprefix(TIMM)
+            source = _timm_config(backbone).hf_hub_id or name
+            return _timm().create_model(name, pretrained=True, num_classes=0).state_dict()
+        weights = BACKBONES[backbone][1]
+        source = weights.url
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no route, a proxy's page, or a damaged file
+        raise OSError(
+            f"the ImageNet weights of {backbone} cannot be downloaded ({error}): fetch "
+            f"{source} on another machine and pass it as --weights FILE, or train from "
+            "random weights with --no_pretrained"
+        ) from None

@@ -1,0 +1,211 @@
+"""Every backbone against torchvision's own network, its metadata, and what it refuses."""
+
+import sys
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import backbones
+import model
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALL = ("resnet101", "convnext_tiny", "swin_t", "swin_v2_t", "vit_b_32")
+
+
+def warmed(network):
+    """The network in evaluation mode, with weights that are not the zeros of a fresh start."""
+    for weight in network.parameters():
+        if weight.dim() < 2 or weight.std() == 0:
+            nn.init.uniform_(weight, 0.05, 0.15)
+    return network.eval()
+
+
+@pytest.mark.parametrize("backbone", SMALL)
+@torch.no_grad()
+def test_pooled_feature_is_what_torchvision_classifies(backbone, size=64):
+    """Also: torchvision's weights load, whole, and `pool cls` is a ViT's class token."""
+    torch.manual_seed(0)
+    transformer = {"image_size": size} if backbone.startswith("vit") else {}
+    whole = warmed(torchvision.models.get_model(backbone, **transformer))
+    network = model.build_model(
+        3, backbone=backbone, share=True, pool="cls" if transformer else "avg"
+    ).eval()
+    if transformer:  # torchvision's positions are those of its own image size
+        side = network.model_1.model.encoder.pos_embedding
+        network.model_1.model.image_size = size
+        network.model_1.model.encoder.pos_embedding = nn.Parameter(
+            torch.zeros(1, 1 + (size // 32) ** 2, side.shape[2])
+        )
+    model.load_backbone(network, whole.state_dict(), "FILE")
+    images = torch.rand(1, 3, size, size)
+    pooled = network.model_1(images)
+    classifier = {
+        "resnet": lambda: whole.fc,
+        "convnext": lambda: whole.classifier[2],
+        "swin": lambda: whole.head,
+        "vit": lambda: whole.heads,
+    }[backbone.rstrip("0123456789").partition("_")[0]]()
+    expected = whole(images)
+    torch.testing.assert_close(classifier(pooled), expected, atol=1e-5, rtol=1e-4)
+    folded = model.inference_copy(network)
+    torch.testing.assert_close(folded.embed(images, 2), network.embed(images, 1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("backbone", ["convnext_tiny", "swin_t", "swin_v2_t", "vit_b_32"])
+def test_every_trained_weight_gets_a_gradient(backbone):
+    """And half-precision backbones keep the direction of the embedding."""
+    torch.manual_seed(0)
+    network = model.build_model(3, backbone=backbone, share=True)
+    images = torch.randn(2, 3, 64, 64)
+    first, second = network(images, images.flip(3))
+    (first.square().sum() + second.sum()).backward()
+    without = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    head, backbone = model.split_parameters(network)
+    assert len(head) == 6 and len(head) + len(backbone) == len(list(network.parameters()))
+    network.eval()
+    with torch.no_grad():
+        half = model.inference_copy(network, torch.bfloat16)
+        assert next(half.model_1.parameters()).dtype == torch.bfloat16
+        embedded = half.embed(images, 1)
+        assert embedded.dtype == torch.float32
+        similarity = torch.cosine_similarity(embedded, network.embed(images, 1))
+        assert similarity.min() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [("convnext_tiny", (2, 3)), ("swin_t", (2, 3)), ("swin_v2_t", (2, 3)), ("vit_b_32", (2, 3))],
+)
+@pytest.mark.parametrize(("pool", "LPN"), [("avg+max", False), ("max", True)])
+@torch.no_grad()
+def test_maps_and_widths(backbone, size, pool, LPN):
+    branch = backbones.make_branch(3, 2, pool, backbone, 2 if LPN else None, False).eval()
+    images = torch.rand(1, 3, 64, 96)
+    channels = backbones.BACKBONES[backbone][2]
+    assert branch.feature_map(images).shape == (1, channels, *size)
+    width = channels * (2 if pool == "avg+max" else 1)
+    assert branch(images).shape == ((1, width, 2) if LPN else (1, width))
+
+
+@torch.no_grad()
+def test_positions_of_a_vit_follow_the_image():
+    torch.manual_seed(0)
+    branch = backbones.ViTBranch("vit_b_32", "avg", None).eval()
+    own = branch.model.encoder.pos_embedding
+    assert branch._positions(7, 7) is own  # 224 pixels, the size of the weights
+    own[0, 1:] = torch.arange(7.0).repeat(7)[:, None]  # the column's number
+    wide = branch._positions(7, 14)
+    assert wide.shape == (1, 1 + 7 * 14, 768) and torch.equal(wide[:, 0], own[:, 0])
+    columns = wide[0, 1:, 0].unflatten(0, (7, 14))
+    torch.testing.assert_close(columns, columns[:1].expand(7, 14))
+    # A position of the wide grid lies half a step before or after one of the narrow grid.
+    torch.testing.assert_close(columns[0, 4:10], torch.arange(4, 10) / 2 - 0.25)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "multiple"),
+    [("resnet50", 224, 1), ("convnext_base", 224, 1), ("swin_v2_b", 256, 1), ("vit_b_16", 224, 16)],
+)
+def test_input_comes_from_the_weights(backbone, size, multiple):
+    expected = backbones.InputSpec(*IMAGENET, (size, size), False, multiple)
+    assert backbones.input_spec(backbone) == expected
+
+
+@pytest.mark.parametrize("backbone", backbones.BACKBONES)
+def test_the_table_is_right(backbone):
+    assert backbones.input_spec(backbone)[:2] == IMAGENET
+    with torch.device("meta"):  # shapes without memory or arithmetic
+        branch = backbones.make_branch(3, 2, "avg", backbone)
+        features = branch.feature_map(torch.empty(1, 3, 64, 64))
+    assert features.shape[1] == branch.channels == backbones.BACKBONES[backbone][2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "resnet1"}, "backbone 'resnet1' is unknown: expected resnet18.*timm:NAME"),
+        ({"pool": "sum"}, "pool 'sum' is unknown"),
+        ({"stride": 3}, "stride 3 is not possible"),
+        ({"backbone": "swin_t", "stride": 1}, "stride 1 changes a ResNet's.*swin_t has none"),
+        ({"backbone": "vgg16_bn", "usam": True}, "not into vgg16_bn"),
+        ({"pool": "cls"}, "class token of a ViT; resnet50"),
+        ({"LPN": True, "pool": "gem"}, "--LPN pools.*not with gem"),
+        ({"LPN": True, "block": 0}, "--block must be at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        model.build_model(3, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vit_refuses_sizes_between_its_patches():
+    backbones.check_input_size("vit_b_32", 64, 96)
+    with pytest.raises(ValueError, match="squares of 32 pixels, and 64 x 80 is no multiple"):
+        backbones.ViTBranch("vit_b_32", "avg", None)(torch.rand(1, 3, 64, 80))
+
+
+# ---------------------------------------------------------------- timm
+def test_a_missing_timm_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)  # makes its import fail
+    with pytest.raises(ValueError, match="needs the timm package: pip install timm"):
+        model.build_model(3, backbone="timm:resnet18")
+
+
+@pytest.fixture
+def timm():
+    return pytest.importorskip("timm")
+
+
+@pytest.mark.parametrize(
+    ("name", "pool", "size"),
+    [
+        ("convnext_atto", "avg", 64),  # layer norm after the pooling
+        ("resnet10t", "avg", 64),
+        ("swin_s3_tiny_224", "avg", 224),  # channels last
+        ("vit_tiny_patch16_224", "cls", 224),
+        ("vit_wee_patch16_reg1_gap_256", "avg", 256),  # registers, a norm after the pooling
+    ],
+)
+@torch.no_grad()
+def test_pooled_feature_is_timms_own(timm, name, pool, size):
+    """Its weights load too, and nothing is folded that might not be in the order of use."""
+    torch.manual_seed(0)
+    whole = warmed(timm.create_model(name, num_classes=0))
+    network = model.build_model(3, backbone=f"timm:{name}", pool=pool, share=True).eval()
+    model.load_backbone(network, whole.state_dict(), "FILE")
+    images = torch.rand(1, 3, size, size)
+    expected = whole.forward_head(whole.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(network.model_1(images), expected, atol=1e-5, rtol=1e-4)
+    embedded = network.embed(images, 1)
+    torch.testing.assert_close(
+        model.inference_copy(network).embed(images, 1), embedded, atol=1e-5, rtol=0
+    )
+    half = model.inference_copy(network, torch.bfloat16).embed(images, 1)
+    assert torch.cosine_similarity(half, embedded).min() > 0.99
+
+
+def test_what_timm_says_of_its_images(timm):
+    spec = backbones.input_spec("timm:convnext_base.fb_in22k_ft_in1k_384")
+    assert spec == (*IMAGENET, (384, 384), False, 1)
+    spec = backbones.input_spec("timm:vit_small_patch16_224")
+    assert spec == ((0.5,) * 3, (0.5,) * 3, (224, 224), True, 1)
+    with pytest.raises(ValueError, match="224 x 224 pixels only, not 256 x 256: give --h 224"):
+        backbones.check_input_size("timm:vit_small_patch16_224", 256, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nonsense", "has no model 'nonsense'"), ("convnext_atto.nonsense", "nonsense")],
+)
+def test_names_that_timm_does_not_know(timm, name, message):
+    with pytest.raises(ValueError, match=message):
+        model.build_model(3, backbone=f"timm:{name}")
+
+
+def test_no_class_token_to_pool(timm):
+    with pytest.raises(ValueError, match="timm:resnet10t has no class token"):
+        model.build_model(3, backbone="timm:resnet10t", pool="cls", share=True)
