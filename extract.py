@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from dataset import ImageBatches, batch_loader, in_batches, to_network_input
 from features import Features
-from utils import is_out_of_memory, progress_bar
+from utils import is_main, is_out_of_memory, progress_bar, rank, sum_over_ranks, world_size
 
 
 @torch.inference_mode()
@@ -33,21 +33,40 @@ def extract_features(
         images: `cache.ResizedImages` that holds the paths (dataset.open_view).
 
     Returns:
-        float32 array (N, D), rows of norm 1. Where the device runs out of memory the batch is
-        halved and the run goes on; a single image that does not fit is a torch.OutOfMemoryError.
+        float32 array (N, D), rows of norm 1; of several processes each returns all rows. Where the
+        device runs out of memory the batch is halved and the run goes on; a single image that does
+        not fit is a torch.OutOfMemoryError.
     """
+    # Whole batches are dealt out to the processes: an image meets the same others as in one.
+    shard = in_batches(range(len(paths)), batch_size)[rank() :: world_size()]
     loader = batch_loader(
-        ImageBatches(images), in_batches(paths, batch_size), num_workers, device.type == "cuda"
+        ImageBatches(images),
+        [[paths[row] for row in rows] for rows in shard],
+        num_workers,
+        device.type == "cuda",
     )
-    limit, done, features = batch_size, 0, None
+    limit, features = batch_size, None
     with progress_bar(loader, description) as batches:
-        for batch in batches:
+        for rows, batch in zip(shard, batches, strict=True):
             embedded, limit = _embed_within_memory(network, branch, batch, device, scales, limit)
             if features is None:
-                features = np.empty((len(paths), embedded.shape[1]), np.float32)  # (N, D)
-            features[done : done + len(embedded)] = F.normalize(embedded, dim=1).numpy()
-            done += len(embedded)
-    return features
+                features = np.zeros((len(paths), embedded.shape[1]), np.float32)  # (N, D)
+            features[rows.start : rows.stop] = F.normalize(embedded, dim=1).numpy()
+    return _join_shards(features, len(paths), device)
+
+
+def _join_shards(features, count, device):
+    """Features (N, D) whose other processes' rows are zero -> all rows, in every process.
+
+    A process that had no batch has None; the first always has one.
+    """
+    if world_size() == 1:
+        return features
+    own = features.shape[1] if is_main() else 0
+    width = int(sum_over_ranks(torch.tensor(own, device=device)))
+    if features is None:
+        features = np.zeros((count, width), np.float32)
+    return sum_over_ranks(torch.from_numpy(features).to(device)).cpu().numpy()
 
 
 def _embed_within_memory(network, branch, images, device, scales, limit):

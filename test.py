@@ -3,10 +3,12 @@
 python test.py --name two_view --test_dir data/toy                      # drone -> satellite
 python test.py --name two_view --query satellite --gallery drone
 python test.py --name two_view --all                                    # every possible task
+torchrun --nproc_per_node 4 test.py --name two_view                     # on four GPUs
 """
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import utils
@@ -195,6 +197,7 @@ def main(argv=None):
     from extract import view_features
 
     device = utils.select_device(opts.device, opts.gpu_ids)
+    utils.join_processes(device)
     utils.keep_freed_memory()
     network, branches, run_opts = load_run(opts.name, opts.which_epoch, device)
     check_agreement(opts, run_opts)
@@ -206,12 +209,14 @@ def main(argv=None):
     features = {}
     for folder, classes in scanned.items():
         paths = [path for images in classes.values() for path in images]
+        with utils.main_process_first() if opts.cache == "disk" else nullcontext():
+            images = open_view(paths, height, width, opts.cache, opts.num_workers)
         features[folder] = view_features(
             network,
             branches[folder.split("_")[1]],
             classes,
             label_of,
-            open_view(paths, height, width, opts.cache, opts.num_workers),
+            images,
             device=device,
             batch_size=opts.batchsize,
             scales=opts.ms,
@@ -219,6 +224,8 @@ def main(argv=None):
             description=folder,
         )
     results = {}
+    if not utils.is_main():  # the first process saves and scores
+        return results
     for task in tasks:
         path = output_path(opts.output, task, several=opts.all)
         query, gallery = features[f"query_{task[0]}"], features[f"gallery_{task[1]}"]

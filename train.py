@@ -2,10 +2,12 @@
 
 python train.py --name two_view --data_dir data/toy --train_all
 python train.py --name two_view --resume            # continue an interrupted run exactly
+torchrun --nproc_per_node 4 train.py --name two_view --data_dir data/toy       # on four GPUs
 """
 
 import argparse
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +86,12 @@ def build_parser():
         help="paired: one image of each view of the same buildings; independent: "
         "every view shuffled on its own, as published",
     )
-    data.add_argument("--batchsize", type=positive_int, default=8, help="images per view and step")
+    data.add_argument(
+        "--batchsize",
+        type=positive_int,
+        default=8,
+        help="images per view and step (of each process of torchrun)",
+    )
     data.add_argument("--h", type=_image_side, default=384, help="input height, pixels")
     data.add_argument("--w", type=_image_side, default=384, help="input width, pixels")
     data.add_argument("--pad", type=natural_int, default=10, help="padding before crop, pixels")
@@ -147,6 +154,11 @@ def build_parser():
     )
     utils.add_precision_options(optim)
     optim.add_argument(
+        "--sync_bn",
+        action="store_true",
+        help="with torchrun on GPUs: batch norm over the batch of all processes, not of each",
+    )
+    optim.add_argument(
         "--compile",
         action="store_true",
         help="torch.compile the network: minutes at the start, pays on a GPU in a long run",
@@ -190,6 +202,13 @@ def parse_args(argv=None):
     opts = parser.parse_args(argv)
     if opts.resume:
         saved = utils.read_opts(utils.run_folder(opts.name))
+        begun, now = saved.get("world_size", 1), utils.world_size()
+        if begun != now:
+            parser.error(
+                f"{opts.name} was begun with {begun} process(es), not with {now}: --resume "
+                f"continues it as it was; start it "
+                + ("without torchrun" if begun == 1 else f"with torchrun, {begun} in all")
+            )
         saved = {key: value for key, value in saved.items() if key in vars(opts)}
         parser.set_defaults(**saved)
         opts = parser.parse_args(argv)
@@ -205,6 +224,7 @@ def parse_args(argv=None):
         opts.backbone_lr = 1.0 if opts.no_pretrained else 0.1
     if opts.step_size is None:
         opts.step_size = max(1, round(opts.epochs * 2 / 3))  # the published 80 of 120
+    opts.world_size = utils.world_size()
     return opts
 
 
@@ -226,6 +246,8 @@ def _check_combinations(parser, opts):
             "--cache keeps resized images, and --color_jitter and --DA change an image before it "
             "is resized: use one or the other"
         )
+    if opts.sync_bn and utils.world_size() == 1:
+        parser.error("--sync_bn joins the batches of several processes: start them with torchrun")
     if opts.moving_avg == 0:
         parser.error("--moving_avg 0 would keep no average: give a decay such as 0.999, or 1")
     if opts.droprate == 1:
@@ -285,7 +307,9 @@ def open_data(opts, pin_memory):
         )
         for view in views
     }
-    sampler = dataset.SAMPLERS[opts.sampler](samples, opts.batchsize, opts.seed)
+    sampler = dataset.SAMPLERS[opts.sampler](
+        samples, opts.batchsize, opts.seed, rank=utils.rank(), world_size=utils.world_size()
+    )
     loader = dataset.batch_loader(
         dataset.TrainingViews(samples, images, augmentations),
         sampler,
@@ -295,6 +319,11 @@ def open_data(opts, pin_memory):
     )
     counts = ", ".join(f"{len(pairs)} {view}" for view, pairs in samples.items())
     print(f"{len(class_names)} buildings, {counts} images, {len(sampler)} steps an epoch")
+    if opts.world_size > 1:
+        print(
+            f"{opts.world_size} processes of {opts.batchsize} images per view: an effective batch "
+            f"of {opts.world_size * opts.batchsize}, learning rate {opts.lr:g}"
+        )
     return TrainingData(class_names, loader, sampler, held_out, images)
 
 
@@ -392,8 +421,31 @@ def compile_network(network, device):
     """
     import torch
 
-    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    alone = utils.world_size() == 1  # else gradients are exchanged in the midst of a pass
+    mode = "reduce-overhead" if device.type == "cuda" and alone else "default"
     return torch.compile(network, dynamic=False, mode=mode)
+
+
+def distribute(network, device):
+    """The network to call in training: with gradients averaged over torchrun's processes, if any.
+
+    Batch norm's running statistics are not exchanged in every step: their update is linear, so to
+    average them once, after an epoch (`average_statistics`), comes to the same.
+    """
+    if utils.world_size() == 1:
+        return network
+    from torch.nn.parallel import DistributedDataParallel
+
+    own = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=own, broadcast_buffers=False)
+
+
+def average_statistics(*networks):
+    """Average batch norm's running statistics over the processes, in place."""
+    for network in networks:
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                utils.sum_over_ranks(buffer).div_(utils.world_size())
 
 
 def build_training(opts, network, device):
@@ -403,6 +455,10 @@ def build_training(opts, network, device):
 
     import losses
 
+    if opts.sync_bn:
+        if device.type != "cuda":
+            raise ValueError("--sync_bn works on GPUs alone: leave it out with --device cpu")
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     network.to(device, memory_format=torch.channels_last)
     terms = losses.build_losses().to(device)
     average = None
@@ -410,9 +466,10 @@ def build_training(opts, network, device):
         average = AveragedModel(
             network, multi_avg_fn=get_ema_multi_avg_fn(opts.moving_avg), use_buffers=True
         )
+    forward = distribute(network, device)
     return Training(
         network=network,
-        forward=compile_network(network, device) if opts.compile else network,
+        forward=compile_network(forward, device) if opts.compile else forward,
         views=input_views(opts),
         losses=terms,
         optimizer=build_optimizer(network, terms, opts.lr, opts.backbone_lr),
@@ -434,11 +491,42 @@ def learning_rate_factor(epoch, progress, warm_epoch, step_size):
     return warm * 0.1 ** (epoch // step_size)
 
 
-def train_step(training, batch):
+def with_every_view(batch, views):
+    """The batch with an empty one, (0, 3, H, W), for each view that it lacks.
+
+    Of several processes each must go through all weights, for they wait for one another's
+    gradients. An empty batch gives gradients of zero and leaves batch norm as it was.
+    """
+    import torch
+
+    images = next((x for x, _ in batch.values()), torch.empty(0, 3, 32, 32, dtype=torch.uint8))
+    empty = images[:0], torch.empty(0, dtype=torch.long)
+    return {view: batch.get(view, empty) for view in views}
+
+
+def gather_views(outputs, labels, sizes):
+    """Outputs and labels {view: (B, ...)} of this process -> those of the batch of all processes.
+
+    Every process then computes the loss of the whole batch, whatever that compares. A view of
+    which no process has an image is left out.
+    """
+    from losses import gather_batch
+
+    present = [view for view in outputs if any(sizes[view])]
+    # Weights that only an absent view uses must get their gradient of zero all the same.
+    nothing = sum(0 * outputs[view].sum() for view in outputs if view not in present)
+    return (
+        {view: gather_batch(outputs[view] + nothing, sizes[view]) for view in present},
+        {view: gather_batch(labels[view], sizes[view]) for view in present},
+    )
+
+
+def train_step(training, batch, sizes):
     """One update from a batch {view: (images, labels)}: loss terms and wrong answers per view.
 
     Both are 0-d tensors, {term: loss} and {view: count}, and stay on the device: to read one would
-    make this process wait for a GPU in every step.
+    make this process wait for a GPU in every step. `sizes` {view: images in the batch of each
+    process}; the loss and the answers are those of the batch of all.
     """
     from dataset import to_network_input
 
@@ -453,6 +541,8 @@ def train_step(training, batch):
         for view, output in zip(training.views, outputs, strict=False)
         if output is not None
     }
+    if utils.world_size() > 1:
+        logits, labels = gather_views(logits, labels, sizes)
     terms = {name: loss(logits, labels) for name, loss in training.losses.items()}
     training.optimizer.zero_grad(set_to_none=True)
     training.scaler.scale(sum(terms.values())).backward()
@@ -474,13 +564,13 @@ class Tally:
         self.sums = {}  # {term: float} of the steps before
         self.wrong, self.seen = {}, {}  # by view
 
-    def add(self, terms, wrong, batch):
-        """Count a step: what `train_step` returned, and its batch."""
+    def add(self, terms, wrong, sizes):
+        """Count a step: what `train_step` returned, and was given."""
         self.steps += 1
         self.unread.append(terms)
-        for view, (_, labels) in batch.items():
-            self.wrong[view] = self.wrong.get(view, 0) + wrong[view]
-            self.seen[view] = self.seen.get(view, 0) + len(labels)
+        for view, count in wrong.items():
+            self.wrong[view] = self.wrong.get(view, 0) + count
+            self.seen[view] = self.seen.get(view, 0) + sum(sizes[view])
         if len(self.unread) >= self.read_every:
             self.read()
 
@@ -524,11 +614,18 @@ def train_one_epoch(training, data, epoch, lr_factor):
     data.sampler.epoch = epoch
     tally = Tally(READ_EVERY if training.device.type == "cuda" else 1)
     for batch in utils.progress_bar(data.loader, f"epoch {epoch}"):
-        if not batch:  # no view had two images
+        counts = [len(batch[view][1]) if view in batch else 0 for view in training.views]
+        gathered = zip(*utils.gather_counts(counts), strict=True)
+        sizes = dict(zip(training.views, gathered, strict=True))
+        if not any(map(sum, sizes.values())):  # no view had two images
             continue
+        if utils.world_size() > 1:
+            batch = with_every_view(batch, training.views)
         for group in training.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor(epoch, tally.steps / len(data.loader))
-        tally.add(*train_step(training, batch), batch)
+        tally.add(*train_step(training, batch, sizes), sizes)
+    if utils.world_size() > 1:
+        average_statistics(training.network, *filter(None, [training.average]))
     return tally.summary()
 
 
@@ -556,6 +653,8 @@ def validate(training, opts, data):
         )
         for view in (query_view, gallery_view)
     )
+    if not utils.is_main():  # the first process scores and writes
+        return {}
     metrics = evaluate(query, gallery)
     return {"val_recall@1": metrics["recall@1"], "val_AP": metrics["AP"]}
 
@@ -685,7 +784,7 @@ def run_epochs(training, data, opts, run_dir, start, log):
         return learning_rate_factor(epoch, progress, opts.warm_epoch, opts.step_size)
 
     for epoch in range(start, opts.epochs):
-        utils.seed_everything(opts.seed, epoch)
+        utils.seed_everything(opts.seed, epoch, utils.rank())
         began = time.perf_counter()
         stats = train_one_epoch(training, data, epoch, lr_factor)
         entry = {"epoch": epoch, **stats, "lr": opts.lr * lr_factor(epoch, 1.0)}
@@ -694,7 +793,8 @@ def run_epochs(training, data, opts, run_dir, start, log):
         entry["seconds"] = time.perf_counter() - began
         log.append(entry)
         print(format_epoch(entry, opts.epochs), flush=True)
-        save_epoch(run_dir, training, data.class_names, epoch, log)
+        if utils.is_main():
+            save_epoch(run_dir, training, data.class_names, epoch, log)
     return log
 
 
@@ -706,8 +806,10 @@ def main(argv=None):
     device = utils.select_device(opts.device, opts.gpu_ids)
     saved = {k: v for k, v in vars(opts).items() if k not in ("resume", "overwrite")}
     print(f"run {run_dir} on {device}:", " ".join(f"{k}={v}" for k, v in sorted(saved.items())))
+    utils.join_processes(device)
     utils.keep_freed_memory()
-    data = open_data(opts, pin_memory=device.type == "cuda")
+    with utils.main_process_first() if opts.cache == "disk" else nullcontext():
+        data = open_data(opts, pin_memory=device.type == "cuda")
     utils.seed_everything(opts.seed)
     network = build_network(opts, len(data.class_names))
     training = build_training(opts, network, device)
@@ -716,19 +818,21 @@ def main(argv=None):
     if opts.resume:
         start, log = load_epoch(run_dir, training, data.class_names)
         print(f"resuming after epoch {start - 1}")
+        # The last weights go, or test.py would take them for those of this run's end.
+        earlier = [run_dir / utils.LAST_WEIGHTS]
         if start >= opts.epochs:
+            earlier = []
             print(f"the run has its {start} epochs already: give a larger --epochs to go on")
-        else:  # else test.py would take it for the weights of this run's end
-            (run_dir / utils.LAST_WEIGHTS).unlink(missing_ok=True)
-    else:
+    if utils.is_main():
         for path in earlier:
             path.unlink(missing_ok=True)
-    utils.write_opts(
-        run_dir, {**saved, "nclasses": len(data.class_names), "views": len(opts.view_names)}
-    )
+        utils.write_opts(
+            run_dir, {**saved, "nclasses": len(data.class_names), "views": len(opts.view_names)}
+        )
     log = run_epochs(training, data, opts, run_dir, start, log)
-    utils.save_tensors(run_dir / utils.LAST_WEIGHTS, training.evaluated.state_dict())
-    draw_curves(run_dir / "train.jpg", log)
+    if utils.is_main():
+        utils.save_tensors(run_dir / utils.LAST_WEIGHTS, training.evaluated.state_dict())
+        draw_curves(run_dir / "train.jpg", log)
     print(f"weights: {run_dir / utils.LAST_WEIGHTS}, curves: {run_dir / 'train.jpg'}")
     return {**log[-1], "run_dir": str(run_dir)}
 

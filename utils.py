@@ -8,7 +8,9 @@ import functools
 import json
 import os
 import sys
-from contextlib import contextmanager, nullcontext
+import traceback
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import yaml
@@ -24,30 +26,75 @@ def script(main):
     Libraries raise ValueError, OSError or FloatingPointError with a sentence that says what was
     found, what was expected and what to do. Any other exception is a defect of the program and
     keeps its traceback. `GEO_TRACEBACK=1` in the environment shows every traceback.
+
+    Of several processes (torchrun) the first that fails speaks for all: the others either meet the
+    same mistake or lose their partner. Only the first process prints to stdout.
     """
 
     @functools.wraps(main)
     def wrapped(argv=None):
         try:
-            return main(argv)
-        except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
-            if os.environ.get("GEO_TRACEBACK"):
-                raise
-            if isinstance(error, RuntimeError):
-                if not is_out_of_memory(error):
-                    raise
-                error = "out of memory: lower --batchsize, or --h and --w"
-            # An error from a loader worker carries that process's traceback; its last line is ours.
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            name = Path(sys.modules[main.__module__].__file__).name
-            prefix = f"{type(error).__name__}: "
-            print(f"{name}: error: {lines[-1].removeprefix(prefix)}", file=sys.stderr)
-            raise SystemExit(2) from None
+            with nullcontext() if is_main() else _silent_stdout():
+                result = main(argv)
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise SystemExit(130) from None
+            _say_first("interrupted")
+            _end(130)
+        except Exception as error:
+            line = _error_line(error)
+            if line is None or os.environ.get("GEO_TRACEBACK"):
+                if world_size() == 1:
+                    raise
+                _say_first(traceback.format_exc())
+            else:
+                name = Path(sys.modules[main.__module__].__file__).name
+                _say_first(f"{name}: error: {line}")
+            _end(2)
+        leave_processes()
+        return result
 
     return wrapped
+
+
+@contextmanager
+def _silent_stdout():
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def _error_line(error):
+    """The line that tells the user of a mistake; None for a defect of the program."""
+    if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        return "out of memory: lower --batchsize, or --h and --w"
+    if not isinstance(error, (ValueError, OSError, FloatingPointError)):
+        return None
+    # An error from a loader worker carries that process's traceback; its last line is ours.
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].removeprefix(f"{type(error).__name__}: ")
+
+
+def _say_first(text):
+    """Print on stderr why the program ends, unless another process of it already has.
+
+    torchrun stops all processes when one has ended, so the others wait until the text is out.
+    """
+    store = _shared_store() if world_size() > 1 else None
+    if store is None or store.add("failures", 1) == 1:
+        print(text, file=sys.stderr, flush=True)
+        if store is not None:
+            store.set("said", "yes")
+    else:
+        with suppress(RuntimeError):  # nobody says anything for ten seconds
+            store.wait(["said"], timedelta(seconds=10))
+
+
+def _end(code):
+    """End the program with an exit code; one of several processes at once.
+
+    The usual way out would wait for the other processes, and they may wait for this one.
+    """
+    if world_size() > 1:
+        os._exit(code)
+    raise SystemExit(code) from None
 
 
 def is_out_of_memory(error):
@@ -65,7 +112,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """Print the message alone, without the usage, and exit with code 2."""
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        _say_first(f"{self.prog}: error: {message} (see --help)")
+        self.exit(2)
 
 
 class _Refuse(argparse.Action):
@@ -85,7 +133,8 @@ def progress_bar(iterable, description, total=None):
     """Wrap an iterable in a tqdm bar on stderr; silent where stderr is not a terminal."""
     from tqdm import tqdm
 
-    return tqdm(iterable, desc=description, total=total, leave=False, disable=None)
+    disable = None if is_main() else True
+    return tqdm(iterable, desc=description, total=total, leave=False, disable=disable)
 
 
 def positive_int(text):
@@ -270,12 +319,16 @@ def add_machine_options(parser):
         help="where to compute; on Linux a process keeps freed memory for its next step, "
         "unless GEO_KEEP_MEMORY=0 is in the environment",
     )
-    parser.add_argument("--gpu_ids", default="0", help="number of the one GPU, -1 for the CPU")
+    parser.add_argument(
+        "--gpu_ids",
+        default="0",
+        help="number of the one GPU, -1 for the CPU; torchrun gives each process its own",
+    )
     parser.add_argument(
         "--num_workers",
         type=natural_int,
         default=min(4, os.cpu_count() or 1),
-        help="loader processes; 0 loads in this process",
+        help="loader processes (of each process of torchrun); 0 loads in this process",
     )
 
 
@@ -294,10 +347,18 @@ def select_device(device="auto", gpu_ids="0"):
     """The torch.device that `--device auto|cpu|cuda` and `--gpu_ids` ask for.
 
     `--gpu_ids 0`, the default of the published commands, falls back to the CPU under `auto`; any
-    other GPU must exist. -1 means the CPU. One process drives one GPU, so a list is refused.
+    other GPU must exist. -1 means the CPU. One process drives one GPU, so a list is refused;
+    processes started by torchrun take the GPUs in order.
     """
     import torch
 
+    if world_size() > 1:
+        if gpu_ids != "0":
+            raise ValueError(
+                f"--gpu_ids {gpu_ids}: torchrun gives each process its own GPU, so leave the "
+                "option out; CUDA_VISIBLE_DEVICES=2,3 chooses among them, --device cpu takes none"
+            )
+        gpu_ids = os.environ["LOCAL_RANK"]
     if not gpu_ids.lstrip("-").isdigit():
         if all(part.strip().isdigit() for part in gpu_ids.split(",")):
             raise ValueError(f"--gpu_ids {gpu_ids} names several GPUs, one is used: name that one")
@@ -305,8 +366,14 @@ def select_device(device="auto", gpu_ids="0"):
     index, count = int(gpu_ids), torch.cuda.device_count()
     if index < 0 and device == "cuda":
         raise ValueError("--device cuda and --gpu_ids -1 (the CPU) contradict each other")
-    if device == "cpu" or index < 0 or (device == "auto" and count == 0 and index == 0):
+    shared = world_size() > 1
+    if device == "cpu" or index < 0 or (device == "auto" and count == 0 and (shared or index == 0)):
         return torch.device("cpu")
+    if shared and index >= count:
+        raise ValueError(
+            f"torchrun started process {index + 1} on this machine, which shows {count} GPU(s) to "
+            "torch: lower --nproc_per_node, or use --device cpu"
+        )
     if index >= count:
         raise ValueError(
             f"--gpu_ids {index} asked for, but this machine shows {count} GPU(s) to torch: "
@@ -364,11 +431,106 @@ def autocast(device, precision):
     return torch.autocast(device.type, dtype=dtype_of(precision))
 
 
-def seed_everything(seed, epoch=0):
-    """Seed torch (all devices) as a function of the run's seed and the epoch.
+def seed_everything(seed, epoch=0, rank=0):
+    """Seed torch (all devices) as a function of the run's seed, the epoch and the process's rank.
 
     No random state outlives an epoch, so a resumed run draws exactly what the unbroken one would.
     """
     import torch
 
-    torch.manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    torch.manual_seed((seed * 1_000_003 + epoch + rank * 2_305_843_009_213_693_951) % 2**63)
+
+
+# ---------------------------------------------------------------- several processes
+def rank():
+    """Number of this process among those that torchrun started, from 0; else 0."""
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
+
+
+def world_size():
+    """Number of processes that torchrun started on all machines, else 1."""
+    # Cluster schedulers set WORLD_SIZE too, torchrun alone all of these.
+    started = {"TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys()
+    return int(os.environ["WORLD_SIZE"]) if started else 1
+
+
+def is_main():
+    """Whether this process is the one that prints and writes."""
+    return rank() == 0
+
+
+@functools.cache
+def _shared_store():
+    """The key-value store through which torchrun's processes find one another."""
+    from torch import distributed
+
+    store, _, _ = next(distributed.rendezvous("env://"))
+    return store
+
+
+def join_processes(device):
+    """Start the process group of torchrun's processes, if any: NCCL on GPUs, Gloo on the CPU."""
+    if world_size() == 1:
+        return
+    from torch import distributed
+
+    store = _shared_store()
+    turn = store.add(f"turn of {rank()}", 1)  # a second group does not meet the first one's keys
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=distributed.PrefixStore(f"group {turn}", store),
+        rank=rank(),
+        world_size=world_size(),
+        # The first process alone decodes a cache and scores: no other may give up on it meanwhile.
+        timeout=timedelta(hours=2),
+    )
+
+
+def leave_processes():
+    """End the process group, if there is one, when every process has come here.
+
+    After an error there is no such moment: the failed process simply ends, and torchrun stops the
+    others.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
+def barrier():
+    """Wait here for all other processes, if there are any."""
+    if world_size() > 1:
+        from torch import distributed
+
+        distributed.barrier()
+
+
+@contextmanager
+def main_process_first():
+    """The first process runs the block while the others wait, then they do."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+def gather_counts(counts):
+    """[n, ...] of this process -> [[n, ...] of each process]; through the CPU, so no GPU waits."""
+    if world_size() == 1:
+        return [counts]
+    import torch
+
+    table = torch.zeros(world_size(), len(counts), dtype=torch.long)
+    table[rank()] = torch.tensor(counts)
+    return sum_over_ranks(table).tolist()
+
+
+def sum_over_ranks(tensor):
+    """Sum of a tensor of one shape over all processes, in place; of a single process, itself."""
+    if world_size() > 1:
+        from torch import distributed
+
+        distributed.all_reduce(tensor)
+    return tensor

@@ -286,13 +286,13 @@ def test_low_precision_loss_in_float32_and_scaled_only_for_fp16(
     seen = []
     original = train.train_step
 
-    def spy(training, batch):
+    def spy(training, batch, sizes):
         original_term = training.losses["instance"].forward
         training.losses["instance"].forward = lambda outputs, labels: (
             seen.append({y.dtype for y in outputs.values()}) or original_term(outputs, labels)
         )
         try:
-            return original(training, batch)
+            return original(training, batch, sizes)
         finally:
             training.losses["instance"].forward = original_term
             seen.append(training.scaler.is_enabled())
@@ -309,8 +309,8 @@ def test_moving_average_is_the_recurrence(toy, workdir, monkeypatch):
     history = []
     original = train.train_step
 
-    def record(training, batch):
-        result = original(training, batch)
+    def record(training, batch, sizes):
+        result = original(training, batch, sizes)
         history.append({k: v.detach().clone() for k, v in training.network.state_dict().items()})
         return result
 
@@ -354,7 +354,7 @@ def test_logged_loss_is_not_scaled_by_warm_up(toy, workdir):
 def test_error_is_a_share_of_the_images_seen(toy, workdir, monkeypatch):
     """Published defect 22: sums over full batches were divided by the size of the data set."""
     monkeypatch.setattr(
-        train, "train_step", lambda training, batch: (
+        train, "train_step", lambda training, batch, sizes: (
             {"instance": torch.tensor(1.5)},
             {view: len(labels) for view, (_, labels) in batch.items()},
         )
@@ -385,22 +385,21 @@ def test_non_finite_loss_stops_and_saves_nothing(toy, workdir, capsys):
 def test_a_loss_that_is_not_finite_is_named_whenever_it_is_read(read_every):
     """On a GPU the losses of many steps are read at once; none may slip into a checkpoint."""
     tally = train.Tally(read_every)
-    batch = {"drone": (None, torch.zeros(4))}
     with pytest.raises(FloatingPointError, match="the second loss became nan at step 4"):
         for step in range(7):
             second = torch.tensor(float("nan") if step >= 4 else 1.0)
-            tally.add({"first": torch.tensor(2.0), "second": second}, {"drone": 1}, batch)
+            tally.add({"first": torch.tensor(2.0), "second": second}, {"drone": 1}, {"drone": [4]})
         tally.summary()
 
 
 def test_the_tally_does_not_depend_on_when_it_is_read():
-    batch = {"drone": (None, torch.zeros(4)), "satellite": (None, torch.zeros(2))}
+    sizes = {"drone": [4], "satellite": [1, 1], "street": [0, 0]}
     summaries = []
     for read_every in (1, 2, 100):
         tally = train.Tally(read_every)
         for step in range(5):
             wrong = {"drone": torch.tensor(step % 2), "satellite": torch.tensor(2)}
-            tally.add({"a": torch.tensor(float(step)), "b": torch.tensor(1.0)}, wrong, batch)
+            tally.add({"a": torch.tensor(float(step)), "b": torch.tensor(1.0)}, wrong, sizes)
         summaries.append(tally.summary())
     expected = {"loss": 3.0, "a": 2.0, "b": 1.0, "error_drone": 10.0, "error_satellite": 100.0}
     assert summaries == [expected] * 3
@@ -486,6 +485,13 @@ def test_compile_keeps_plain_checkpoints(toy, workdir, monkeypatch):
     assert not any("_orig_mod" in key for key in weights("compiled"))
 
 
+def test_synchronised_batch_norm_needs_gpus():
+    opts = train.parse_args([])
+    opts.sync_bn = True
+    with pytest.raises(ValueError, match="--sync_bn works on GPUs alone"):
+        train.build_training(opts, torch.nn.Linear(1, 1), torch.device("cpu"))
+
+
 @pytest.mark.parametrize("flag", sorted(train.REFUSED))
 def test_refused_flags_say_why(workdir, capsys, flag):
     """Published defects 6, 8, 19: flags without effect, losses that crash or never train."""
@@ -523,6 +529,7 @@ def test_every_published_flag_is_known():
         (["--fp16", "--bf16"], "not allowed with"),
         (["--pool", "sum"], "invalid choice: 'sum'"),
         (["--weights", "x", "--no_pretrained"], "contradict"),
+        (["--sync_bn"], "start them with torchrun"),
         (["--name", "../up"], "is not a folder name"),
         (["--data_dir", "absent"], "data folder absent not found"),
     ],

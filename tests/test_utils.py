@@ -155,6 +155,25 @@ def test_devices(monkeypatch):
     assert utils.select_device("cpu", "1").type == "cpu"
 
 
+def test_devices_of_several_processes(monkeypatch):
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "4"), ("RANK", "3"),
+                        ("LOCAL_RANK", "1")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    assert (utils.rank(), utils.world_size(), utils.is_main()) == (3, 4, False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert utils.select_device("auto", "0").type == "cpu"
+    with pytest.raises(ValueError, match="torchrun gives each process its own GPU"):
+        utils.select_device("auto", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    assert utils.select_device("auto", "0") == torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="process 2 on this machine, which shows 1 GPU"):
+        utils.select_device("auto", "0")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # as a cluster's scheduler leaves it
+    assert utils.world_size() == 1 and utils.is_main()
+
+
 def test_several_gpus_are_refused():
     """Published defect 26: `--gpu_ids 0,1` used the first one only and said nothing."""
     with pytest.raises(ValueError, match="names several GPUs"):
@@ -184,6 +203,7 @@ def test_seed_depends_on_seed_and_epoch():
     assert draw(1, 2) == draw(1, 2) != draw(1, 3)
     assert draw(2, 2) != draw(1, 2)
     assert draw(10**30, 2) != draw(1, 2)
+    assert draw(1, 2, 0) == draw(1, 2) != draw(1, 2, 1)
 
 
 @pytest.mark.parametrize("name", ["train", "test", "evaluate_gpu", "demo", "prepare"])
