@@ -93,6 +93,8 @@ def _end(code):
     The usual way out would wait for the other processes, and they may wait for this one.
     """
     if world_size() > 1:
+        with suppress(OSError):  # a reader that has gone
+            sys.__stdout__.flush()
         os._exit(code)
     raise SystemExit(code) from None
 

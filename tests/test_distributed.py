@@ -244,6 +244,7 @@ def test_a_mistake_is_one_line_and_ends_all_processes(toy, workdir, script, opti
     assert code != 0
     errors = [line for line in err.splitlines() if "error: " in line]
     assert len(errors) == 1 and expected in errors[0], err
+    assert out.startswith("run model/two_view on cpu")  # and what was printed before is not lost
     assert err.count("Traceback") <= 1  # torchrun has one of its own
     assert "exitcode  : 2 " in err, err
     assert not list(Path("model").glob("*/net_*.pth"))
