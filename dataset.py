@@ -162,19 +162,28 @@ def open_view(paths, height, width, cache="none", num_workers=1):
     return open_images(paths, load, (height, width), cache, num_workers)
 
 
-def to_network_input(images, device):
-    """uint8 (B, 3, H, W) -> float32 on the device, scaled to 0..1 and normalised as ImageNet's.
+class Normalisation(NamedTuple):
+    """Mean and standard deviation of the colours that a backbone's weights expect, 0 to 1."""
+
+    mean: tuple = IMAGENET_MEAN
+    std: tuple = IMAGENET_STD
+
+
+def to_network_input(images, device, normalisation=None):
+    """uint8 (B, 3, H, W) -> float32 on the device, scaled to 0..1 and normalised.
 
     A quarter of the bytes travels, and the arithmetic is one pass over the whole batch.
+    `normalisation` has a `mean` and a `std` (model.input_spec); the default is ImageNet's.
     """
-    scale, shift = _normalisation(torch.device(device))
+    own = normalisation or Normalisation()
+    scale, shift = _normalisation(torch.device(device), tuple(own.mean), tuple(own.std))
     return torch.addcmul(shift, images.to(device, non_blocking=True), scale)
 
 
 @functools.cache  # making them for every batch would stop a GPU each time
-def _normalisation(device):
+def _normalisation(device, mean, std):
     """(x / 255 - mean) / std as x * scale + shift, both (3, 1, 1)."""
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    mean, std = torch.tensor(mean), torch.tensor(std)
     pair = 1 / (255 * std), -mean / std
     return tuple(each[:, None, None].to(device) for each in pair)
 

@@ -28,7 +28,8 @@ def extract_features(
     `scales` (each applied to the resized input, bicubic), divided by its length.
 
     Args:
-        network: anything with `embed(images, branch)` in evaluation mode: model.inference_copy.
+        network: a multi-view network in evaluation mode, e.g. model.inference_copy: `embed` gives
+            what is summed, `finish` makes features of it, `input_spec` says how to normalise.
         branch: number of the branch, 1 to 3 (model.branch_numbers).
         images: `cache.ResizedImages` that holds the paths (dataset.open_view).
 
@@ -51,7 +52,7 @@ def extract_features(
             embedded, limit = _embed_within_memory(network, branch, batch, device, scales, limit)
             if features is None:
                 features = np.zeros((len(paths), embedded.shape[1]), np.float32)  # (N, D)
-            features[rows.start : rows.stop] = F.normalize(embedded, dim=1).numpy()
+            features[rows.start : rows.stop] = network.finish(embedded).numpy()
     return _join_shards(features, len(paths), device)
 
 
@@ -75,10 +76,7 @@ def _embed_within_memory(network, branch, images, device, scales, limit):
     while start < len(images):
         chunk = images[start : start + limit]
         try:
-            chunk = to_network_input(chunk, device)
-            # A GPU fills up with twice the images; a CPU only needs twice the memory.
-            embedded = embed_images(network, branch, chunk, scales, doubled=chunk.is_cuda)
-            chunks.append(embedded.cpu())
+            chunks.append(_embed_chunk(network, branch, chunk, device, scales))
             start += len(chunk)
             continue
         except RuntimeError as error:
@@ -90,6 +88,13 @@ def _embed_within_memory(network, branch, images, device, scales, limit):
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return torch.cat(chunks), limit
+
+
+def _embed_chunk(network, branch, chunk, device, scales):
+    """uint8 images (B, 3, H, W) -> embeddings (B, D) on the CPU; the device's memory is freed."""
+    images = to_network_input(chunk, device, network.input_spec)
+    # A GPU fills up with twice the images; a CPU only needs twice the memory.
+    return embed_images(network, branch, images, scales, doubled=images.is_cuda).cpu()
 
 
 def embed_images(network, branch, images, scales=(1.0,), doubled=False):

@@ -66,12 +66,17 @@ class InstanceLoss(nn.Module):
     """
 
     def forward(self, outputs, labels):
-        return torch.stack(
-            [
-                F.cross_entropy(as_output(output).logits, labels[view])
-                for view, output in outputs.items()
-            ]
-        ).sum()
+        return sum(
+            class_loss(as_output(output).logits, labels[view]) for view, output in outputs.items()
+        )
+
+
+def class_loss(logits, labels):
+    """Mean cross-entropy of logits (B, C); of parts (B, C, P), as LPN has, the sum over them."""
+    if logits.ndim == 2:
+        return F.cross_entropy(logits, labels)
+    parts = logits.shape[2]
+    return parts * F.cross_entropy(logits, labels[:, None].expand(-1, parts))
 
 
 # ---------------------------------------------------------------- published metric terms

@@ -107,7 +107,7 @@ def load_run(name, which_epoch, device):
     run_dir = utils.run_folder(name)
     checkpoint = utils.find_checkpoint(run_dir, which_epoch)
     run_opts = utils.read_opts(run_dir)
-    network = model.model_from_opts(run_opts)
+    network = model.model_from_opts(run_opts, utils.load_tensors(checkpoint))
     utils.load_weights(network, checkpoint)
     print(f"weights: {checkpoint}")
     branches = model.branch_numbers(*model.views_from_opts(run_opts))

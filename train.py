@@ -22,11 +22,9 @@ FREE_ON_RESUME = {"data_dir", "device", "gpu_ids", "num_workers", "epochs", "com
 REFUSED = {
     "use_dense": "it never had an effect in the published code; choose a network with --backbone",
     "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
-    **dict.fromkeys(
-        ("arcface", "circle", "cosface", "contrast", "triplet", "lifted", "sphere", "loss_merge"),
-        "the metric losses are not part of this version, which trains with the instance loss",
-    ),
 }
+PAIR_LOSSES = ("circle", "contrast", "triplet", "lifted")  # of images of one group
+PUBLISHED_LOSSES = ("arcface", "cosface", "sphere", *PAIR_LOSSES)
 
 
 # ---------------------------------------------------------------- options
@@ -87,6 +85,23 @@ def build_parser():
         "every view shuffled on its own, as published",
     )
     data.add_argument(
+        "--epoch_over",
+        default=None,
+        choices=("satellite", "street", "drone"),
+        help="paired: the view of which an epoch shows every image once (None: the first view)",
+    )
+    data.add_argument(
+        "--images_per_building",
+        type=positive_int,
+        default=1,
+        help="paired: images of each view of a building in a batch (the K of P x K)",
+    )
+    data.add_argument(
+        "--joint_flips",
+        action="store_true",
+        help="paired: mirror all images of a building in a batch, or none",
+    )
+    data.add_argument(
         "--batchsize",
         type=positive_int,
         default=8,
@@ -100,27 +115,8 @@ def build_parser():
     data.add_argument("--erasing_p", type=_share, default=0.0, help="random erasing, probability")
     utils.add_cache_option(data)
 
-    net = parser.add_argument_group("network")
-    net.add_argument(
-        "--backbone",
-        default="resnet50",
-        choices=("resnet18", "resnet50", "vgg16_bn"),
-        help="network of the branches",
-    )
-    net.add_argument(
-        "--use_vgg16",
-        dest="backbone",
-        action="store_const",
-        const="vgg16_bn",
-        default=argparse.SUPPRESS,
-        help="the same as --backbone vgg16_bn",
-    )
-    net.add_argument("--share", action="store_true", help="one set of weights: satellite, drone")
-    net.add_argument("--droprate", type=_share, default=0.5, help="dropout before the classifier")
-    net.add_argument("--pool", default="avg", choices=("avg", "max", "avg+max", "gem"), help="pool")
-    net.add_argument("--stride", type=int, default=2, choices=(1, 2), help="last ResNet stage")
-    net.add_argument("--no_pretrained", action="store_true", help="start from random weights")
-    net.add_argument("--weights", default=None, help="file of torchvision backbone weights")
+    _add_network_options(parser.add_argument_group("network"))
+    _add_loss_options(parser.add_argument_group("losses"))
 
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--epochs", type=positive_int, default=120, help="epochs to train")
@@ -166,6 +162,60 @@ def build_parser():
 
     utils.add_refused(parser.add_argument_group("published flags that are refused"), REFUSED)
     return parser
+
+
+def _add_network_options(net):
+    net.add_argument(
+        "--backbone",
+        default="resnet50",
+        help="network of the branches: resnet18, resnet50, resnet101, vgg16_bn, convnext_tiny, "
+        "swin_t, vit_b_16, ... of torchvision, or timm:NAME; a wrong name prints all",
+    )
+    net.add_argument(
+        "--use_vgg16",
+        dest="backbone",
+        action="store_const",
+        const="vgg16_bn",
+        default=argparse.SUPPRESS,
+        help="the same as --backbone vgg16_bn",
+    )
+    net.add_argument("--share", action="store_true", help="one set of weights: satellite, drone")
+    net.add_argument("--droprate", type=_share, default=0.5, help="dropout before the classifier")
+    net.add_argument(
+        "--pool", default="avg", choices=("avg", "max", "avg+max", "gem", "cls"), help="pool"
+    )
+    net.add_argument("--stride", type=int, default=2, choices=(1, 2), help="last ResNet stage")
+    net.add_argument("--LPN", action="store_true", help="square rings, each with its own head")
+    net.add_argument("--block", type=positive_int, default=4, help="number of rings of --LPN")
+    net.add_argument("--usam", action="store_true", help="RK-Net's attention in a ResNet")
+    net.add_argument("--no_pretrained", action="store_true", help="start from random weights")
+    net.add_argument("--weights", default=None, help="file of torchvision backbone weights")
+
+
+def _add_loss_options(group):
+    group.add_argument(
+        "--loss_weights",
+        type=_loss_weights,
+        default={"instance": 1.0},
+        metavar="NAME=WEIGHT,...",
+        help="weights of the loss terms, e.g. instance=1,infonce=0.5; a wrong name prints all; "
+        "instance is 1 unless it is named",
+    )
+    for name in PUBLISHED_LOSSES:
+        group.add_argument(
+            f"--{name}", action="store_true", help=f"the same as --loss_weights {name}=1"
+        )
+    group.add_argument(
+        "--loss_merge",
+        action="store_true",
+        help="metric losses compare the images of all views together, not view by view",
+    )
+
+
+def _loss_weights(text):
+    from losses import parse_loss_weights  # imports torch
+
+    return parse_loss_weights(text)
 
 
 def _image_side(text):
@@ -219,6 +269,8 @@ def parse_args(argv=None):
                     f"{opts.name} was begun: --resume continues it as it was; drop the option, or "
                     "start a run of another --name"
                 )
+    published = {name: 1.0 for name in PUBLISHED_LOSSES if getattr(opts, name)}
+    opts.loss_weights = {**opts.loss_weights, **published}
     _check_combinations(parser, opts)
     if opts.backbone_lr is None:
         opts.backbone_lr = 1.0 if opts.no_pretrained else 0.1
@@ -248,10 +300,36 @@ def _check_combinations(parser, opts):
         )
     if opts.sync_bn and utils.world_size() == 1:
         parser.error("--sync_bn joins the batches of several processes: start them with torchrun")
+    _check_sampling(parser, opts)
     if opts.moving_avg == 0:
         parser.error("--moving_avg 0 would keep no average: give a decay such as 0.999, or 1")
     if opts.droprate == 1:
         parser.error("--droprate 1 would drop everything: give less than 1")
+
+
+def _check_sampling(parser, opts):
+    paired = {
+        "--epoch_over": opts.epoch_over,
+        "--images_per_building": opts.images_per_building > 1,
+        "--joint_flips": opts.joint_flips,
+    }
+    for flag, given in paired.items():
+        if given and opts.sampler != "paired":
+            parser.error(f"{flag} is of --sampler paired, not of {opts.sampler}")
+    if opts.epoch_over and opts.epoch_over not in opts.view_names:
+        parser.error(f"--epoch_over {opts.epoch_over} is none of {', '.join(opts.view_names)}")
+    if opts.images_per_building > max(1, opts.batchsize):
+        parser.error(
+            f"--images_per_building {opts.images_per_building} does not fit in --batchsize "
+            f"{opts.batchsize}"
+        )
+    alone = opts.sampler == "paired" and opts.images_per_building == 1 and not opts.loss_merge
+    for name in PAIR_LOSSES:
+        if alone and opts.loss_weights.get(name):
+            parser.error(
+                f"the {name} loss has nothing to compare: a view shows a building once in a batch; "
+                "add --loss_merge or --images_per_building 2"
+            )
 
 
 def input_views(opts):
@@ -307,8 +385,18 @@ def open_data(opts, pin_memory):
         )
         for view in views
     }
+    paired = {
+        "anchor_view": opts.epoch_over,
+        "images_per_building": opts.images_per_building,
+        "joint_flips": opts.joint_flips,
+    }
     sampler = dataset.SAMPLERS[opts.sampler](
-        samples, opts.batchsize, opts.seed, rank=utils.rank(), world_size=utils.world_size()
+        samples,
+        opts.batchsize,
+        opts.seed,
+        rank=utils.rank(),
+        world_size=utils.world_size(),
+        **(paired if opts.sampler == "paired" else {}),
     )
     loader = dataset.batch_loader(
         dataset.TrainingViews(samples, images, augmentations),
@@ -360,7 +448,12 @@ def build_network(opts, class_num):
         stride=opts.stride,
         pool=opts.pool,
         share=opts.share,
+        LPN=opts.LPN,
+        block=opts.block,
+        usam=opts.usam,
+        return_f=any(weight and name != "instance" for name, weight in opts.loss_weights.items()),
     )
+    model.check_input_size(opts.backbone, opts.h, opts.w)
     if opts.resume or opts.no_pretrained:
         return network
     if opts.weights:
@@ -375,8 +468,9 @@ def build_optimizer(network, losses, lr, backbone_lr):
     """SGD as published: Nesterov momentum 0.9, decay 5e-4, the backbone at `backbone_lr` * lr."""
     import torch
 
-    head = [p for name, p in network.named_parameters() if name.startswith("classifier.")]
-    backbone = [p for name, p in network.named_parameters() if not name.startswith("classifier.")]
+    from model import split_parameters
+
+    head, backbone = split_parameters(network)
     groups = [
         {"params": backbone, "base_lr": lr * backbone_lr},
         {"params": [*head, *losses.parameters()], "base_lr": lr},
@@ -448,7 +542,7 @@ def average_statistics(*networks):
                 utils.sum_over_ranks(buffer).div_(utils.world_size())
 
 
-def build_training(opts, network, device):
+def build_training(opts, network, device, class_num):
     """Losses, optimizer, loss scaler and moving average around a network."""
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -460,7 +554,9 @@ def build_training(opts, network, device):
             raise ValueError("--sync_bn works on GPUs alone: leave it out with --device cpu")
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     network.to(device, memory_format=torch.channels_last)
-    terms = losses.build_losses().to(device)
+    terms = losses.build_losses(
+        opts.loss_weights, class_num, 512 * network.parts, loss_merge=opts.loss_merge
+    ).to(device)
     average = None
     if opts.moving_avg < 1:
         average = AveragedModel(
@@ -505,18 +601,23 @@ def with_every_view(batch, views):
 
 
 def gather_views(outputs, labels, sizes):
-    """Outputs and labels {view: (B, ...)} of this process -> those of the batch of all processes.
+    """Outputs {view: losses.Output} and labels {view: (B,)} -> those of all processes' batch.
 
     Every process then computes the loss of the whole batch, whatever that compares. A view of
     which no process has an image is left out.
     """
-    from losses import gather_batch
+    from losses import Output, gather_batch
 
     present = [view for view in outputs if any(sizes[view])]
     # Weights that only an absent view uses must get their gradient of zero all the same.
-    nothing = sum(0 * outputs[view].sum() for view in outputs if view not in present)
+    absent = [x for view in outputs if view not in present for x in outputs[view]]
+    nothing = sum(0 * x.sum() for x in absent if x is not None)
+
+    def gather(output, counts):
+        return Output(*(x if x is None else gather_batch(x + nothing, counts) for x in output))
+
     return (
-        {view: gather_batch(outputs[view] + nothing, sizes[view]) for view in present},
+        {view: gather(outputs[view], sizes[view]) for view in present},
         {view: gather_batch(labels[view], sizes[view]) for view in present},
     )
 
@@ -529,28 +630,31 @@ def train_step(training, batch, sizes):
     process}; the loss and the answers are those of the batch of all.
     """
     from dataset import to_network_input
+    from losses import as_output
+    from model import predicted_classes
 
-    device = training.device
-    images = {view: to_network_input(x, device) for view, (x, _) in batch.items()}
+    device, spec = training.device, training.network.input_spec
+    images = {view: to_network_input(x, device, spec) for view, (x, _) in batch.items()}
     labels = {view: y.to(device, non_blocking=True) for view, (_, y) in batch.items()}
     with utils.autocast(device, training.precision):
         outputs = training.forward(*[images.get(view) for view in training.views])
-    # float32 from here on: a sum of exponentials overflows half precision.
-    logits = {
-        view: output.float()
+    outputs = {  # in float32 from here on
+        view: as_output(output)
         for view, output in zip(training.views, outputs, strict=False)
         if output is not None
     }
     if utils.world_size() > 1:
-        logits, labels = gather_views(logits, labels, sizes)
-    terms = {name: loss(logits, labels) for name, loss in training.losses.items()}
+        outputs, labels = gather_views(outputs, labels, sizes)
+    terms = training.losses(outputs, labels)
     training.optimizer.zero_grad(set_to_none=True)
     training.scaler.scale(sum(terms.values())).backward()
     training.scaler.step(training.optimizer)
     training.scaler.update()
     if training.average:
         training.average.update_parameters(training.network)
-    wrong = {view: (y.argmax(1) != labels[view]).sum() for view, y in logits.items()}
+    wrong = {
+        view: (predicted_classes(y.logits) != labels[view]).sum() for view, y in outputs.items()
+    }
     return {name: value.detach() for name, value in terms.items()}, wrong
 
 
@@ -812,7 +916,7 @@ def main(argv=None):
         data = open_data(opts, pin_memory=device.type == "cuda")
     utils.seed_everything(opts.seed)
     network = build_network(opts, len(data.class_names))
-    training = build_training(opts, network, device)
+    training = build_training(opts, network, device, len(data.class_names))
 
     start, log = 0, []
     if opts.resume:

@@ -88,11 +88,12 @@ def our_step(opts, batch, device):
 
     utils.keep_freed_memory()
     network = train.build_network(opts, CLASSES)
-    training = train.build_training(opts, network, device)
+    training = train.build_training(opts, network, device, CLASSES)
     training.network.train()
+    sizes = {view: (len(labels),) for view, (_, labels) in batch.items()}
 
     def step():
-        terms, _ = train.train_step(training, batch)
+        terms, _ = train.train_step(training, batch, sizes)
         return terms
 
     return lambda: float(sum(step().values()))

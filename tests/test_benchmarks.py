@@ -178,9 +178,40 @@ def test_benchmarks_run_as_scripts(name):
     assert "--rounds" in out and "--quick" in out
 
 
+# ---------------------------------------------------------------- input, extraction, training step
+def test_input_pipeline_loads_the_same_images(tmp_path, capsys):
+    input_pipeline = load_benchmark("input_pipeline")
+    options = ["--quick", "--rounds", "1", "--json", str(tmp_path / "i.json")]
+    results = input_pipeline.main(options)
+    assert results["difference"] <= 1 and results["steps"] == 2
+    assert json.loads((tmp_path / "i.json").read_text())["seconds"] == results["seconds"]
+    assert results["ratios"]["published"] == 1 and len(results["ratios"]) == 5
+    assert "| ours, --cache ram, no process" in capsys.readouterr().out
+
+
+def test_extraction_gives_the_same_features(tmp_path, capsys):
+    extract = load_benchmark("extract")
+    before = Path.cwd()
+    results = extract.main(["--quick", "--rounds", "1"])
+    assert Path.cwd() == before
+    assert results["agreement"]["float32"][0] <= 1e-5
+    assert 0.99 <= results["agreement"]["bfloat16"][1] < 0.9999999
+    assert set(results["ratios"]) == {"published", "ours, float32", "ours, bfloat16"}
+    assert "JPEGs, whole process" in capsys.readouterr().out
+
+
+def test_training_steps_have_the_same_loss(capsys):
+    train_step = load_benchmark("train_step")
+    results = train_step.main(["--quick", "--rounds", "1", "--batchsize", "2", "--steps", "2"])
+    losses = results["losses"]
+    assert losses["ours, float32"] == pytest.approx(losses["published"], rel=1e-3)
+    assert losses["ours, bfloat16"] == pytest.approx(losses["published"], rel=3e-2)
+    assert losses["ours, bfloat16"] != losses["ours, float32"]
+    assert "| ours, bfloat16" in capsys.readouterr().out
+    fails(train_step.main, ["--steps", "1"], capsys, "--steps 1 is the warm-up alone")
+
+
 # ---------------------------------------------------------------- toy_difficulty.py
-
-
 def test_colour_histogram_counts_colours(tmp_path):
     pixels = np.zeros((2, 4, 3), np.uint8)
     pixels[0, 0] = (255, 0, 0)  # one red pixel, seven black ones

@@ -21,7 +21,16 @@ def run_test(toy, *options):
     return script.main(["--name", "small", "--test_dir", str(toy), *QUICK, *options])
 
 
-class Mean(nn.Module):
+class Fake(nn.Module):
+    """What extraction asks of a network beside `embed`."""
+
+    input_spec = dataset.Normalisation()
+
+    def finish(self, embedding):
+        return nn.functional.normalize(embedding)
+
+
+class Mean(Fake):
     """A network whose embedding is known: the mean colour of branch 1, the maximum of branch 2."""
 
     def embed(self, images, branch):
@@ -130,7 +139,7 @@ def test_refused_flags_say_why(workdir, capsys, flag):
 
 
 def test_feature_is_the_sum_over_image_and_mirror(toy):
-    class Left(nn.Module):
+    class Left(Fake):
         def embed(self, images, branch):
             return images[:, :, :, 0].mean(2)  # (B, 3), the left column
 
@@ -203,7 +212,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(toy, monkeypatch, capsys):
 
 
 def test_collapsed_features_are_warned_about(toy, small_run, workdir, monkeypatch, capsys):
-    class Constant(nn.Module):
+    class Constant(Fake):
         def embed(self, images, branch):
             return torch.ones(len(images), 4)
 
@@ -215,7 +224,7 @@ def test_collapsed_features_are_warned_about(toy, small_run, workdir, monkeypatc
 
 
 def test_features_that_are_not_finite_are_refused(toy, small_run, workdir, monkeypatch, capsys):
-    class Nan(nn.Module):
+    class Nan(Fake):
         def embed(self, images, branch):
             return torch.full((len(images), 4), float("nan"))
 
