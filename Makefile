@@ -16,7 +16,7 @@ RUN := $(BIN)/python
 # has it (elsewhere it is emulated and slow).
 BF16 := $(shell grep -qs avx512_bf16 /proc/cpuinfo && echo --bf16)
 TOY_OPTIONS := --backbone resnet18 --no_pretrained --share --h 64 --w 64 --pad 6 --batchsize 16 \
-	--epochs 56 --step_size 45 --lr 0.003 --backbone_lr 10 --droprate 0.1 --moving_avg 0.98 $(BF16)
+	--epochs 56 --step_size 45 --lr 0.003 --backbone_lr 10 --droprate 0.1 --moving_avg 0.98 --cache ram $(BF16)
 
 .PHONY: demo test bench install clean
 

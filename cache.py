@@ -25,8 +25,8 @@ STALE_AFTER = 24 * 3600  # seconds without a write, after which a half-built cac
 class ResizedImages:
     """uint8 arrays (height, width, 3) of image files, asked for by path.
 
-    Without a cache an image is decoded each time. The object can be sent to loader processes
-    started in any way; they share one cache.
+    Without a cache an image is decoded each time; with one it is a read-only part of `cache`, an
+    array (N, height, width, 3) in memory or mapped from a file.
     """
 
     def __init__(self, paths, load, cache=None):
@@ -59,23 +59,11 @@ def open_images(paths, load, size, place="none", num_threads=1):
 
 
 # ---------------------------------------------------------------- in memory
-class _InMemory:
-    """Images (N, height, width, 3) in a tensor: torch hands it to other processes uncopied."""
-
-    def __init__(self, tensor):
-        self.tensor = tensor
-
-    def __getitem__(self, row):
-        return self.tensor[row].numpy()
-
-
 def _cache_in_memory(paths, load, shape, num_threads):
-    import torch
-
     _require_room("memory", _free_memory(), shape, "--cache disk")
-    tensor = torch.empty(shape, dtype=torch.uint8)
-    _decode_all(paths, load, tensor.numpy(), num_threads)
-    return _InMemory(tensor)
+    images = np.empty(shape, np.uint8)
+    _decode_all(paths, load, images, num_threads)
+    return images
 
 
 def _free_memory():
@@ -88,22 +76,6 @@ def _free_memory():
 
 
 # ---------------------------------------------------------------- on the disk
-class _OnDisk:
-    """Images (N, height, width, 3) in a .npy file, mapped by each process when it first reads."""
-
-    def __init__(self, path):
-        self.path = path.resolve()
-        self.images = None
-
-    def __getitem__(self, row):
-        if self.images is None:
-            self.images = np.load(self.path, mmap_mode="r")
-        return self.images[row]
-
-    def __getstate__(self):  # a pickled map would be a copy of all images
-        return {"path": self.path, "images": None}
-
-
 def cache_path(paths, size):
     """Where the images of these files in this size (height, width) are kept, or will be.
 
@@ -128,7 +100,7 @@ def _cache_on_disk(paths, load, shape, num_threads):
     path = cache_path(paths, shape[1:3])
     if not _is_whole(path, shape):
         _write_cache(path, paths, load, shape, num_threads)
-    return _OnDisk(path)
+    return np.load(path, mmap_mode="r")
 
 
 def _is_whole(path, shape):

@@ -7,10 +7,12 @@ Views are known by name. One sorted list of IDs serves all views, so a class tha
 view keeps its label in the others.
 """
 
+import collections
 import functools
 import math
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -300,6 +302,11 @@ class TrainingViews(Dataset):
         self.images = images
         self.augmentations = augmentations
 
+    @property
+    def needs_processes(self):
+        """Whether loading seeds torch's global generator, of which a process has one."""
+        return any(each.before_resize for each in self.augmentations.values())
+
     def __len__(self):
         return sum(len(samples) for samples in self.samples.values())
 
@@ -541,6 +548,8 @@ def _group_by_label(samples):
 class ImageBatches(Dataset):
     """Whole batches of images of one view; an item is asked for by its list of paths."""
 
+    needs_processes = False
+
     def __init__(self, images):
         self.images = images
 
@@ -550,11 +559,54 @@ class ImageBatches(Dataset):
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
 
-def batch_loader(dataset, batches, num_workers, pin_memory=False, keep_workers=False):
-    """DataLoader of `dataset[batch]` for every batch of `batches`, in order.
+class ThreadLoader:
+    """Yields `dataset[batch]` for every batch of `batches`, in order, made ahead by threads.
 
-    The workers collect, so a batch crosses to this process in one piece.
+    Decoding, resizing and copying run outside Python's lock, nothing is sent between processes,
+    and no process is copied, whose memory would then have to be copied page by page.
     """
+
+    def __init__(self, dataset, batches, num_threads, pin_memory=False):
+        self.dataset = dataset
+        self.batches = batches
+        self.num_threads = num_threads
+        self.pin_memory = pin_memory
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        # A thread of ours gets no threads of torch's own: they would fight for the same cores.
+        with ThreadPoolExecutor(self.num_threads, "loader", torch.set_num_threads, (1,)) as pool:
+            waiting = collections.deque()
+            try:
+                for batch in self.batches:
+                    waiting.append(pool.submit(self._load, batch))
+                    if len(waiting) > 2 * self.num_threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for batch in waiting:
+                    batch.cancel()
+
+    def _load(self, batch):
+        loaded = self.dataset[batch]
+        if not self.pin_memory:
+            return loaded
+        if isinstance(loaded, torch.Tensor):
+            return loaded.pin_memory()
+        return {view: tuple(x.pin_memory() for x in pair) for view, pair in loaded.items()}
+
+
+def batch_loader(dataset, batches, num_workers, pin_memory=False):
+    """Loader of `dataset[batch]` for every batch of `batches`, in order.
+
+    `num_workers` threads load ahead, 0 loads when asked. What draws from torch's global generator
+    (`dataset.needs_processes`) is loaded by as many processes instead, which stay alive.
+    """
+    if num_workers > 0 and not dataset.needs_processes:
+        return ThreadLoader(dataset, batches, num_workers, pin_memory)
     return DataLoader(
         dataset,
         batch_size=None,
@@ -562,7 +614,7 @@ def batch_loader(dataset, batches, num_workers, pin_memory=False, keep_workers=F
         # Its own, or starting the workers would draw from the generator that dropout uses.
         generator=torch.Generator(),
         num_workers=num_workers,
-        persistent_workers=keep_workers and num_workers > 0,
+        persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
     )
 

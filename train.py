@@ -403,7 +403,6 @@ def open_data(opts, pin_memory):
         sampler,
         opts.num_workers,
         pin_memory,
-        keep_workers=True,
     )
     counts = ", ".join(f"{len(pairs)} {view}" for view, pairs in samples.items())
     print(f"{len(class_names)} buildings, {counts} images, {len(sampler)} steps an epoch")

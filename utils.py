@@ -330,7 +330,8 @@ def add_machine_options(parser):
         "--num_workers",
         type=natural_int,
         default=min(4, os.cpu_count() or 1),
-        help="loader processes (of each process of torchrun); 0 loads in this process",
+        help="loader threads, or processes with --color_jitter and --DA (of each process of "
+        "torchrun); 0 loads when asked",
     )
 
 

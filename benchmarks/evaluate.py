@@ -188,7 +188,7 @@ def _check_equal(lines):
 def parse_args(argv=None):
     """Options of the comparison."""
     parser = Parser(description=__doc__.splitlines()[0])
-    add_options(parser)
+    add_options(parser, rounds=3)
     parser.add_argument(
         "--plain", metavar="FILE", help="only score this .mat by the published loop, and end"
     )

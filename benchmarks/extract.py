@@ -34,7 +34,7 @@ def make_work(quick):
     counts = (
         {"query_drone": 10, "gallery_satellite": 6}
         if quick
-        else ({"query_drone": 64, "gallery_satellite": 32})
+        else ({"query_drone": 96, "gallery_satellite": 64})
     )
     contents = jpeg_contents(4 if quick else 32, 64 if quick else 512)
     for folder, count in counts.items():

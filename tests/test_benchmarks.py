@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import fails
 from PIL import Image
 
@@ -179,14 +180,15 @@ def test_benchmarks_run_as_scripts(name):
 
 
 # ---------------------------------------------------------------- input, extraction, training step
-def test_input_pipeline_loads_the_same_images(tmp_path, capsys):
+def test_input_pipeline_loads_the_same_images(tmp_path, monkeypatch, capsys):
     input_pipeline = load_benchmark("input_pipeline")
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # of the tests' own process
     options = ["--quick", "--rounds", "1", "--json", str(tmp_path / "i.json")]
     results = input_pipeline.main(options)
     assert results["difference"] <= 1 and results["steps"] == 2
     assert json.loads((tmp_path / "i.json").read_text())["seconds"] == results["seconds"]
     assert results["ratios"]["published"] == 1 and len(results["ratios"]) == 5
-    assert "| ours, --cache ram, no process" in capsys.readouterr().out
+    assert "| ours, --cache ram, no thread" in capsys.readouterr().out
 
 
 def test_extraction_gives_the_same_features(tmp_path, capsys):
@@ -202,7 +204,7 @@ def test_extraction_gives_the_same_features(tmp_path, capsys):
 
 def test_training_steps_have_the_same_loss(capsys):
     train_step = load_benchmark("train_step")
-    results = train_step.main(["--quick", "--rounds", "1", "--batchsize", "2", "--steps", "2"])
+    results = train_step.main(["--quick", "--rounds", "1", "--batchsize", "2", "--steps", "3"])
     losses = results["losses"]
     assert losses["ours, float32"] == pytest.approx(losses["published"], rel=1e-3)
     assert losses["ours, bfloat16"] == pytest.approx(losses["published"], rel=3e-2)

@@ -1,8 +1,6 @@
 """The cache of resized images: exact, found again, safe against kills, two runs and full disks."""
 
-import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -148,21 +146,6 @@ def test_too_little_room_is_said_beforehand(paths, monkeypatch):
     with pytest.raises(OSError, match="GiB of disk space for cache/.*--cache ram"):
         dataset.open_view(paths, 16, 24, "disk")
     assert cached_files() == []
-
-
-@pytest.mark.parametrize("place", ["ram", "disk"])
-def test_started_afresh_processes_share_one_cache(paths, place):
-    kept = dataset.open_view(paths, 16, 24, place)
-    if place == "disk":  # the map itself is not sent, only its name
-        np.array(kept[paths[0]])
-        assert len(pickle.dumps(kept.cache)) < 1000
-    context = multiprocessing.get_context("spawn")
-    batches = dataset.batch_loader(
-        dataset.ImageBatches(kept), dataset.in_batches(paths, 5), num_workers=1
-    )
-    batches.multiprocessing_context = context
-    seen = np.concatenate([batch.permute(0, 2, 3, 1).numpy() for batch in batches])
-    assert np.array_equal(seen, np.stack([kept[path] for path in paths]))
 
 
 def test_training_with_a_cache_is_the_same_training(toy, workdir, capsys):

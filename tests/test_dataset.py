@@ -435,12 +435,14 @@ def test_processes_share_the_batches_of_one(kind, world_size):
         sampler(samples_of({"satellite": {0: 1, 1: 1, 2: 1}}), 1, 0, 0, world_size)
 
 
+@pytest.mark.parametrize("color_jitter", [False, True], ids=["threads", "processes"])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches_are_the_same_with_any_number_of_workers(toy, num_workers):
+def test_batches_are_the_same_with_any_number_of_workers(toy, num_workers, color_jitter):
     def batches(workers):
         views = training_views(
-            toy, ["satellite", "drone", "google"], pad=4, color_jitter=True, erasing_p=0.5
+            toy, ["satellite", "drone", "google"], pad=4, color_jitter=color_jitter, erasing_p=0.5
         )
+        assert views.needs_processes == color_jitter
         sampler = dataset.PairedSampler(views.samples, 4, seed=5)
         torch.manual_seed(workers)  # must not matter
         return list(dataset.batch_loader(views, sampler, workers))
@@ -472,6 +474,33 @@ def test_a_lone_image_of_a_view_is_left_out_of_the_batch(toy):
     images, labels = batch["satellite"]
     assert images.shape == (2, 3, 32, 32) and images.dtype == torch.uint8
     assert labels.tolist() == [0, 4] and labels.dtype == torch.int64
+
+
+def test_threads_stop_at_an_error_and_when_nobody_listens(folder):
+    asked = []
+
+    class Numbers:
+        needs_processes = False
+
+        def __getitem__(self, number):
+            asked.append(number)
+            if number == 20:
+                raise OSError("number 20 cannot be read")
+            return torch.full((2,), number)
+
+    loader = dataset.batch_loader(Numbers(), range(1000), 2)
+    assert len(loader) == 1000
+    seen = []
+    with pytest.raises(OSError, match="number 20"):
+        for batch in loader:
+            seen.append(int(batch[0]))
+    assert seen == list(range(20)) and len(asked) < 40
+    asked.clear()
+    for batch in loader:
+        if int(batch[0]) == 3:
+            break
+    del batch
+    assert len(asked) < 20
 
 
 def test_test_batches_keep_the_order_of_the_paths(toy):

@@ -2,7 +2,7 @@
 
 import argparse
 import ast
-import importlib
+import importlib.util
 import re
 import shlex
 import sys
@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "tutorial" / "README.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "tutorial" / "README.md",
+    ROOT / "benchmarks" / "README.md",
+)
 SOURCES = sorted(ROOT.glob("*.py"))
 # Who may import whom; nothing may import a script, and nothing runs in a circle.
 SCRIPTS = {"train", "test", "demo", "prepare"}
@@ -38,11 +42,23 @@ def commands():
     for page in PAGES:
         text = page.read_text()
         shown = [line for block in fenced(page, "bash") for line in block.splitlines()]
-        inline = re.findall(r"`((?:python|make) [^`]+)`", text)
+        inline = re.findall(r"`((?:python|torchrun|make) [^`]+)`", text)
         for line in [*shown, *inline]:
             line = line.split("#")[0].strip()
             if line:
                 yield pytest.param(page, line, id=f"{page.parent.name}: {line}"[:90])
+
+
+def load_script(path, monkeypatch):
+    """A script as a module; those of benchmarks/ by path, since the root has some equal names."""
+    if path.parent == ROOT:
+        return importlib.import_module(path.stem)
+    monkeypatch.syspath_prepend(str(path.parent))  # for `import measure`
+    monkeypatch.syspath_prepend(str(ROOT))
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize(("page", "line"), list(commands()))
@@ -55,11 +71,12 @@ def test_every_command_in_the_pages_is_real(page, line, monkeypatch):
     if words[0] == "pip":
         assert words[1:3] == ["install", "-r"] and (ROOT / words[3]).is_file()
         return
+    if words[0] == "torchrun":
+        words = ["python", *words[words.index("--nproc_per_node") + 2 :]]
     assert words[0] == "python", line
     script = ROOT / words[1]
     assert script.is_file(), words[1]
-    monkeypatch.syspath_prepend(str(script.parent))
-    module = importlib.import_module(script.stem)
+    module = load_script(script, monkeypatch)
     if "--resume" in words:  # needs a run folder: the parser alone
         assert module.build_parser().parse_args(words[2:]).resume
     else:
@@ -116,7 +133,7 @@ def test_the_pages_know_the_size_of_the_toy_campus():
 
     toy = prepare.parse_args(["toy"])
     assert toy.num_test * toy.drone_frames > 233  # demo.py --query_index 233
-    readme, tutorial = (page.read_text() for page in PAGES)
+    readme, tutorial = (page.read_text() for page in PAGES[:2])
     gallery = toy.num_test + toy.num_distractors
     sentence = f"drone photos of {toy.num_test} buildings searched among the satellite images of"
     assert f"{sentence} {gallery}" in readme

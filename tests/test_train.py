@@ -208,9 +208,10 @@ def test_seed_decides_everything(toy, workdir):
     assert not same(weights("a"), weights("c"))
 
 
-def test_number_of_workers_changes_nothing(toy, workdir):
-    run_training(toy, "none", "--epochs", "3", "--train_all")
-    run_training(toy, "two", "--epochs", "3", "--train_all", "--num_workers", "2")
+@pytest.mark.parametrize("loader", [[], ["--color_jitter"]], ids=["threads", "processes"])
+def test_number_of_workers_changes_nothing(toy, workdir, loader):
+    run_training(toy, "none", "--epochs", "3", "--train_all", *loader)
+    run_training(toy, "two", "--epochs", "3", "--train_all", "--num_workers", "2", *loader)
     assert same(weights("none"), weights("two"))
 
 
@@ -226,13 +227,13 @@ def test_spawned_workers(toy, workdir):
     script = workdir / "spawned.py"
     script.write_text(code)
     argv = ["--name", "spawned", "--data_dir", str(toy), *SMALL, "--train_all"]
-    options = ["--epochs", "1", "--num_workers", "1"]
+    options = ["--epochs", "1", "--num_workers", "1", "--color_jitter"]
     subprocess.run(
         [sys.executable, str(script), *argv, *options],
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    run_training(toy, "forked", "--epochs", "1", "--train_all")
+    run_training(toy, "forked", "--epochs", "1", "--train_all", "--color_jitter")
     assert same(weights("spawned"), weights("forked"))
 
 
