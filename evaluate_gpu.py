@@ -18,7 +18,7 @@ from utils import Parser, is_out_of_memory, script, write_text
 
 BLOCK_SCORES = 2**24  # scores held at a time (64 MiB of float32), where MIN_ROWS allows
 MAX_ROWS = 2**12  # queries at a time: more save no time, and cost memory in a short gallery
-MIN_ROWS = 64  # a long gallery, perhaps a map of a file, is read once for so many queries
+MIN_ROWS = 128  # a long gallery, perhaps a map of a file, is read once for so many queries
 # Multiply-adds from which `auto` imports torch and starts a GPU: some 5 seconds of two CPU cores
 # against about 3 to start. An estimate: no GPU was at hand to measure it.
 GPU_WORK = 2**38
@@ -109,7 +109,7 @@ def rank_positives(query, gallery, block_size=None, device="cpu"):
     """Ranks of the positives of every query, and the length of each query's ranking.
 
     Scores are dot products, computed for `block_size` queries at a time (default: as many as make
-    64 MiB of scores, but 64 to 4096), so memory is bounded by one block and never holds the
+    64 MiB of scores, but 128 to 4096), so memory is bounded by one block and never holds the
     Nq x Ng matrix. `device` is "cpu" for NumPy, else the name of a device of torch or "auto" (see
     `choose_device`).
 
