@@ -129,7 +129,7 @@ def parse_args(argv=None):
     measure.add_options(parser, rounds=2)
     parser.add_argument("--batchsize", type=positive_int, default=8, help="images per view")
     parser.add_argument(
-        "--steps", type=positive_int, default=4, help="steps a run, two are warm-up"
+        "--steps", type=positive_int, default=3, help="steps a run, two are warm-up"
     )
     parser.add_argument("--way", choices=WAYS, help="run this one way, once: a part of the run")
     return parser.parse_args(argv)
