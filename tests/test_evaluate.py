@@ -339,7 +339,7 @@ def test_memory_is_bounded_by_the_block():
 
 
 def test_blocks_of_a_long_gallery_hold_enough_queries(monkeypatch):
-    """A mapped gallery is read once a block: 64 queries at least, whatever the memory bound."""
+    """A mapped gallery is read once a block: 128 queries at least, whatever the memory bound."""
     query, gallery = retrieval_task(np.arange(200), np.arange(2000))
     monkeypatch.setattr(evaluate_gpu, "BLOCK_SCORES", 2000)
     products = []
@@ -348,7 +348,7 @@ def test_blocks_of_a_long_gallery_hold_enough_queries(monkeypatch):
         np, "matmul", lambda a, b, out: products.append(len(a)) or matmul(a, b, out=out)
     )
     evaluate(query, gallery)
-    assert products == [64, 64, 64, 8]
+    assert products == [128, 72]
 
 
 def test_auto_imports_torch_for_a_large_task_alone(tmp_path, monkeypatch):
