@@ -17,7 +17,6 @@ import numpy as np
 from utils import progress_bar
 
 CACHE_DIR = Path("cache")
-PLACES = ("none", "ram", "disk")
 VERSION = 1  # part of every key: raise it when the same file gives other pixels
 STALE_AFTER = 24 * 3600  # seconds without a write, after which a half-built cache is a dead one's
 

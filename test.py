@@ -107,8 +107,10 @@ def load_run(name, which_epoch, device):
     run_dir = utils.run_folder(name)
     checkpoint = utils.find_checkpoint(run_dir, which_epoch)
     run_opts = utils.read_opts(run_dir)
-    network = model.model_from_opts(run_opts, utils.load_tensors(checkpoint))
-    utils.load_weights(network, checkpoint)
+    weights = utils.load_tensors(checkpoint)
+    # A file that holds anything else is refused by load_weights, which can say what is wrong.
+    network = model.model_from_opts(run_opts, weights if isinstance(weights, dict) else ())
+    utils.load_weights(network, checkpoint, weights)
     print(f"weights: {checkpoint}")
     branches = model.branch_numbers(*model.views_from_opts(run_opts))
     return network.to(device).eval(), branches, run_opts

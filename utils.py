@@ -281,12 +281,14 @@ def find_checkpoint(run_dir, which_epoch="last"):
     )
 
 
-def load_weights(network, path):
+def load_weights(network, path, state=None):
     """Load a state dict from `path` into `network`, every key; ValueError names what differs.
 
+    `state` is what `load_tensors(path)` gave, where that has been read already.
     Prefixes left by DataParallel (`module.`) and torch.compile (`_orig_mod.`) are removed.
     """
-    state = load_tensors(path)
+    if state is None:
+        state = load_tensors(path)
     if not isinstance(state, dict) or not state:
         raise ValueError(f"{path} holds no state dict: expected what train.py saves as net_*.pth")
     clean = {

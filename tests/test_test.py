@@ -132,6 +132,11 @@ def test_contradicting_options_are_refused(toy, small_run, workdir, capsys):
     assert run_test(toy, "--pool", "avg", "--views", "2", "--h", "32")["num_queries"] == 10
 
 
+def test_weights_that_are_no_state_dict_are_refused(toy, small_run, workdir, capsys):
+    utils.save_tensors(small_run / "net_last.pth", torch.zeros(3))
+    fails(script.main, ["--name", "small", "--test_dir", toy, *QUICK], capsys, "no state dict")
+
+
 @pytest.mark.parametrize("flag", sorted(script.REFUSED))
 def test_refused_flags_say_why(workdir, capsys, flag):
     """Published defects 6 and 14: --PCB and --multi crashed, --use_dense did nothing."""
