@@ -122,6 +122,34 @@ def test_grey_and_transparent_images_become_rgb(tmp_path):
         assert image.shape == (4, 5, 3) and image.dtype == np.uint8 and image.flags.writeable
 
 
+@pytest.mark.parametrize("decoder", ["simplejpeg", "Pillow"])
+def test_jpegs_are_decoded_as_by_pillow(tmp_path, monkeypatch, decoder):
+    """Sampling of colours, progressive, grey, CMYK, cut, turned by EXIF, larger than allowed."""
+    if decoder == "Pillow":
+        monkeypatch.setattr(dataset, "simplejpeg", None)
+    noise = Image.effect_noise((70, 50), 90)
+    noise = Image.merge("RGB", [noise, noise.rotate(90), noise.rotate(180)])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    files = {
+        "444.jpg": (noise, {"subsampling": 0}),
+        "420.jpg": (noise, {"subsampling": 2, "quality": 60}),
+        "progressive.jpg": (noise, {"progressive": True}),
+        "exif.jpg": (noise, {"exif": turned}),
+        "grey.jpg": (noise.convert("L"), {}),
+        "cmyk.jpg": (noise.convert("CMYK"), {}),
+    }
+    for name, (image, options) in files.items():
+        image.save(tmp_path / name, **options)
+        ours = dataset.read_image(tmp_path / name)
+        assert ours.flags.writeable and ours.flags.c_contiguous
+        with Image.open(tmp_path / name) as image:
+            assert np.array_equal(ours, np.asarray(image.convert("RGB"))), name
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(OSError, match=r"444.jpg cannot be read as an image \(.*bomb"):
+        dataset.read_image(tmp_path / "444.jpg")
+
+
 def test_network_input_is_imagenet_normalisation():
     images = torch.full((2, 3, 20, 24), 255, dtype=torch.uint8)
     images[1] = 0
