@@ -3,6 +3,7 @@
 $ python evaluate_gpu.py                              # scores pytorch_result.mat
 $ python evaluate_gpu.py result.npz --json result.json
 $ python evaluate_gpu.py result.npz --device cuda     # auto takes a GPU only for a large task
+$ python evaluate_gpu.py --rerank k_reciprocal        # by neighbours in common
 """
 
 import argparse
@@ -105,13 +106,14 @@ def single_positive_ranks(scores, positives, junk):
     return ranks[:, np.newaxis].astype(np.int64)
 
 
-def rank_positives(query, gallery, block_size=None, device="cpu"):
+def rank_positives(query, gallery, block_size=None, device="cpu", scores=None):
     """Ranks of the positives of every query, and the length of each query's ranking.
 
     Scores are dot products, computed for `block_size` queries at a time (default: as many as make
     64 MiB of scores, but 128 to 4096), so memory is bounded by one block and never holds the
     Nq x Ng matrix. `device` is "cpu" for NumPy, else the name of a device of torch or "auto" (see
-    `choose_device`).
+    `choose_device`). `scores`, instead of dot products: a function from a slice of B queries to
+    their scores (B, Ng), higher is better, which NumPy ranks whatever `device` says.
 
     Returns (ranks, lengths): a list of Nq ascending int64 arrays of 1-based ranks, empty where a
     query has no positive, and (Nq,) int64, the non-junk gallery images of each query.
@@ -120,21 +122,34 @@ def rank_positives(query, gallery, block_size=None, device="cpu"):
     block_size = block_size or min(max(BLOCK_SCORES // num_gallery, MIN_ROWS), MAX_ROWS)
     blocks = [slice(start, start + block_size) for start in range(0, num_query, block_size)]
     positives, junk = find_matches(query, gallery)
-    device = choose_device(device, query, gallery)
-    rank_blocks = _rank_blocks if device == "cpu" else _rank_blocks_torch
-    ranks = rank_blocks(query.features, gallery.features, positives, junk, blocks, device)
+    device = "cpu" if scores else choose_device(device, query, gallery)
+    if device == "cpu":
+        scores = scores or _dot_products(query.features, gallery.features, block_size)
+        ranks = _rank_blocks(scores, positives, junk, blocks)
+    else:
+        features = query.features, gallery.features
+        ranks = _rank_blocks_torch(*features, positives, junk, blocks, device)
     return ranks, num_gallery - np.fromiter(map(len, junk), np.int64, num_query)
 
 
-def _rank_blocks(queries, gallery, positives, junk, blocks, _device):
-    """The ranks of `rank_positives` by NumPy."""
-    # One array for all blocks: a fresh one a block costs page faults, and two are held at times.
-    size = min(blocks[0].stop, len(queries)), len(gallery)
+def _dot_products(queries, gallery, block_size):
+    """`scores` of `rank_positives`, each time in the same array."""
+    # A fresh one a block costs page faults, and two are held at times.
+    size = min(block_size, len(queries)), len(gallery)
     buffer = np.empty(size, dtype=np.result_type(queries, gallery))
+
+    def scores(rows):
+        block = queries[rows]
+        return np.matmul(block, gallery.T, out=buffer[: len(block)])  # (B, Ng)
+
+    return scores
+
+
+def _rank_blocks(scores_of, positives, junk, blocks):
+    """The ranks of `rank_positives` by NumPy."""
     ranks = []
     for rows in blocks:
-        block = queries[rows]
-        scores = np.matmul(block, gallery.T, out=buffer[: len(block)])  # (B, Ng)
+        scores = scores_of(rows)  # (B, Ng)
         shared = junk[rows.start]
         shared_junk = all(each is shared for each in junk[rows])
         if shared_junk and all(len(each) == 1 for each in positives[rows]):
@@ -257,11 +272,11 @@ def mean_over_queries(average_precision, ranks):
     return float(total / len(ranks))
 
 
-def evaluate(query, gallery, block_size=None, device="cpu"):
+def evaluate(query, gallery, block_size=None, device="cpu", scores=None):
     """Metrics of a ranking task, as plain Python numbers; rates in percent, 0..100.
 
-    query, gallery: `Features`; block_size, device: see `rank_positives`. Raises ValueError for
-    features that cannot be compared.
+    query, gallery: `Features`; block_size, device, scores: see `rank_positives`. Raises ValueError
+    for features that cannot be compared.
 
     As published (University1652-Baseline), with N the gallery length, junk included:
     - `recall@K`: queries with a positive among their first K images, junk left out. In a gallery
@@ -277,7 +292,7 @@ def evaluate(query, gallery, block_size=None, device="cpu"):
     of a label that no query has, junk excluded; `num_unmatched`, queries without a positive.
     """
     check_features(query, gallery)
-    ranks, lengths = rank_positives(query, gallery, block_size, device)
+    ranks, lengths = rank_positives(query, gallery, block_size, device, scores)
     first = np.array([each[0] if len(each) else np.inf for each in ranks])
     count = np.fromiter(map(len, ranks), np.int64, len(ranks))
     num_gallery = len(gallery.labels)
@@ -364,14 +379,18 @@ def _warnings_about_features(name, features):
     return found
 
 
-def report(metrics, query, gallery):
-    """The text that the command prints, the published line alone on its own line."""
+def report(metrics, query, gallery, notes=()):
+    """The text that the command prints, the published line alone on its own line.
+
+    `notes` say how the ranking differs from the plain one (see `rerank.apply_protocol`).
+    """
     return "\n".join(
         [
             f"query features {query.features.shape}, gallery features {gallery.features.shape}",
             f"gallery of {metrics['num_gallery']} images: {metrics['num_distractors']} "
             f"distractors, {metrics['num_junk']} junk; {metrics['num_unmatched']} of "
             f"{metrics['num_queries']} queries without a true match",
+            *notes,
             published_line(metrics),
             f"AP_standard:{metrics['AP_standard']:.2f} Recall@1%:{metrics['recall@1%']:.2f}",
         ]
@@ -380,6 +399,8 @@ def report(metrics, query, gallery):
 
 # ---------------------------------------------------------------- the command
 def parse_args(argv=None):
+    from rerank import add_protocol_options, protocol_of
+
     parser = Parser(
         description="Score a feature file: Recall@K and AP as published, and beside them.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -402,21 +423,31 @@ def parse_args(argv=None):
         metavar="FILE",
         help="also write all metrics to this file; - prints them instead of the text",
     )
-    return parser.parse_args(argv)
+    add_protocol_options(parser)
+    opts = parser.parse_args(argv)
+    opts.protocol = protocol_of(opts, parser)
+    if opts.device == "cuda" and opts.rerank != "none":
+        parser.error("--device cuda: --rerank computes on the CPU, leave one of them out")
+    return opts
 
 
 @script
 def main(argv=None) -> dict:
+    from rerank import apply_protocol
+
     opts = parse_args(argv)
     query, gallery = load_features(opts.features, paths=False)
+    query, gallery, scores, notes = apply_protocol(opts.protocol, query, gallery)
     try:
-        metrics = evaluate(query, gallery, device=opts.device)
+        metrics = evaluate(query, gallery, device=opts.device, scores=scores)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         raise ValueError("the gallery does not fit into this memory: use --device cpu") from None
+    if notes:
+        metrics["protocol"] = notes
     text = json.dumps(metrics, indent=2)
-    print(text if opts.json == "-" else report(metrics, query, gallery))
+    print(text if opts.json == "-" else report(metrics, query, gallery, notes))
     if opts.json and opts.json != "-":
         write_text(opts.json, text + "\n")
     for warning in warnings_about(metrics, query, gallery):

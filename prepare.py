@@ -1,7 +1,9 @@
-"""Make and check data folders in the University-1652 layout.
+"""Make, check and convert data folders in the University-1652 layout.
 
-python prepare.py toy --out data/toy        # render the toy campus
-python prepare.py check data/toy            # what is there, what is missing
+python prepare.py toy --out data/toy                    # render the toy campus
+python prepare.py check data/toy                        # what is there, what is missing
+python prepare.py cvusa downloads/CVUSA --out data/cvusa    # a public data set, by links
+python prepare.py pairs pairs.csv --out data/mine       # your own images
 """
 
 import argparse
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import campus
+import convert
 import utils
 from utils import natural_int, positive_int, script
 
@@ -39,8 +42,10 @@ UNIVERSITY_1652 = {
 # ---------------------------------------------------------------- options
 def parse_args(argv=None):
     """Options: a sub-command and its own."""
-    parser = utils.Parser(description="Make and check data folders in the University-1652 layout.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{toy,check,show}")
+    parser = utils.Parser(
+        description="Make, check and convert data folders in the University-1652 layout."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     style = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
 
     toy = commands.add_parser("toy", help="render the toy campus", **style)
@@ -70,7 +75,79 @@ def parse_args(argv=None):
     show.add_argument("--buildings", type=positive_int, default=4, help="rows of the picture")
     show.add_argument("--seed", type=natural_int, default=0, help="which buildings")
     show.add_argument("--output", default="views.jpg", help="the picture")
+
+    for name in CONVERTERS:
+        _add_converter(commands, name, style)
     return parser.parse_args(argv)
+
+
+def _add_converter(commands, name, style):
+    """Add the sub-command that converts a data set: its own options, and those that all have."""
+    _, about, source, options = CONVERTERS[name]
+    parser = commands.add_parser(name, help=about, description=about, **style)
+    parser.add_argument("source", nargs="+" if name == "pairs" else None, help=source)
+    parser.add_argument("--out", default=f"data/{name}", help="data folder to make")
+    for option, settings in options.items():
+        parser.add_argument(f"--{option}", **settings)
+    parser.add_argument("--copy", action="store_true", help="copy instead of linking")
+    parser.add_argument("--dry_run", action="store_true", help="print the summary, write nothing")
+    parser.add_argument(
+        "--num_workers",
+        type=positive_int,
+        default=os.cpu_count() or 1,
+        help="threads that write the images whose pixels change",
+    )
+
+
+def _shares(text):
+    """argparse type: two shares, the first smaller."""
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        first, second = 1.0, 0.0
+    if not 0 <= first < second <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not TOP,BOTTOM, two shares such as 0.25,0.75"
+        )
+    return first, second
+
+
+def _share(text):
+    """argparse type: a number from 0 to 1."""
+    return _bounded_float(text, 0, 1)
+
+
+def _roll(text):
+    """argparse type: degrees, or the word random."""
+    return text if text == "random" else _bounded_float(text, -360, 360)
+
+
+def _bounded_float(text, lowest, highest):
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not lowest <= value <= highest:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {lowest} to {highest}")
+    return value
+
+
+def _size(text):
+    """argparse type: HEIGHTxWIDTH in pixels."""
+    parts = text.split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH such as 112x616")
+    return tuple(map(int, parts))
+
+
+def _two_views(text):
+    """argparse type: two names of views."""
+    views = tuple(text.split(","))
+    if len(set(views)) != 2 or len(views) != 2 or not set(views) <= set(convert.TESTABLE_VIEWS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not two of {', '.join(convert.TESTABLE_VIEWS)}, such as drone,satellite"
+        )
+    return views
 
 
 # ---------------------------------------------------------------- toy
@@ -398,7 +475,188 @@ def _read_tile(path):
     return Image.fromarray(read_image(path)).resize((TILE, TILE))
 
 
-COMMANDS = {"toy": make_toy, "check": check_data, "show": show_data}
+# ---------------------------------------------------------------- convert
+PANORAMA_OPTIONS = {
+    "crop": {
+        "type": _shares,
+        "default": (0.0, 1.0),
+        "metavar": "TOP,BOTTOM",
+        "help": "rows of the panoramas to keep, shares of the height; 0.25,0.75 is usual for CVACT",
+    },
+    "roll": {
+        "type": _roll,
+        "default": 0.0,
+        "metavar": "DEGREES",
+        "help": "roll the panoramas to the right by degrees, or each by a random angle: random",
+    },
+    "seed": {"type": natural_int, "default": 0, "help": "seed of --roll random"},
+}
+POLAR_OPTION = {
+    "polar": {
+        "type": _size,
+        "nargs": "?",
+        "const": (112, 616),
+        "metavar": "HEIGHTxWIDTH",
+        "help": "polar transform of the satellite images; without a size 112x616, as published",
+    }
+}
+SKIP_OPTION = {
+    "skip_missing": {
+        "action": "store_true",
+        "help": "leave out what a split file lists and the copy lacks",
+    }
+}
+# Sub-command: planner, what it does, what the source is, its options.
+CONVERTERS = {
+    "cvusa": (
+        convert.plan_cvusa,
+        "CVUSA: satellite and street panoramas",
+        "folder with splits/, bingmap/ and streetview/",
+        {**POLAR_OPTION, **PANORAMA_OPTIONS, **SKIP_OPTION},
+    ),
+    "cvact": (
+        convert.plan_cvact,
+        "CVACT: satellite and street panoramas",
+        "folder with ACT_data.mat and ANU_data_small/",
+        {
+            "test_set": {
+                "choices": ("val", "test"),
+                "default": "val",
+                "help": "pairs to test on: valSet, or all of ANU_data_test/",
+            },
+            **POLAR_OPTION,
+            **PANORAMA_OPTIONS,
+        },
+    ),
+    "vigor": (
+        convert.plan_vigor,
+        "VIGOR: panoramas anywhere in a satellite image",
+        "folder with splits/ and a folder for each city",
+        {
+            "area": {
+                "choices": ("same", "cross"),
+                "default": "same",
+                "help": "train and test in the same four cities, or two each",
+            },
+            "splits": {
+                "default": "splits",
+                "help": "folder of the labels in the source, e.g. splits__corrected",
+            },
+            **PANORAMA_OPTIONS,
+            **SKIP_OPTION,
+        },
+    ),
+    "sues200": (
+        convert.plan_sues200,
+        "SUES-200: a data folder OUT/<height>/ for each flight height",
+        "folder with satellite-view/ and drone*/, or Training/ and Testing/",
+        {
+            "height": {
+                "dest": "heights",
+                "type": int,
+                "nargs": "+",
+                "choices": convert.SUES200_HEIGHTS,
+                "default": list(convert.SUES200_HEIGHTS),
+                "help": "flight heights, metres",
+            },
+            "mixed": {"action": "store_true", "help": "all heights in one data folder, OUT/mixed/"},
+        },
+    ),
+    "denseuav": (
+        convert.plan_denseuav,
+        "DenseUAV: drone and satellite images with coordinates",
+        "folder with train/, test/ and Dense_GPS_ALL.txt",
+        {
+            "height": {
+                "dest": "heights",
+                "type": int,
+                "nargs": "+",
+                "choices": convert.DENSEUAV_HEIGHTS,
+                "default": list(convert.DENSEUAV_HEIGHTS),
+                "help": "flight heights, metres",
+            },
+            "no_old": {
+                "dest": "old",
+                "action": "store_false",
+                "default": True,
+                "help": "leave out the older satellite images, *_old.tif",
+            },
+        },
+    ),
+    "university160k": (
+        convert.plan_university160k,
+        "University-160k: masked drone queries, 167,486 more satellite images",
+        "folder with test/query_drone_160k/ and test/gallery_satellite_160k/",
+        {
+            "names": {"help": "query_drone_name.txt, where it is not in the source"},
+            "train": {"help": "folder of University-1652, where train/ is not in the source"},
+            **SKIP_OPTION,
+        },
+    ),
+    "limit-views": (
+        convert.plan_limit_views,
+        "University-1652 with fewer drone images to train on",
+        "data folder with train/drone/",
+        {
+            "views": {
+                "type": int,
+                "choices": tuple(convert.LIMIT_STEPS),
+                "required": True,
+                "help": "drone images of a building, of 54",
+            }
+        },
+    ),
+    "pairs": (
+        convert.plan_pairs,
+        "your own pairs of images",
+        "two folders of images with equal stems, or a CSV file of pairs",
+        {
+            "views": {
+                "type": _two_views,
+                "metavar": "FIRST,SECOND",
+                "help": "views of the two, e.g. drone,satellite; without, the folders' or columns' "
+                "names",
+            },
+            "test_share": {"type": _share, "default": 0.2, "help": "buildings for test/, a share"},
+            "seed": {"type": natural_int, "default": 0, "help": "which buildings"},
+            **SKIP_OPTION,
+        },
+    ),
+}
+
+
+def convert_data(opts):
+    """Convert a data set, the user's own or a public one, by links; returns counts and notes."""
+    values = vars(opts)
+    planner, _, _, own = CONVERTERS[opts.command]
+    options = {name: values[name] for name in (own[key].get("dest", key) for key in own)}
+    plan = planner(opts.source, **options)
+    return convert.carry_out(
+        plan,
+        opts.out,
+        _mark(opts, options),
+        copy=opts.copy,
+        dry_run=opts.dry_run,
+        num_workers=opts.num_workers,
+    )
+
+
+def _mark(opts, options):
+    """How a folder was made, as plain values: another way needs another folder."""
+    sources = opts.source if isinstance(opts.source, list) else [opts.source]
+    mark = {"command": opts.command, "source": [str(Path(path).resolve()) for path in sources]}
+    for name, value in options.items():
+        if name != "skip_missing":  # a copy may be completed later
+            mark[name] = list(value) if isinstance(value, tuple) else value
+    return mark
+
+
+COMMANDS = {
+    "toy": make_toy,
+    "check": check_data,
+    "show": show_data,
+    **dict.fromkeys(CONVERTERS, convert_data),
+}
 
 
 @script

@@ -3,6 +3,7 @@
 python test.py --name two_view --test_dir data/toy                      # drone -> satellite
 python test.py --name two_view --query satellite --gallery drone
 python test.py --name two_view --all                                    # every possible task
+python test.py --name two_view --rerank gnn                             # see rerank.py
 torchrun --nproc_per_node 4 test.py --name two_view                     # on four GPUs
 """
 
@@ -18,12 +19,13 @@ FEATURE_FILE = "pytorch_result.mat"
 REFUSED = {
     "use_dense": "it never had an effect in the published code; a run knows its own network",
     "PCB": "the published code names this network but has none",
-    "multi": "queries of several images are not part of this version",
 }
 
 
 def build_parser():
     """The parser; what describes the network comes from the run folder, not from here."""
+    from rerank import add_protocol_options
+
     parser = utils.Parser(
         description="Extract features, save them as .mat and print the recall.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -64,6 +66,7 @@ def build_parser():
     parser.add_argument("--w", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--views", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--pool", default=None, help="must agree with the run")
+    add_protocol_options(parser)
     utils.add_refused(parser, REFUSED)
     return parser
 
@@ -80,12 +83,15 @@ def _scales(text):
 
 def parse_args(argv=None):
     """Options of a test; refused ones end the program."""
+    from rerank import protocol_of
+
     parser = build_parser()
     opts = parser.parse_args(argv)
     if not opts.all and opts.query == opts.gallery:
         parser.error(f"--query and --gallery are both {opts.query}: name two views")
     if Path(opts.output).suffix not in (".mat", ".npz"):
         parser.error(f"--output {opts.output}: expected a name ending in .mat or .npz")
+    opts.protocol = protocol_of(opts, parser)
     return opts
 
 
@@ -172,21 +178,28 @@ def output_path(output, task, several):
     return path.with_stem(f"{path.stem}_{task[0]}_{task[1]}") if several else path
 
 
-def score_task(task, query, gallery, path, run_dir):
-    """Save a task's features, score them, print the line and add it to the run's result.txt."""
+def score_task(task, query, gallery, path, run_dir, protocol):
+    """Save a task's features, score them, print the line and add it to the run's result.txt.
+
+    The file holds the features as the network gave them, whatever the protocol of the ranking.
+    """
     from evaluate_gpu import evaluate, published_line, report, warnings_about
     from features import save_features
+    from rerank import apply_protocol
 
     save_features(path, query, gallery)
-    metrics = evaluate(query, gallery)
-    line = published_line(metrics)
+    query, gallery, scores, notes = apply_protocol(protocol, query, gallery)
+    metrics = evaluate(query, gallery, scores=scores)
+    if notes:
+        metrics["protocol"] = notes
     print(f"{task[0]} -> {task[1]}, features in {path}")
-    print(report(metrics, query, gallery))
+    print(report(metrics, query, gallery, notes))
     for warning in warnings_about(metrics, query, gallery):
         print(f"warning: {warning}", file=sys.stderr)
     result = run_dir / "result.txt"
     earlier = result.read_text(encoding="utf-8") if result.is_file() else ""
-    utils.write_text(result, f"{earlier}{task[0]} -> {task[1]}: {line}\n")
+    name = "; ".join([f"{task[0]} -> {task[1]}", *notes])
+    utils.write_text(result, f"{earlier}{name}: {published_line(metrics)}\n")
     return metrics
 
 
@@ -231,7 +244,8 @@ def main(argv=None):
     for task in tasks:
         path = output_path(opts.output, task, several=opts.all)
         query, gallery = features[f"query_{task[0]}"], features[f"gallery_{task[1]}"]
-        metrics = score_task(task, query, gallery, path, utils.run_folder(opts.name))
+        run_dir = utils.run_folder(opts.name)
+        metrics = score_task(task, query, gallery, path, run_dir, opts.protocol)
         results["_".join(task)] = metrics
     return results if opts.all else metrics
 

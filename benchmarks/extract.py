@@ -18,26 +18,22 @@ import measure  # noqa: E402
 from input_pipeline import jpeg_contents  # noqa: E402
 
 from features import load_features  # noqa: E402
-from utils import Parser, script  # noqa: E402
+from utils import Parser, positive_int, script  # noqa: E402
 
 TASK = {"query_drone": 2, "gallery_satellite": 1}  # test folder: branch
 
 
 # ---------------------------------------------------------------- work to do
-def make_work(quick):
+def make_work(images, quick):
     """A test folder of JPEGs and a run folder model/bench with random weights, in this folder."""
     import torch
 
     import model
     import utils
 
-    counts = (
-        {"query_drone": 10, "gallery_satellite": 6}
-        if quick
-        else ({"query_drone": 96, "gallery_satellite": 64})
-    )
+    queries = images * 3 // 5
     contents = jpeg_contents(4 if quick else 32, 64 if quick else 512)
-    for folder, count in counts.items():
+    for folder, count in {"query_drone": queries, "gallery_satellite": images - queries}.items():
         for number in range(count):
             path = Path("data", "test", folder, f"{number % 6:04d}", f"{number}.jpg")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,6 +146,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--as_published", metavar="FILE", help="extract the plain way, once: a part of the run"
     )
+    parser.add_argument("--images", type=positive_int, default=160, help="in query and gallery")
     return parser.parse_args(argv)
 
 
@@ -176,7 +173,7 @@ def main(argv=None):
         peaks[name] = max(peak, peaks.get(name, 0))
 
     with working_folder():
-        make_work(opts.quick)
+        make_work(16 if opts.quick else opts.images, opts.quick)
         seconds = measure.interleave(
             {name: lambda name=name: start(name) for name in commands}, opts.rounds
         )
