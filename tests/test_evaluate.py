@@ -229,6 +229,25 @@ def test_published_defect_12_short_galleries(size):
         assert metrics["recall@10"] == 100 * size / 20  # whoever has a match has it in all of N
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", "auto"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_scores_of_a_function_are_ranked_as_dot_products_are(name, device):
+    query, gallery = variant(name)
+    expected, lengths = rank_positives(query, gallery)
+    slices = []
+
+    def scores(rows):
+        slices.append((rows.start, rows.stop))
+        return query.features[rows] @ gallery.features.T
+
+    blank = query._replace(features=0 * query.features)
+    ranks, same_lengths = rank_positives(blank, gallery, 25, device, scores)
+    assert [each.tolist() for each in ranks] == [each.tolist() for each in expected]
+    assert same_lengths.tolist() == lengths.tolist()
+    assert slices == [(0, 25), (25, 50), (50, 75)]
+    assert evaluate(blank, gallery, scores=scores) == evaluate(query, gallery)
+
+
 # ---------------------------------------------------------------- by hand
 @pytest.mark.parametrize(
     "ranks, published, standard",
@@ -486,6 +505,72 @@ def test_mistakes_exit_with_code_2(tmp_path, monkeypatch, capsys, arguments, wor
         main(arguments)
     assert caught.value.code == 2
     assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "options, notes",
+    [
+        ("--rerank gnn", ["re-ranked by gnn, k1 26, k2 7, lambda 0"]),
+        (
+            "--rerank k_reciprocal --rerank_k1 9",
+            ["re-ranked by k_reciprocal, k1 9, k2 6, lambda 0.3"],
+        ),
+        ("--query_expansion 2", ["queries expanded by their first 2 images, alpha 0"]),
+        (
+            "--multi --ignore_distractors",
+            [
+                "70 queries of several images, 70 in all",
+                "without distractors: 75 of 285 gallery images",
+            ],
+        ),
+    ],
+)
+def test_protocol_stands_before_the_published_line(saved, tmp_path, capsys, options, notes):
+    path, query, gallery = saved
+    metrics = main([str(path), *options.split(), "--json", str(tmp_path / "m.json")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:-2] == notes and lines[-2] == published_line(metrics)
+    assert metrics.pop("protocol") == notes
+    assert json.loads((tmp_path / "m.json").read_text()) == {**metrics, "protocol": notes}
+    plain = evaluate(query, gallery)
+    assert metrics["AP"] != plain["AP"] and metrics["num_queries"] == 70
+
+
+def test_distractors_are_left_out_by_the_command(saved, capsys):
+    """The published loop over the 210 images of the buildings queried, but for Recall@top1."""
+    path, query, gallery = saved
+    metrics = main([str(path), "--ignore_distractors"])
+    known = np.isin(gallery.labels, query.labels)
+    rest = features_of(gallery.features[known], gallery.labels[known])
+    first = np.array([plain_ranks(query, rest, row)[0] for row in range(70)])
+    top = f"Recall@top1:{100 * np.mean(first <= round(2.85) + 1):.2f}"  # of 285, as before
+    shorter = plain_line(query, rest).split()
+    assert published_line(metrics).split() == [*shorter[:3], top, shorter[4]]
+    assert metrics["num_junk"] == 75 and metrics["num_distractors"] == 0
+
+
+def test_queries_of_several_images_by_the_command(tmp_path, capsys):
+    """The mean of noisy images of a building is nearer to it than each."""
+    query, gallery = retrieval_task(np.repeat(QUERIED, 6), BUILDINGS)
+    save_features(tmp_path / "f.npz", query, gallery)
+    metrics = main([str(tmp_path / "f.npz"), "--multi"])
+    means = query.features.reshape(70, 6, 32).mean(axis=1)
+    assert published_line(metrics) == plain_line(features_of(means, QUERIED), gallery)
+    assert metrics["AP"] > evaluate(query, gallery)["AP"] + 10
+    assert "70 queries of several images, 420 in all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ("--rerank gnn --rerank_k1 356", "--rerank_k1 356: the images of queries and gallery"),
+        ("--rerank gnn --device cuda", "--device cuda: --rerank computes on the CPU"),
+        ("--query_expansion 286", "--query_expansion 286: the gallery holds 285 images"),
+        ("--rerank_k2 3", "--rerank_k2 3 has no effect without --rerank"),
+    ],
+)
+def test_protocols_that_cannot_be_are_one_line(saved, capsys, options, words):
+    fails(main, [saved[0], *options.split()], capsys, words)
 
 
 def test_cuda_without_a_gpu_is_one_clear_line(saved, monkeypatch, capsys):

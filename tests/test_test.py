@@ -139,8 +139,39 @@ def test_weights_that_are_no_state_dict_are_refused(toy, small_run, workdir, cap
 
 @pytest.mark.parametrize("flag", sorted(script.REFUSED))
 def test_refused_flags_say_why(workdir, capsys, flag):
-    """Published defects 6 and 14: --PCB and --multi crashed, --use_dense did nothing."""
+    """Published defect 6: --PCB crashed, --use_dense did nothing."""
     fails(script.main, [f"--{flag}"], capsys, f"--{flag} is refused")
+
+
+def test_multi_scores_the_images_of_a_building_together(toy, small_run, workdir, capsys):
+    """Published defect 14: --multi crashed. Here the file keeps each image's own features."""
+    run_test(toy)
+    plain = scipy.io.loadmat("pytorch_result.mat")
+    metrics = run_test(toy, "--multi", "--ignore_distractors", "--query_expansion", "2")
+    notes = [
+        "5 queries of several images, 10 in all",
+        "without distractors: 2 of 7 gallery images",
+        "queries expanded by their first 2 images, alpha 0",
+    ]
+    assert metrics["num_queries"] == 5 and metrics["num_junk"] == 2
+    assert metrics["protocol"] == notes
+    stored = scipy.io.loadmat("pytorch_result.mat")
+    for name in ("query_f", "query_label", "gallery_f", "gallery_label"):
+        np.testing.assert_array_equal(stored[name], plain[name])
+    first, second = (small_run / "result.txt").read_text().splitlines()
+    assert first.startswith("drone -> satellite: Recall@1:")
+    assert second.startswith(f"drone -> satellite; {'; '.join(notes)}: Recall@1:")
+    assert "\n".join(notes) in capsys.readouterr().out
+
+
+def test_options_of_the_protocol_reach_the_ranking(toy, small_run, workdir):
+    import evaluate_gpu
+
+    options = ["--rerank", "k_reciprocal", "--rerank_k1", "4", "--rerank_k2", "2"]
+    results = run_test(toy, "--all", "--output", "f.npz", *options)
+    for task, metrics in results.items():
+        assert metrics["protocol"] == ["re-ranked by k_reciprocal, k1 4, k2 2, lambda 0.3"]
+        assert evaluate_gpu.main([f"f_{task}.npz", *options]) == metrics
 
 
 def test_feature_is_the_sum_over_image_and_mirror(toy):
@@ -151,7 +182,7 @@ def test_feature_is_the_sum_over_image_and_mirror(toy):
     paths = [next((toy / "test" / "gallery_satellite").glob("*/*.jpg"))]
     images = dataset.open_view(paths, 16, 16)
     pixels = torch.from_numpy(images[paths[0]]).permute(2, 0, 1)
-    image = dataset.to_network_input(pixels, CPU)
+    image = dataset.to_network_input(pixels[None], CPU)[0]
     both = image[:, :, 0].mean(1) + image[:, :, -1].mean(1)
     feature = extract.extract_features(Left(), 1, paths, images, device=CPU)
     np.testing.assert_allclose(feature[0], (both / both.norm()).numpy(), atol=1e-5)
@@ -260,6 +291,8 @@ def test_queries_without_a_match_are_counted(toy, small_run, workdir, tmp_path_f
         (["--h", "-1"], "--h: -1 is too small"),
         (["--ms", "1,x"], "not a list of scales"),
         (["--output", "features.txt"], "ending in .mat or .npz"),
+        (["--rerank", "gnn", "--rerank_k1", "5"], "--rerank_k2 7 exceeds --rerank_k1 5"),
+        (["--rerank", "gnn"], "--rerank_k1 26: the images of queries and gallery together allow"),
         (["--test_dir", "absent"], "data folder absent not found"),
     ],
 )
