@@ -7,14 +7,16 @@ Nothing is downloaded but by `download_imagenet_weights`.
 """
 
 import importlib
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torchvision import models
 
-from blocks import USAM, GeM, ring_pool
+from blocks import USAM, GeM, kept_statistics, ring_pool
 
 BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)
     "resnet18": (models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, 512),
@@ -166,6 +168,7 @@ class Branch(nn.Module):
     unused = ()  # children of `model` that no pass uses
     after_map = ()  # children of `model` that work on what was pooled
     foldable = True  # whether children are registered in the order of use: see fold_batch_norm
+    checkpointing = False
 
     def __init__(self, backbone, pool, init_model, block=None):
         super().__init__()
@@ -191,6 +194,32 @@ class Branch(nn.Module):
     def feature_map(self, x):
         """(B, 3, H, W) -> (B, C, H', W')."""
         raise NotImplementedError
+
+    def checkpoint_gradients(self):
+        """From now on keep a block's input alone for the way back, and compute the block again.
+
+        (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016.) The same gradients for
+        a third more work; ValueError for a network of timm that cannot.
+        """
+        self.checkpointing = True
+
+    def through(self, stage, x):
+        """x through a stage, an nn.Sequential of blocks or of such stages."""
+        if type(stage) is not nn.Sequential:
+            return self.recomputed(stage, x)
+        for part in stage:
+            x = self.through(part, x)
+        return x
+
+    def recomputed(self, block, x):
+        """x through a block, in training with `checkpoint_gradients` such that it is repeated."""
+        if not (self.checkpointing and self.training and torch.is_grad_enabled()):
+            return block(x)
+
+        def contexts():
+            return nullcontext(), kept_statistics(block)
+
+        return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
     def normalised(self, x):
         """The backbone's own last normalisation, where it comes after pooling; (B, C, P) both."""
@@ -257,8 +286,10 @@ class ft_net(Branch):
     def feature_map(self, x):
         net = self.model
         x = self.usam_1(net.relu(net.bn1(net.conv1(x))))  # (B, 64, H/2, W/2)
-        x = self.usam_2(net.layer1(net.maxpool(x)))  # (B, 64 or 256, H/4, W/4)
-        return net.layer4(net.layer3(net.layer2(x)))  # (B, C, H/32, W/32)
+        x = self.usam_2(self.through(net.layer1, net.maxpool(x)))  # (B, 64 or 256, H/4, W/4)
+        for stage in (net.layer2, net.layer3, net.layer4):
+            x = self.through(stage, x)
+        return x  # (B, C, H/32, W/32)
 
 
 class ft_net_VGG16(Branch):
@@ -274,7 +305,11 @@ class ft_net_VGG16(Branch):
         super().__init__("vgg16_bn", pool, init_model, block)
 
     def feature_map(self, x):
-        return self.model.features(x)
+        layers, start = self.model.features, 0
+        for end, layer in enumerate(layers, 1):
+            if isinstance(layer, nn.MaxPool2d):  # up to it all is one block
+                x, start = self.recomputed(layers[start:end], x), end
+        return x
 
 
 class ConvNeXtBranch(Branch):
@@ -289,7 +324,7 @@ class ConvNeXtBranch(Branch):
         return model, channels
 
     def feature_map(self, x):
-        return self.model.features(x)
+        return self.through(self.model.features, x)
 
     def normalised(self, x):
         return self.model.classifier(x[..., None])[..., 0]
@@ -305,7 +340,7 @@ class SwinBranch(Branch):
         return model, channels
 
     def feature_map(self, x):
-        return self.model.permute(self.model.norm(self.model.features(x)))
+        return self.model.permute(self.model.norm(self.through(self.model.features, x)))
 
 
 class ViTBranch(Branch):
@@ -339,7 +374,7 @@ class ViTBranch(Branch):
         first = net.class_token.expand(len(x), -1, -1)
         tokens = torch.cat((first, patches.flatten(2).transpose(1, 2)), dim=1)  # (B, 1 + N, C)
         tokens = net.encoder.dropout(tokens + self._positions(*size))
-        tokens = net.encoder.ln(net.encoder.layers(tokens))
+        tokens = net.encoder.ln(self.through(net.encoder.layers, tokens))
         if self.pool == "cls":
             return tokens[:, 0, :, None, None]
         return tokens[:, 1:].transpose(1, 2).unflatten(2, size)
@@ -360,6 +395,14 @@ class TimmBranch(Branch):
     def build(backbone):
         model = build_timm(backbone)
         return model, model.num_features
+
+    def checkpoint_gradients(self):
+        try:
+            self.model.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError, NotImplementedError):
+            raise ValueError(
+                f"{self.backbone} cannot checkpoint its gradients: leave --grad_checkpoint out"
+            ) from None
 
     def feature_map(self, x):
         self.input_spec.check_size(self.backbone, *x.shape[-2:])

@@ -3,6 +3,8 @@
 Each is defined on feature maps alone, so it can be read and tested without the networks.
 """
 
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -115,3 +117,23 @@ class USAM(nn.Module):
 
     def forward(self, x):
         return torch.addcmul(x, self.attention(x).to(x.dtype), x)
+
+
+# ---------------------------------------------------------------- batch norm
+@contextmanager
+def kept_statistics(module):
+    """Within, batch norm in `module` normalises by the batch and leaves its statistics alone.
+
+    For a pass that is repeated: its batch must count once.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for norm in norms if norm.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0  # not `track_running_stats`: checkpointing wants the same tensors saved
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)

@@ -228,6 +228,9 @@ class Augmentation(NamedTuple):
     Resize, edge padding by `pad` pixels, random crop, horizontal flip; a satellite image has no
     up, so it is also turned by up to 90 degrees either way. Colour jitter, AutoAugment and random
     erasing apply to every view (the published code forgot the last two for satellites).
+
+    Not published: with `zoom` Z an image is magnified by 1/Z to Z, with `recolouring` S the tone
+    curve of each colour is changed (`tone_curves`), as from another height and by another camera.
     """
 
     height: int  # pixels, of the result
@@ -237,6 +240,8 @@ class Augmentation(NamedTuple):
     color_jitter: bool = False
     auto_augment: bool = False
     erasing_p: float = 0.0
+    zoom: float = 1.0
+    recolouring: float = 0.0
 
     @property
     def before_resize(self):
@@ -262,11 +267,15 @@ class Augmentation(NamedTuple):
         """
         angle = rng.uniform(-90, 90) if self.turned else None
         top, left = rng.randint(0, 2 * self.pad), rng.randint(0, 2 * self.pad)
+        zoom = self.zoom ** rng.uniform(-1, 1) if self.zoom > 1 else 1.0
         moved = (
             edge_window(image, top - self.pad, left - self.pad, self.height, self.width)
-            if angle is None
-            else turned_window(image, angle, top, left, self.pad)
+            if angle is None and zoom == 1
+            else turned_window(image, angle or 0.0, top, left, self.pad, zoom)
         )
+        if self.recolouring:
+            curves = tone_curves(self.recolouring, rng).ravel().tolist()
+            moved = np.array(Image.fromarray(moved).point(curves))
         heads = rng.random() < 0.5
         if heads if mirrored is None else mirrored:
             moved = torch.from_numpy(moved).flip(1).numpy()  # ten times NumPy's speed on 3 bytes
@@ -290,25 +299,38 @@ def edge_window(image, top, left, height, width):
     return out
 
 
-def turned_window(image, angle, top, left, pad):
-    """Pad the edges of an image (H, W, 3), turn it, and crop the window at (top, left).
+def turned_window(image, angle, top, left, pad, zoom=1.0):
+    """Pad the edges of an image (H, W, 3), turn and magnify it, and crop the window at (top, left).
 
     The turn is by `angle` degrees counter-clockwise about the middle of the padded image, with the
     nearest pixel, black outside: torchvision's RandomAffine on a Pillow image, of which only the
-    window is computed.
+    window is computed. With a `zoom` pixels are interpolated.
     """
     height, width, _ = image.shape
     padded = edge_window(image, -pad, -pad, height + 2 * pad, width + 2 * pad)
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    cos, sin = (f(math.radians(angle)) / zoom for f in (math.cos, math.sin))
     x0, y0 = width / 2 + pad, height / 2 + pad
     matrix = (  # from a pixel of the window to one of the padded image
         *(cos, -sin, x0 - cos * (x0 - left) + sin * (y0 - top)),
         *(sin, cos, y0 - sin * (x0 - left) - cos * (y0 - top)),
     )
+    sampling = Image.Resampling.NEAREST if zoom == 1 else Image.Resampling.BILINEAR
     turned = Image.fromarray(padded).transform(
-        (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST
+        (width, height), Image.Transform.AFFINE, matrix, sampling
     )
     return np.array(turned)
+
+
+def tone_curves(strength, rng):
+    """Random curves of the three colours, (3, 256) uint8: brightness, contrast, and a gamma each.
+
+    y = (x^g - 1/2) k + 1/2 + b / 4 on 0..1, with b, log k and, for each colour by itself, log g
+    uniform in +-strength; `rng` is a random.Random.
+    """
+    brightness, contrast = rng.uniform(-strength, strength), rng.uniform(-strength, strength)
+    gamma = np.exp([[rng.uniform(-strength, strength)] for _ in range(3)])  # (3, 1)
+    levels = ((np.arange(256) / 255) ** gamma - 0.5) * math.exp(contrast) + 0.5 + brightness / 4
+    return (255 * levels).round().clip(0, 255).astype(np.uint8)
 
 
 # ---------------------------------------------------------------- training batches
@@ -393,6 +415,7 @@ class _EpochSampler:
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.neighbours = None  # see PairedSampler
 
     def _mine(self, items):
         return items[self.rank :: self.world_size]
@@ -415,8 +438,9 @@ class PairedSampler(_EpochSampler):
             building with fewer is drawn from again.
         joint_flips: mirror either all images of a building in a batch or none.
 
-    `neighbours`, {label: labels, most similar first} or None, may be set before an epoch: a batch
-    is then filled with near neighbours instead of any buildings (see `batches_of_neighbours`).
+    `neighbours`, a (N, K) int64 tensor or None, may be set before an epoch, for each label the most
+    similar ones first: a batch is then filled with these instead of any buildings
+    (see `batches_of_neighbours`).
     """
 
     def __init__(
@@ -437,7 +461,6 @@ class PairedSampler(_EpochSampler):
         self.anchor_view = anchor_view or next(iter(samples))
         self.images_per_building = images_per_building
         self.joint_flips = joint_flips
-        self.neighbours = None
         # Batch norm needs two images in every process.
         self.fewest = world_size * (2 if images_per_building == 1 else 1)
         if len(self.labels) < max(2, self.fewest):
@@ -472,13 +495,14 @@ class PairedSampler(_EpochSampler):
             label: rng.sample(indices, len(indices))
             for label, indices in self.by_label[self.anchor_view].items()
         }
+        neighbours = None if self.neighbours is None else self.neighbours.tolist()
         for first, labels in self._rounds():
             rng.shuffle(labels)
             count = self._batch_count(labels)
             batches = (
                 [labels[start::count] for start in range(count)]
-                if self.neighbours is None
-                else batches_of_neighbours(labels, count, self.neighbours, rng)
+                if neighbours is None
+                else batches_of_neighbours(labels, count, neighbours, rng)
             )
             for batch in batches:
                 buildings = [self._draw(label, order.get(label), first, rng) for label in batch]
@@ -514,7 +538,7 @@ def batches_of_neighbours(labels, count, neighbours, rng):
 
     Args:
         labels: shuffled, distinct.
-        neighbours: {label: other labels, most similar first}.
+        neighbours: of each label (index or key) the other labels, most similar first.
         rng: a random.Random.
     """
     waiting = dict.fromkeys(labels)  # an ordered set

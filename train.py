@@ -2,10 +2,12 @@
 
 python train.py --name two_view --data_dir data/toy --train_all
 python train.py --name two_view --resume            # continue an interrupted run exactly
+python train.py --config recipes/strong.yaml --name strong --data_dir data/toy
 torchrun --nproc_per_node 4 train.py --name two_view --data_dir data/toy       # on four GPUs
 """
 
 import argparse
+import functools
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,7 +20,8 @@ SNAPSHOT_EVERY = 10  # epochs
 READ_EVERY = 100  # steps on a GPU between two looks at the loss
 VIEW_CHOICES = {"2": ("satellite", "drone"), "3": ("satellite", "street", "drone")}
 # What a resumed run may change: where and how it runs, and for how long, never what it computes.
-FREE_ON_RESUME = {"data_dir", "device", "gpu_ids", "num_workers", "epochs", "compile", "cache"}
+FREE_ON_RESUME = {"data_dir", "device", "gpu_ids", "num_workers", "epochs", "compile", "cache",
+                  "grad_checkpoint"}  # fmt: skip
 REFUSED = {
     "use_dense": "it never had an effect in the published code; choose a network with --backbone",
     "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
@@ -52,6 +55,12 @@ def build_parser():
     )
     run = parser.add_argument_group("run")
     run.add_argument("--name", default="two_view", help="name of the run folder in model/")
+    run.add_argument(
+        "--config",
+        default=None,
+        metavar="FILE",
+        help="options of a recipe, recipes/NAME.yaml; those of the command line win",
+    )
     run.add_argument("--resume", action="store_true", help="continue the run --name exactly")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run of this name")
     utils.add_machine_options(run)
@@ -69,12 +78,14 @@ def build_parser():
     data.add_argument(
         "--extra_Google",
         "--extra",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="with --views 3: add the google images to the street branch",
     )
     data.add_argument(
         "--train_all",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="train on all buildings; else a tenth is held out for validation",
     )
     data.add_argument(
@@ -98,7 +109,8 @@ def build_parser():
     )
     data.add_argument(
         "--joint_flips",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="paired: mirror all images of a building in a batch, or none",
     )
     data.add_argument(
@@ -107,12 +119,44 @@ def build_parser():
         default=8,
         help="images per view and step (of each process of torchrun)",
     )
+    data.add_argument(
+        "--hard_negatives",
+        default="none",
+        choices=("none", "similarity", "coordinates", "both"),
+        help="paired: fill batches with buildings that look alike, or stand close by "
+        "(coordinates.csv of the data folder); both: close by until the first look",
+    )
+    data.add_argument(
+        "--hard_negatives_every",
+        type=positive_int,
+        default=4,
+        help="epochs between two looks at which buildings are alike",
+    )
     data.add_argument("--h", type=_image_side, default=384, help="input height, pixels")
     data.add_argument("--w", type=_image_side, default=384, help="input width, pixels")
     data.add_argument("--pad", type=natural_int, default=10, help="padding before crop, pixels")
-    data.add_argument("--color_jitter", action="store_true", help="jitter the colours")
-    data.add_argument("--DA", action="store_true", help="AutoAugment (ImageNet policy)")
+    data.add_argument(
+        "--color_jitter",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="jitter the colours",
+    )
+    data.add_argument(
+        "--DA",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="AutoAugment (ImageNet policy)",
+    )
     data.add_argument("--erasing_p", type=_share, default=0.0, help="random erasing, probability")
+    data.add_argument(
+        "--zoom", type=_at_least_one, default=1.0, help="magnify by up to this, or as much smaller"
+    )
+    data.add_argument(
+        "--recolour",
+        type=_share,
+        default=0.0,
+        help="strength of a random change of brightness, contrast and each colour's gamma",
+    )
     utils.add_cache_option(data)
 
     _add_network_options(parser.add_argument_group("network"))
@@ -120,6 +164,7 @@ def build_parser():
 
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--epochs", type=positive_int, default=120, help="epochs to train")
+    optim.add_argument("--optimizer", default="sgd", choices=("sgd", "adamw"), help="optimizer")
     optim.add_argument("--lr", type=_positive_float, default=0.01, help="learning rate of the head")
     optim.add_argument(
         "--backbone_lr",
@@ -129,17 +174,55 @@ def build_parser():
         "(None: 0.1, or 1 with --no_pretrained)",
     )
     optim.add_argument(
-        "--step_size",
-        type=positive_int,
+        "--weight_decay",
+        type=_not_negative,
         default=None,
-        help="epochs until the learning rate falls tenfold (None: two thirds of --epochs)",
+        help="weight decay (None: 5e-4 of sgd, 0.01 of adamw)",
+    )
+    optim.add_argument(
+        "--schedule",
+        default="step",
+        choices=("step", "cosine"),
+        help="how the learning rate falls: tenfold at --step_size, or by half a cosine to zero",
+    )
+    optim.add_argument(
+        "--step_size",
+        type=_epochs,
+        default=None,
+        help="epochs after which the learning rate falls tenfold again and again, or the epochs "
+        "at which it does, e.g. 120,180 (None: two thirds of --epochs)",
     )
     optim.add_argument(
         "--warm_epoch",
         "--warm",
-        type=natural_int,
-        default=0,
+        type=_not_negative,
+        default=0.0,
         help="epochs over which the learning rate rises from a tenth",
+    )
+    optim.add_argument(
+        "--clip_norm",
+        type=_positive_float,
+        default=None,
+        help="largest norm of the gradient of all weights together",
+    )
+    optim.add_argument(
+        "--clip_value",
+        type=_positive_float,
+        default=None,
+        help="largest size of each number of the gradient",
+    )
+    optim.add_argument(
+        "--micro_batchsize",
+        type=_at_least_two,
+        default=None,
+        help="images per view that are in memory at once: the gradient of a larger --batchsize "
+        "is put together from parts, with one more forward pass",
+    )
+    optim.add_argument(
+        "--grad_checkpoint",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="compute the blocks of the network twice instead of keeping what is in them",
     )
     optim.add_argument(
         "--moving_avg",
@@ -179,15 +262,30 @@ def _add_network_options(net):
         default=argparse.SUPPRESS,
         help="the same as --backbone vgg16_bn",
     )
-    net.add_argument("--share", action="store_true", help="one set of weights: satellite, drone")
+    net.add_argument(
+        "--share",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="one set of weights: satellite, drone",
+    )
     net.add_argument("--droprate", type=_share, default=0.5, help="dropout before the classifier")
     net.add_argument(
         "--pool", default="avg", choices=("avg", "max", "avg+max", "gem", "cls"), help="pool"
     )
     net.add_argument("--stride", type=int, default=2, choices=(1, 2), help="last ResNet stage")
-    net.add_argument("--LPN", action="store_true", help="square rings, each with its own head")
+    net.add_argument(
+        "--LPN",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="square rings, each with its own head",
+    )
     net.add_argument("--block", type=positive_int, default=4, help="number of rings of --LPN")
-    net.add_argument("--usam", action="store_true", help="RK-Net's attention in a ResNet")
+    net.add_argument(
+        "--usam",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="RK-Net's attention in a ResNet",
+    )
     net.add_argument("--no_pretrained", action="store_true", help="start from random weights")
     net.add_argument("--weights", default=None, help="file of torchvision backbone weights")
 
@@ -207,7 +305,8 @@ def _add_loss_options(group):
         )
     group.add_argument(
         "--loss_merge",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="metric losses compare the images of all views together, not view by view",
     )
 
@@ -232,6 +331,21 @@ def _number(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
+def _at_least_two(text):
+    value = positive_int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(f"{value} is too small: batch norm needs two images")
+    return value
+
+
+def _epochs(text):
+    """A number of epochs, or several as a list."""
+    numbers = [positive_int(part) for part in text.split(",")]
+    if numbers != sorted(set(numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rising list of epochs")
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
 def _share(text):
     value = _number(text)
     if not 0 <= value <= 1:
@@ -246,9 +360,24 @@ def _positive_float(text):
     return value
 
 
+def _at_least_one(text):
+    value = _number(text)
+    if not 1 <= value <= 4:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 4")
+    return value
+
+
+def _not_negative(text):
+    value = _number(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 up")
+    return value
+
+
 def parse_args(argv=None):
     """Options of a run; with --resume those of its opts.yaml, which the command line must match."""
     parser = build_parser()
+    argv = utils.with_config(parser, argv)
     opts = parser.parse_args(argv)
     if opts.resume:
         saved = utils.read_opts(utils.run_folder(opts.name))
@@ -269,6 +398,11 @@ def parse_args(argv=None):
                     f"{opts.name} was begun: --resume continues it as it was; drop the option, or "
                     "start a run of another --name"
                 )
+        if opts.schedule == "cosine" and opts.epochs != saved["epochs"]:
+            parser.error(
+                f"--epochs {opts.epochs}: the learning rate of {opts.name} ends at zero after "
+                f"{saved['epochs']} epochs: start a longer run of another --name"
+            )
     published = {name: 1.0 for name in PUBLISHED_LOSSES if getattr(opts, name)}
     opts.loss_weights = {**opts.loss_weights, **published}
     _check_combinations(parser, opts)
@@ -300,6 +434,14 @@ def _check_combinations(parser, opts):
         )
     if opts.sync_bn and utils.world_size() == 1:
         parser.error("--sync_bn joins the batches of several processes: start them with torchrun")
+    if opts.compile and (opts.micro_batchsize or opts.grad_checkpoint):
+        parser.error(
+            "--compile saves memory its own way: drop --micro_batchsize, --grad_checkpoint"
+        )
+    if opts.micro_batchsize and opts.micro_batchsize > opts.batchsize:
+        parser.error(
+            f"--micro_batchsize {opts.micro_batchsize} is above --batchsize {opts.batchsize}"
+        )
     _check_sampling(parser, opts)
     if opts.moving_avg == 0:
         parser.error("--moving_avg 0 would keep no average: give a decay such as 0.999, or 1")
@@ -312,6 +454,7 @@ def _check_sampling(parser, opts):
         "--epoch_over": opts.epoch_over,
         "--images_per_building": opts.images_per_building > 1,
         "--joint_flips": opts.joint_flips,
+        "--hard_negatives": opts.hard_negatives != "none",
     }
     for flag, given in paired.items():
         if given and opts.sampler != "paired":
@@ -343,6 +486,7 @@ class TrainingData:
     """Class list, loader and sampler of the training buildings, and the held-out images."""
 
     class_names: list
+    samples: dict  # {view: [(path, label)]}
     loader: Any
     sampler: Any
     held_out: dict  # {view: {ID: paths}}, empty with --train_all
@@ -382,6 +526,8 @@ def open_data(opts, pin_memory):
             color_jitter=opts.color_jitter,
             auto_augment=opts.DA,
             erasing_p=opts.erasing_p,
+            zoom=opts.zoom,
+            recolouring=opts.recolour,
         )
         for view in views
     }
@@ -411,7 +557,7 @@ def open_data(opts, pin_memory):
             f"{opts.world_size} processes of {opts.batchsize} images per view: an effective batch "
             f"of {opts.world_size * opts.batchsize}, learning rate {opts.lr:g}"
         )
-    return TrainingData(class_names, loader, sampler, held_out, images)
+    return TrainingData(class_names, samples, loader, sampler, held_out, images)
 
 
 # ---------------------------------------------------------------- training
@@ -428,6 +574,8 @@ class Training:
     average: Any  # AveragedModel or None
     device: Any
     precision: str
+    clip: dict  # arguments of optimisation.clip_gradients
+    micro_batchsize: int | None  # images per view in memory at once
 
     @property
     def evaluated(self):
@@ -461,48 +609,6 @@ def build_network(opts, class_num):
         weights = model.download_imagenet_weights(opts.backbone)
         model.load_backbone(network, weights, "the ImageNet weights")
     return network
-
-
-def build_optimizer(network, losses, lr, backbone_lr):
-    """SGD as published: Nesterov momentum 0.9, decay 5e-4, the backbone at `backbone_lr` * lr."""
-    import torch
-
-    from model import split_parameters
-
-    head, backbone = split_parameters(network)
-    groups = [
-        {"params": backbone, "base_lr": lr * backbone_lr},
-        {"params": [*head, *losses.parameters()], "base_lr": lr},
-    ]
-    optimizer = torch.optim.SGD(
-        groups, lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
-    )
-    fill_momentum(optimizer)
-    return optimizer
-
-
-def fill_momentum(optimizer):
-    """Give every trained weight a momentum: where it has none yet, zero, which is the same.
-
-    The fused step fails where a weight gets its first gradient later than others, and after a
-    skipped first step (--fp16) reads a momentum that nobody has written.
-    """
-    import torch
-
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            if weight.requires_grad and optimizer.state[weight].get("momentum_buffer") is None:
-                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-
-
-def load_optimizer(optimizer, state):
-    """Load an optimizer's state dict, also one written by another version or on another device."""
-    for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
-        # How a step is computed is this version's choice. Without it the loss scaler would hand
-        # its scale to a step that does not divide by it.
-        group["fused"], group["foreach"] = own["fused"], own["foreach"]
-    optimizer.load_state_dict(state)
-    fill_momentum(optimizer)
 
 
 def compile_network(network, device):
@@ -547,11 +653,16 @@ def build_training(opts, network, device, class_num):
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     import losses
+    import optimisation
+    from model import branches_of, split_parameters
 
     if opts.sync_bn:
         if device.type != "cuda":
             raise ValueError("--sync_bn works on GPUs alone: leave it out with --device cpu")
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if opts.grad_checkpoint:
+        for branch in branches_of(network):
+            branch.checkpoint_gradients()
     network.to(device, memory_format=torch.channels_last)
     terms = losses.build_losses(
         opts.loss_weights, class_num, 512 * network.parts, loss_merge=opts.loss_merge
@@ -562,28 +673,21 @@ def build_training(opts, network, device, class_num):
             network, multi_avg_fn=get_ema_multi_avg_fn(opts.moving_avg), use_buffers=True
         )
     forward = distribute(network, device)
+    head, backbone = split_parameters(network)
+    groups = [(backbone, opts.lr * opts.backbone_lr), ([*head, *terms.parameters()], opts.lr)]
     return Training(
         network=network,
         forward=compile_network(forward, device) if opts.compile else forward,
         views=input_views(opts),
         losses=terms,
-        optimizer=build_optimizer(network, terms, opts.lr, opts.backbone_lr),
+        optimizer=optimisation.build_optimizer(groups, opts.optimizer, opts.weight_decay),
         scaler=torch.amp.GradScaler(device.type, enabled=opts.fp16),
         average=average,
         device=device,
         precision=utils.precision_of(opts),
+        clip={"norm": opts.clip_norm, "value": opts.clip_value},
+        micro_batchsize=opts.micro_batchsize,
     )
-
-
-def learning_rate_factor(epoch, progress, warm_epoch, step_size):
-    """Multiple of the base learning rate at `progress` (0 to 1) through a 0-based epoch.
-
-    A tenth after every `step_size` epochs; over the first `warm_epoch` epochs it rises linearly
-    from 0.1 to 1. (The published code scales the loss instead, which leaves weight decay at full
-    strength and spoils the logged loss.)
-    """
-    warm = min(1.0, 0.1 + 0.9 * (epoch + progress) / warm_epoch) if warm_epoch else 1.0
-    return warm * 0.1 ** (epoch // step_size)
 
 
 def with_every_view(batch, views):
@@ -621,6 +725,19 @@ def gather_views(outputs, labels, sizes):
     )
 
 
+def forward_views(training, images):
+    """{view: losses.Output}, in float32, of images {view: (B, 3, H, W)}."""
+    from losses import as_output
+
+    with utils.autocast(training.device, training.precision):
+        outputs = training.forward(*[images.get(view) for view in training.views])
+    return {
+        view: as_output(output)
+        for view, output in zip(training.views, outputs, strict=False)
+        if output is not None
+    }
+
+
 def train_step(training, batch, sizes):
     """One update from a batch {view: (images, labels)}: loss terms and wrong answers per view.
 
@@ -628,25 +745,31 @@ def train_step(training, batch, sizes):
     make this process wait for a GPU in every step. `sizes` {view: images in the batch of each
     process}; the loss and the answers are those of the batch of all.
     """
+    import gradient_cache
     from dataset import to_network_input
-    from losses import as_output
     from model import predicted_classes
+    from optimisation import clip_gradients
 
     device, spec = training.device, training.network.input_spec
     images = {view: to_network_input(x, device, spec) for view, (x, _) in batch.items()}
     labels = {view: y.to(device, non_blocking=True) for view, (_, y) in batch.items()}
-    with utils.autocast(device, training.precision):
-        outputs = training.forward(*[images.get(view) for view in training.views])
-    outputs = {  # in float32 from here on
-        view: as_output(output)
-        for view, output in zip(training.views, outputs, strict=False)
-        if output is not None
-    }
+    longest = max(map(max, sizes.values()))
+    parts = gradient_cache.split_batch(images, training.micro_batchsize, longest)
+    if len(parts) > 1:
+        cache = gradient_cache.GradientCache(training.network, training.forward)
+        outputs = cache.first_pass(lambda part: forward_views(training, part), parts)
+    else:
+        outputs = forward_views(training, images)
     if utils.world_size() > 1:
         outputs, labels = gather_views(outputs, labels, sizes)
     terms = training.losses(outputs, labels)
     training.optimizer.zero_grad(set_to_none=True)
     training.scaler.scale(sum(terms.values())).backward()
+    if len(parts) > 1:
+        cache.second_pass(lambda part: forward_views(training, part), parts)
+    if any(training.clip.values()):
+        training.scaler.unscale_(training.optimizer)
+        clip_gradients(training.optimizer, **training.clip)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     if training.average:
@@ -708,6 +831,65 @@ class Tally:
             for view, wrong in self.wrong.items()
         }
         return {"loss": sum(means.values()), **means, **errors}
+
+
+def find_neighbours(training, data, opts, epoch):
+    """Before an epoch, where it is due: set the near neighbours that fill a building's batch."""
+    import torch
+
+    import neighbours
+
+    if opts.hard_negatives == "none":
+        return
+    count = opts.batchsize * opts.world_size  # more are never looked at
+    found = None
+    if opts.hard_negatives != "similarity" and epoch == 0:
+        places = neighbours.read_places(opts.data_dir, data.class_names)
+        found = neighbours.close_by(*places, count)
+    looks = epoch > 0 and epoch % opts.hard_negatives_every == 0
+    if opts.hard_negatives != "coordinates" and looks:
+        found = neighbours.alike(*building_features(training, data, opts, epoch), count)
+    if found is not None:
+        data.sampler.neighbours = torch.from_numpy(found)
+
+
+def building_features(training, data, opts, epoch):
+    """Features of each building in the pair of views that is retrieved, first and last: two (N, D).
+
+    Each is of one image, another one from look to look; a building without a view is known by the
+    other view alone.
+    """
+    import random
+
+    import numpy as np
+
+    from extract import extract_features
+    from model import branch_numbers, inference_copy
+
+    network = inference_copy(training.network, utils.dtype_of(training.precision))
+    found = {}
+    for view in (opts.view_names[0], opts.view_names[-1]):
+        images_of = {}
+        for path, label in data.samples[view]:
+            images_of.setdefault(label, []).append(path)
+        rng = random.Random(f"{opts.seed}/{epoch}/{view}")
+        features = extract_features(
+            network,
+            branch_numbers(opts.view_names)[view],
+            [rng.choice(paths) for paths in images_of.values()],
+            data.images[view],
+            device=training.device,
+            batch_size=opts.batchsize,
+            num_workers=opts.num_workers,
+            description=f"hard negatives, {view}",
+        )
+        found[view] = np.zeros((len(data.class_names), features.shape[1]), np.float32)
+        found[view][list(images_of)] = features
+    one, other = found.values()
+    return (
+        np.where(one.any(axis=1, keepdims=True), one, other),
+        np.where(other.any(axis=1, keepdims=True), other, one),
+    )
 
 
 def train_one_epoch(training, data, epoch, lr_factor):
@@ -787,7 +969,7 @@ def open_run(opts):
     ]
 
 
-def save_epoch(run_dir, training, class_names, epoch, log):
+def save_epoch(run_dir, training, data, epoch, log):
     """Write what an epoch leaves: weights and curves every tenth, the log, and, last, the state.
 
     The state comes last because it is what says that the epoch is complete: a run killed before it
@@ -799,7 +981,8 @@ def save_epoch(run_dir, training, class_names, epoch, log):
     utils.write_log(run_dir, log)
     state = {
         "epoch": epoch,
-        "class_names": class_names,
+        "class_names": data.class_names,
+        "neighbours": data.sampler.neighbours,
         "network": training.network.state_dict(),
         "losses": training.losses.state_dict(),
         "optimizer": training.optimizer.state_dict(),
@@ -810,19 +993,22 @@ def save_epoch(run_dir, training, class_names, epoch, log):
     utils.save_tensors(run_dir / "train_state.pth", state)
 
 
-def load_epoch(run_dir, training, class_names):
+def load_epoch(run_dir, training, data):
     """Restore the last complete epoch; returns (the next epoch, the log so far)."""
+    from optimisation import load_optimizer
+
     path = run_dir / "train_state.pth"
     state = utils.load_tensors(path)
     try:
-        if state["class_names"] != class_names:
+        if state["class_names"] != data.class_names:
             raise ValueError(
                 f"{path} was trained on {len(state['class_names'])} buildings and --data_dir holds "
-                f"{len(class_names)}, or others: give the data folder the run was begun with"
+                f"{len(data.class_names)}, or others: give the data folder the run was begun with"
             )
         training.network.load_state_dict(state["network"])
         training.losses.load_state_dict(state["losses"])
         load_optimizer(training.optimizer, state["optimizer"])
+        data.sampler.neighbours = state.get("neighbours")
         training.scaler.load_state_dict(state["scaler"])
         if training.average:
             training.average.load_state_dict(state["average"])
@@ -883,12 +1069,19 @@ def format_epoch(entry, epochs):
 def run_epochs(training, data, opts, run_dir, start, log):
     """Train from epoch `start` to the end, writing each; returns the log."""
 
-    def lr_factor(epoch, progress):
-        return learning_rate_factor(epoch, progress, opts.warm_epoch, opts.step_size)
+    from optimisation import learning_rate_factor
 
+    lr_factor = functools.partial(
+        learning_rate_factor,
+        epochs=opts.epochs,
+        schedule=opts.schedule,
+        warm_epoch=opts.warm_epoch,
+        step_size=opts.step_size,
+    )
     for epoch in range(start, opts.epochs):
         utils.seed_everything(opts.seed, epoch, utils.rank())
         began = time.perf_counter()
+        find_neighbours(training, data, opts, epoch)
         stats = train_one_epoch(training, data, epoch, lr_factor)
         entry = {"epoch": epoch, **stats, "lr": opts.lr * lr_factor(epoch, 1.0)}
         if data.held_out and ((epoch + 1) % SNAPSHOT_EVERY == 0 or epoch + 1 == opts.epochs):
@@ -897,7 +1090,7 @@ def run_epochs(training, data, opts, run_dir, start, log):
         log.append(entry)
         print(format_epoch(entry, opts.epochs), flush=True)
         if utils.is_main():
-            save_epoch(run_dir, training, data.class_names, epoch, log)
+            save_epoch(run_dir, training, data, epoch, log)
     return log
 
 
@@ -919,7 +1112,7 @@ def main(argv=None):
 
     start, log = 0, []
     if opts.resume:
-        start, log = load_epoch(run_dir, training, data.class_names)
+        start, log = load_epoch(run_dir, training, data)
         print(f"resuming after epoch {start - 1}")
         # The last weights go, or test.py would take them for those of this run's end.
         earlier = [run_dir / utils.LAST_WEIGHTS]

@@ -407,6 +407,55 @@ def keep_freed_memory():
             libc.mallopt(trim_threshold, 2**31 - 1)
 
 
+def with_config(parser, argv=None):
+    """The command line with the options of its `--config FILE` put before it, so that its own win.
+
+    The file is YAML with `options: {name: value}`: true gives `--name`, false `--no-name`, a list
+    or a mapping what the command line takes for it (`a,b`, `a=1,b=2`). Its other keys are for the
+    reader. Raises ValueError or FileNotFoundError.
+    """
+    argv = sys.argv[1:] if argv is None else [str(each) for each in argv]
+    finder = Parser(prog=parser.prog, add_help=False)
+    finder.add_argument("--config")
+    path = finder.parse_known_args(argv)[0].config
+    if path is None:
+        return argv
+    tokens = [token for item in read_config(path).items() for token in _option_tokens(*item)]
+    unknown = [token for token in parser.parse_known_args(tokens)[1] if token.startswith("--")]
+    if unknown:
+        raise ValueError(f"{path} sets {unknown[0]}, which {parser.prog} does not know: remove it")
+    return [*tokens, *argv]
+
+
+def _option_tokens(name, value):
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, dict):
+        value = ",".join(f"{key}={each}" for key, each in value.items())
+    elif isinstance(value, list):
+        value = ",".join(map(str, value))
+    return [f"--{name}", str(value)]
+
+
+def read_config(path):
+    """The `options` of a recipe file as a dict; see `with_config`."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = sorted(each.stem for each in Path(path).parent.glob("*.yaml"))
+        beside = f"; there are {', '.join(names)}" if names else ""
+        raise FileNotFoundError(f"recipe {path} not found{beside}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not YAML ({reason}): mend it") from None
+    options = content.get("options") if isinstance(content, dict) else None
+    if not isinstance(options, dict):
+        raise ValueError(f"{path} holds no options: expected `options:` with lines `name: value`")
+    return options
+
+
 def add_precision_options(parser):
     """Add `--fp16` and `--bf16`, of which one may be given (see `precision_of`)."""
     group = parser.add_mutually_exclusive_group()

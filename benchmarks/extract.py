@@ -3,10 +3,7 @@
 python benchmarks/extract.py
 """
 
-import os
 import sys
-import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -119,18 +116,6 @@ def extract_as_published(output, device):
 
 
 # ---------------------------------------------------------------- the comparison
-@contextmanager
-def working_folder():
-    """A new folder as the current one; both are as before afterwards."""
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        try:
-            yield
-        finally:
-            os.chdir(before)
-
-
 def agreement(reference, other):
     """Largest difference of two feature files, and their smallest cosine."""
     pairs = list(zip(load_features(reference), load_features(other), strict=True))
@@ -172,7 +157,7 @@ def main(argv=None):
         _, peak, _ = measure.run_process(commands[name])
         peaks[name] = max(peak, peaks.get(name, 0))
 
-    with working_folder():
+    with measure.working_folder():
         make_work(16 if opts.quick else opts.images, opts.quick)
         seconds = measure.interleave(
             {name: lambda name=name: start(name) for name in commands}, opts.rounds

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -30,6 +31,18 @@ seconds = time.perf_counter() - start
 with open(report, "w") as file:
     json.dump([os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss], file)
 """
+
+
+@contextmanager
+def working_folder():
+    """A new folder as the current one; both are as before afterwards."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
 
 
 class Ratio(NamedTuple):

@@ -237,3 +237,54 @@ def test_histograms_find_images_of_the_same_colour(tmp_path, workdir, capsys):
     assert result["ratio"] == pytest.approx(3)
     assert "histogram 16^3" in capsys.readouterr().out
     fails(toy_difficulty.main, ["absent.mat"], capsys, "absent.mat not found")
+
+
+# ---------------------------------------------------------------- recipes
+def test_recipes_see_the_same_images_and_fill_the_tables(toy, workdir, capsys, monkeypatch):
+    recipes = load_benchmark("recipes")
+    import train
+
+    seen = []
+    original = train.train_step
+
+    def count(training, batch, sizes):
+        seen.append(sum(len(labels) for _, labels in batch.values()))
+        return original(training, batch, sizes)
+
+    monkeypatch.setattr(train, "train_step", count)
+    found = recipes.main(
+        [str(toy), "--recipes", "baseline", "sample4geo", "--seeds", "2", "--passes", "1",
+         "--backbone", "resnet18", "--size", "32", "--json", "out.json"]
+    )  # fmt: skip
+    # 8 buildings in two views: batches of 8 for one recipe, of 32, so of all, for the other.
+    assert seen == [16] * 4
+    results = found["results"]
+    assert list(results) == ["baseline", "sample4geo"] and len(results["baseline"]) == 2
+    first = results["baseline"][0]["drone_satellite"]
+    assert first["without distractors"]["recall@1"] >= first["plain"]["recall@1"]
+    assert first["several images a query"]["num_queries"] == 5
+    out = capsys.readouterr().out
+    table = [line for line in out.splitlines() if line.startswith("| ")]
+    recalls = [run["drone_satellite"]["plain"]["recall@1"] for run in results["baseline"]]
+    row = next(line for line in table if line.startswith("| baseline"))
+    assert f"{np.mean(recalls):.1f} ± {np.std(recalls, ddof=1):.1f}" in row
+    assert json.loads(Path("out.json").read_text())["results"] == results
+    fails(recipes.main, ["data", "--recipes", "bets"], capsys, "there is no recipe bets", "baseline")
+
+
+def test_a_recipe_keeps_what_is_its_own_in_the_benchmark():
+    recipes = load_benchmark("recipes")
+    import train
+
+    def options(name):
+        opts = recipes.parse_args(["data", "--passes", "30", "--size", "48"])
+        path = recipes.ROOT / "recipes" / f"{name}.yaml"
+        return train.parse_args(recipes.run_options(path, opts, seed=5))
+
+    base, lpn, ours = options("baseline"), options("lpn"), options("sample4geo")
+    assert (base.batchsize, base.lr, base.step_size, base.epochs, base.seed) == (8, 0.01, 20, 30, 5)
+    assert (base.view_names, base.extra_Google, base.share) == (["satellite", "drone"], False, True)
+    assert lpn.LPN and lpn.block == 4 and lpn.lr == 0.01  # from random weights, as the baseline's
+    assert (ours.optimizer, ours.lr, ours.schedule) == ("adamw", 0.001, "cosine")
+    assert (ours.warm_epoch, ours.batchsize, ours.backbone) == (3.0, 32, "resnet18")
+    assert ours.epoch_over == "satellite" and not ours.grad_checkpoint

@@ -15,23 +15,31 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "tutorial" / "README.md",
     ROOT / "benchmarks" / "README.md",
+    ROOT / "recipes" / "README.md",
 )
 SOURCES = sorted(ROOT.glob("*.py"))
 # Who may import whom; nothing may import a script, and nothing runs in a circle.
 SCRIPTS = {"train", "test", "demo", "prepare"}
 MAY_IMPORT = {
-    "train": {"extract", "evaluate_gpu", "losses", "model", "dataset", "utils"},
-    "test": {"extract", "evaluate_gpu", "features", "model", "dataset", "utils"},
+    "train": {"extract", "evaluate_gpu", "losses", "model", "dataset", "utils",
+              "gradient_cache", "neighbours", "optimisation"},
+    "test": {"extract", "evaluate_gpu", "features", "model", "dataset", "rerank", "utils"},
     "demo": {"evaluate_gpu", "features", "utils"},
-    "prepare": {"campus", "dataset", "utils"},
+    "prepare": {"campus", "convert", "dataset", "utils"},
     "extract": {"dataset", "features", "utils"},
-    "evaluate_gpu": {"features", "utils"},
+    "convert": {"dataset", "utils"},
+    "protocols": {"evaluate_gpu", "features", "utils"},
+    "evaluate_gpu": {"features", "rerank", "utils"},
+    "rerank": {"features", "utils"},
     "features": {"matfile", "utils"},
-    "dataset": {"cache", "random_erasing"},
+    "dataset": {"cache", "random_erasing", "weather"},
     "cache": {"utils"},
-    "model": {"backbones"},
+    "neighbours": {"protocols"},
+    "gradient_cache": {"blocks", "losses"},
+    "model": {"backbones", "musenet"},
+    "musenet": {"backbones", "blocks", "model", "losses"},
     "backbones": {"blocks"},
-}
+}  # fmt: skip
 
 
 def fenced(page, language):

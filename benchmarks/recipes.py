@@ -1,0 +1,172 @@
+"""Train every recipe on the same data with the same small network, and compare what it retrieves.
+
+python benchmarks/recipes.py data/toy
+
+All recipes see the same number of images: as many passes over the buildings, a pass showing each
+once in either view. From a recipe come its losses, heads, sampling, augmentation, optimizer and
+batch size; the backbone, the size of the images and the length of the run are the benchmark's, and
+the weights start at random (`run_options`). So the table says what an idea adds in this small
+setting, not which published number is the highest.
+"""
+
+import io
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from statistics import mean, stdev
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import measure  # noqa: E402
+
+from utils import Parser, positive_int, read_config, script  # noqa: E402
+
+LARGEST_BATCH = 32  # pairs; a larger one leaves too few steps in so short a run
+SGD_RATE = 0.01  # the baseline's; other published rates of SGD belong to ImageNet weights
+TASKS = {"drone_satellite": "D>S", "satellite_drone": "S>D"}
+PROTOCOLS = {
+    "plain": {},
+    "query expansion": {"query_expansion": 3},
+    "k-reciprocal": {"rerank": "k_reciprocal", "k1": 20, "k2": 6, "weight": 0.3},
+    "GNN": {"rerank": "gnn", "k1": 26, "k2": 7},
+    "several images a query": {"multi": True},
+    "without distractors": {"ignore_distractors": True},
+}
+
+
+# ---------------------------------------------------------------- one run
+def run_options(recipe, opts, seed):
+    """The command line of train.py for a recipe in this benchmark's setting."""
+    own = read_config(recipe)
+    epochs = own.get("epochs", 120)
+    argv = ["--config", recipe, "--name", recipe.stem, "--data_dir", opts.data, "--overwrite"]
+    argv += ["--views", "2", "--no-extra_Google", "--train_all", "--epoch_over", "satellite"]
+    argv += ["--backbone", opts.backbone, "--no_pretrained", "--no-grad_checkpoint"]
+    argv += ["--h", opts.size, "--w", opts.size, "--pad", opts.size // 10]
+    argv += ["--epochs", opts.passes, "--batchsize", min(own.get("batchsize", 8), LARGEST_BATCH)]
+    argv += ["--warm_epoch", own.get("warm_epoch", 0) / epochs * opts.passes]
+    argv += ["--step_size", max(1, round(opts.passes * 2 / 3))]
+    if own.get("optimizer", "sgd") == "sgd":
+        argv += ["--lr", SGD_RATE]
+    argv += ["--seed", seed, "--device", opts.device, "--cache", "ram"]
+    return [str(each) for each in [*argv, *["--bf16"] * opts.bf16]]
+
+
+def run_recipe(recipe, opts, seed):
+    """Train and test a recipe: {task: {protocol: metrics}}, with the seconds of the training."""
+    import test
+    import train
+    from evaluate_gpu import evaluate
+    from features import load_features
+    from rerank import Protocol, apply_protocol
+
+    start = time.perf_counter()
+    quiet = io.StringIO()
+    with redirect_stdout(quiet), redirect_stderr(quiet):
+        train.main(run_options(recipe, opts, seed))
+        seconds = time.perf_counter() - start
+        test.main(["--name", recipe.stem, "--test_dir", opts.data, "--all",
+                   "--device", opts.device, "--output", "features.npz"])  # fmt: skip
+    results = {"seconds": seconds}
+    for task in TASKS:
+        pair = load_features(f"features_{task}.npz")
+        results[task] = {}
+        images = sum(len(side.labels) for side in pair)
+        for name, options in PROTOCOLS.items():
+            if options.get("k1", 0) >= images:  # a tiny test set has no such neighbourhoods
+                continue
+            query, gallery, scores, _ = apply_protocol(Protocol(**options), *pair)
+            results[task][name] = evaluate(query, gallery, scores=scores)
+    return results
+
+
+# ---------------------------------------------------------------- tables
+def spread(values):
+    """`mean +- deviation` of some numbers; of one alone the number."""
+    deviation = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{deviation}"
+
+
+def column(runs, task, metric, protocol="plain"):
+    """A metric of every seed's run."""
+    return [run[task][protocol][metric] for run in runs]
+
+
+def recipe_rows(results):
+    """A row a recipe: recall and AP in both directions, then recall without distractors."""
+    return [
+        [
+            name,
+            *(spread(column(runs, t, metric)) for t in TASKS for metric in ("recall@1", "AP")),
+            *(spread(column(runs, task, "recall@1", "without distractors")) for task in TASKS),
+        ]
+        for name, runs in results.items()
+    ]
+
+
+def protocol_rows(runs):
+    """A row a protocol: recall and AP in both directions of a recipe's runs."""
+    return [
+        [name, *(spread(column(runs, t, m, name)) for t in TASKS for m in ("recall@1", "AP"))]
+        for name in PROTOCOLS
+        if all(name in run[task] for run in runs for task in TASKS)
+    ]
+
+
+def parse_args(argv=None):
+    """Options of the comparison."""
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", help="data folder in the University-1652 layout")
+    parser.add_argument("--recipes", nargs="+", default=None, metavar="NAME", help="these alone")
+    parser.add_argument("--seeds", type=positive_int, default=3, help="runs of a recipe")
+    parser.add_argument("--passes", type=positive_int, default=28, help="over the buildings")
+    parser.add_argument("--backbone", default="resnet18", help="network of all recipes")
+    parser.add_argument("--size", type=positive_int, default=64, help="of the images, pixels")
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to run")
+    parser.add_argument("--json", metavar="FILE", help="write all metrics to this file")
+    return parser.parse_args(argv)
+
+
+def find_recipes(names):
+    """The files of the recipes named, or of all, baseline first; ValueError for an unknown name."""
+    files = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
+    unknown = [name for name in names or () if name not in files]
+    if unknown:
+        raise ValueError(f"there is no recipe {unknown[0]}: choose among {', '.join(files)}")
+    return [files[name] for name in names or sorted(files, key=lambda name: name != "baseline")]
+
+
+@script
+def main(argv=None):
+    """Train and test all recipes with all seeds, print the tables; returns what --json writes."""
+    opts = parse_args(argv)
+    recipes = find_recipes(opts.recipes)
+    opts.data = str(Path(opts.data).resolve())
+    target = opts.json and Path(opts.json).resolve()
+    results = {recipe.stem: [] for recipe in recipes}
+    with measure.working_folder():
+        for seed in range(opts.seeds):  # a seed of all first: an early look is at all recipes
+            for recipe in recipes:
+                run = run_recipe(recipe, opts, seed)
+                results[recipe.stem].append(run)
+                recall = run["drone_satellite"]["plain"]["recall@1"]
+                print(f"seed {seed}, {recipe.stem}: {recall:.1f}, {run['seconds']:.0f} s",
+                      file=sys.stderr, flush=True)  # fmt: skip
+    print(f"{opts.passes} passes, {opts.seeds} seed(s), {opts.backbone} from random weights, "
+          f"{opts.size} pixels; percent, mean ± standard deviation\n")  # fmt: skip
+    metrics = [f"{short} {metric}" for short in TASKS.values() for metric in ("R@1", "AP")]
+    without = [f"{short} R@1 w/o distr." for short in TASKS.values()]
+    measure.print_table(recipe_rows(results), ["recipe", *metrics, *without])
+    for name in dict.fromkeys((recipes[0].stem, recipes[-1].stem)):
+        print(f"\nRanking the features of {name} in other ways:\n")
+        measure.print_table(protocol_rows(results[name]), ["protocol", *metrics])
+    outcome = {"options": vars(opts), "results": results}
+    measure.write_json(target, outcome)
+    return outcome
+
+
+if __name__ == "__main__":
+    main()

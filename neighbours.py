@@ -1,0 +1,70 @@
+"""Which buildings look alike, or stand close by: the hard negatives that fill a batch."""
+
+from pathlib import Path
+
+import numpy as np
+
+from protocols import metre_distance, planar_distance, read_coordinates
+
+COORDINATES = "coordinates.csv"
+BLOCK = 256  # buildings compared with all others at once
+
+
+def alike(one, other, count):
+    """The most similar buildings of each, by unit features of a view and of another, both (N, D).
+
+    The similarity of buildings a and b is one_a . other_b + one_b . other_a: how easily either
+    view of a is taken for b. Returns (N, min(count, N - 1)) int64, most similar first.
+    """
+
+    def similarity(rows):
+        return one[rows] @ other.T + other[rows] @ one.T
+
+    return _largest(similarity, len(one), count)
+
+
+def close_by(places, planar, count):
+    """The nearest buildings of each; places (N, 2), (latitude, longitude) in degrees or (x, y).
+
+    `planar` says that they are (x, y); else the distance is along a great circle. Returns
+    (N, min(count, N - 1)) int64, nearest first.
+    """
+    distance = planar_distance if planar else metre_distance
+    return _largest(lambda rows: -distance(places[rows, None], places), len(places), count)
+
+
+def _largest(similarity, total, count):
+    """The `count` largest of similarity(rows) (B, N) for each of N rows, itself left out."""
+    count = min(count, total - 1)
+    nearest = np.empty((total, count), np.int64)
+    for start in range(0, total, BLOCK):
+        rows = np.arange(start, min(start + BLOCK, total))
+        scores = similarity(rows)
+        scores[np.arange(len(rows)), rows] = -np.inf
+        nearest[rows] = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return nearest
+
+
+def read_places(data_dir, class_names):
+    """(places (N, 2) float64, planar) of the buildings, from the data folder's coordinates.csv.
+
+    `data_dir` is the data folder or its train/. Raises FileNotFoundError or ValueError where the
+    file, or a building in it, is missing.
+    """
+    folder = Path(data_dir)
+    path = folder / COORDINATES
+    if not path.is_file() and folder.name == "train":
+        path = folder.parent / COORDINATES
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} not found: hard negatives by coordinates need it (a line "
+            "building,latitude,longitude for each); use --hard_negatives similarity"
+        )
+    places, planar, _ = read_coordinates(path)
+    missing = [name for name in class_names if name not in places]
+    if missing:
+        raise ValueError(
+            f"{path} has no coordinates of {len(missing)} of {len(class_names)} buildings, first "
+            f"{missing[0]}: add them or use --hard_negatives similarity"
+        )
+    return np.array([places[name] for name in class_names], np.float64), planar

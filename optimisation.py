@@ -1,0 +1,76 @@
+"""Optimizers, the course of the learning rate, gradient clipping: from gradients to new weights."""
+
+import math
+
+import torch
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("step", "cosine")
+WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.01}  # of University1652-Baseline, of Sample4Geo
+
+
+def build_optimizer(groups, name="sgd", weight_decay=None):
+    """The optimizer of [(parameters, learning rate)]; `weight_decay` None: WEIGHT_DECAY's.
+
+    "sgd" has Nesterov momentum 0.9, as published for the baseline; "adamw" is torch's own
+    (Loshchilov & Hutter, ICLR 2019), betas 0.9 and 0.999. A group keeps its learning rate as
+    `base_lr`, which a schedule multiplies.
+    """
+    groups = [{"params": list(weights), "lr": lr, "base_lr": lr} for weights, lr in groups]
+    decay = WEIGHT_DECAY[name] if weight_decay is None else weight_decay
+    if name == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
+    optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=decay, nesterov=True, fused=True)
+    fill_momentum(optimizer)
+    return optimizer
+
+
+def fill_momentum(optimizer):
+    """Give every weight that SGD trains a momentum: where it has none, zero, which is the same.
+
+    The fused step fails where a weight gets its first gradient later than others, and after a
+    skipped first step (--fp16) reads a momentum that nobody has written.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.requires_grad and optimizer.state[weight].get("momentum_buffer") is None:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+
+
+def load_optimizer(optimizer, state):
+    """Load an optimizer's state dict, also one written by another version or on another device."""
+    for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        # How a step is computed is this version's choice. Without it the loss scaler would hand
+        # its scale to a step that does not divide by it.
+        group["fused"], group["foreach"] = own["fused"], own["foreach"]
+    optimizer.load_state_dict(state)
+    fill_momentum(optimizer)
+
+
+def learning_rate_factor(epoch, progress, epochs, *, schedule="step", warm_epoch=0.0, step_size=80):
+    """Multiple of the base learning rate at `progress` (0 to 1) through a 0-based epoch.
+
+    Over the first `warm_epoch` epochs it rises linearly from 0.1 to 1. (The published code scales
+    the loss instead, which leaves weight decay at full strength and spoils the logged loss.)
+    Then "step": a tenth after every `step_size` epochs, or after each epoch of a list; "cosine":
+    half a cosine from 1 to 0 at the end (Loshchilov & Hutter, ICLR 2017, eq. 5).
+    """
+    time = epoch + progress
+    warm = min(1.0, 0.1 + 0.9 * time / warm_epoch) if warm_epoch else 1.0
+    if schedule == "cosine":
+        share = max(0.0, time - warm_epoch) / max(epochs - warm_epoch, 1e-9)
+        return warm * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+    if isinstance(step_size, int):
+        return warm * 0.1 ** (epoch // step_size)
+    return warm * 0.1 ** sum(epoch >= milestone for milestone in step_size)
+
+
+def clip_gradients(optimizer, norm=None, value=None):
+    """Clip the gradients of all weights, in place: each to +-`value`, all together to `norm`."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    if value is not None:
+        torch.nn.utils.clip_grad_value_(weights, value)
+    if norm is not None:
+        torch.nn.utils.clip_grad_norm_(weights, norm)
