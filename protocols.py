@@ -45,7 +45,7 @@ from evaluate_gpu import (
     warnings_about,
 )
 from features import JUNK, check_features, load_features
-from utils import Parser, replacing, script, write_text
+from utils import Parser, progress_bar, replacing, script, write_text
 
 EARTH_RADIUS = 6_378_137.0  # metres: the equator's, as DenseUAV; the Earth's mean is 6 371 009
 CHUNK = 256  # scores of which only the best is looked at first
@@ -75,11 +75,11 @@ def score_blocks(query, gallery, block_size=None, scores=None):
     size = block_size or min(max(BLOCK_SCORES // num_gallery, MIN_ROWS), MAX_ROWS)
     blocks = [slice(first, min(first + size, num_query)) for first in range(0, num_query, size)]
     if scores is not None:
-        yield from ((rows, scores(rows)) for rows in blocks)
+        yield from ((rows, scores(rows)) for rows in progress_bar(blocks, "ranking"))
         return
     dtype = np.result_type(query.features, gallery.features)
     buffer = np.empty((blocks[0].stop, num_gallery), dtype=dtype)
-    for rows in blocks:
+    for rows in progress_bar(blocks, "ranking"):
         block = query.features[rows]
         yield rows, np.matmul(block, gallery.features.T, out=buffer[: len(block)])  # (B, Ng)
 
@@ -545,7 +545,8 @@ def answer_lines(query, gallery, names, block_size=None, scores=None):
         )
     if len(stems) < ANSWER_LENGTH:
         raise ValueError(
-            f"a gallery of {len(stems)} images: an answer names the first {ANSWER_LENGTH}"
+            f"a gallery of {len(stems)} images, but an answer names the first {ANSWER_LENGTH} of "
+            "every query: use University-160k's whole gallery"
         )
     top = top_images(query, gallery, ANSWER_LENGTH, None, block_size, scores)
     return ["\t".join(stems[image] for image in top[rows[name][0]]) for name in names]

@@ -521,7 +521,7 @@ def open_data(opts, pin_memory):
         view: dataset.Augmentation(
             opts.h,
             opts.w,
-            turned=view == "satellite",
+            turned=view == "satellite" and not opts.no_turn,
             pad=opts.pad,
             color_jitter=opts.color_jitter,
             auto_augment=opts.DA,

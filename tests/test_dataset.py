@@ -1,6 +1,7 @@
 """Folders, labels, transforms, samplers and batches."""
 
 import collections
+import math
 import random
 
 import numpy as np
@@ -544,3 +545,70 @@ def test_test_batches_keep_the_order_of_the_paths(toy):
         assert [len(batch) for batch in batches] == [5, 5, 5, 1]
         expected = np.stack([dataset.load_resized(path, 24, 32) for path in paths])
         assert np.array_equal(torch.cat(batches).permute(0, 2, 3, 1).numpy(), expected)
+
+
+# ---------------------------------------------------------------- zoom and colours
+class Fixed:
+    """A random.Random whose uniform numbers are given."""
+
+    def __init__(self, *numbers):
+        self.numbers = list(numbers)
+
+    def uniform(self, low, high):
+        number = self.numbers.pop(0)
+        assert low <= number <= high
+        return number
+
+
+def test_tone_curves_are_their_formula():
+    assert np.array_equal(dataset.tone_curves(0, Fixed(*[0] * 5)), [np.arange(256)] * 3)
+    brightness, contrast, gammas = 0.2, -0.3, (0.1, 0.0, -0.25)
+    curves = dataset.tone_curves(0.4, Fixed(brightness, contrast, *gammas))
+    assert curves.shape == (3, 256) and curves.dtype == np.uint8
+    for channel, gamma in enumerate(gammas):
+        for level in (0, 1, 77, 128, 254, 255):
+            value = (level / 255) ** math.exp(gamma) - 0.5
+            value = 255 * (value * math.exp(contrast) + 0.5 + brightness / 4)
+            assert curves[channel, level] == min(max(round(value), 0), 255)
+
+
+def test_recolouring_applies_one_curve_to_each_colour():
+    image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+    plain = dataset.Augmentation(20, 24, pad=0).rearrange(image, random.Random(3))
+    changed = dataset.Augmentation(20, 24, pad=0, recolouring=0.3).rearrange(image, random.Random(3))
+    if np.array_equal(plain[:, ::-1], image):
+        plain = plain[:, ::-1]
+    for mirrored in (changed, changed[:, ::-1]):
+        pairs = [
+            len({(a, b) for a, b in zip(plain[..., c].flat, mirrored[..., c].flat, strict=True)})
+            for c in range(3)
+        ]
+        if pairs == [len(np.unique(plain[..., c])) for c in range(3)]:
+            break
+    else:
+        raise AssertionError("a level of a colour became several levels")
+    assert (changed != image).mean() > 0.5
+
+
+@pytest.mark.parametrize("zoom", [0.5, 2.0])
+def test_zoom_magnifies_about_the_middle(zoom):
+    """A linear ramp stays one under bilinear interpolation, steeper or flatter by the zoom."""
+    ramp = np.linspace(0, 250, 41)[None, :, None] * np.ones((41, 1, 3))
+    out = dataset.turned_window(ramp.round().astype(np.uint8), 0.0, 0, 0, 0, zoom)
+    middle = out[20, 14:27, 0].astype(float)
+    expected = 125 + (np.arange(14, 27) - 20) * (250 / 40) / zoom
+    assert np.abs(middle - expected).max() < 1.5
+
+
+def test_zoom_is_drawn_evenly_up_and_down(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        dataset, "turned_window", lambda image, *where: drawn.append(where[-1]) or image
+    )
+    augmentation = dataset.Augmentation(8, 8, pad=1, zoom=1.5)
+    image = np.zeros((8, 8, 3), np.uint8)
+    for seed in range(400):
+        augmentation.rearrange(image, random.Random(seed))
+    logs = np.log(drawn) / math.log(1.5)
+    assert logs.min() > -1 and logs.max() < 1 and abs(logs.mean()) < 0.1
+    assert abs((np.abs(logs) < 0.5).mean() - 0.5) < 0.1
