@@ -28,11 +28,12 @@ import numpy as np
 from PIL import Image
 
 import utils
+import weather
 
 MARKER = "prepare.yaml"  # in the output folder: how it was made
 UNKNOWN = "unknown"  # the class of queries whose building is not published
 TESTABLE_VIEWS = ("satellite", "street", "drone")
-JPEG = {"quality": 95, "subsampling": 0}  # of images whose pixels change
+JPEG = {"quality": 95, "subsampling": 0}  # of images whose pixels change, if .jpg
 COORDINATES = ["building", "latitude", "longitude"]
 COLUMN_ALIASES = {"building": "id", "lat": "latitude", "lon": "longitude", "lng": "longitude"}
 
@@ -704,6 +705,47 @@ def plan_limit_views(source, *, views):
     return plan
 
 
+class WeatherChange(NamedTuple):
+    """Draw a weather condition: uint8 (H, W, 3) -> the same shape."""
+
+    condition: str
+    seed: int
+
+    def __call__(self, image):
+        """Apply the change to one image."""
+        return weather.apply_weather(image, self.condition, self.seed)
+
+
+def plan_wx(source, *, conditions):
+    """The test folders of a data folder once under each condition: <condition>/test/...
+
+    Drone images become PNGs, whose pixels are those that `test.py --weather` draws; the other views
+    are linked.
+    """
+    source = _need_folder(source, "a data folder with test/query_drone/")
+    plan = Plan(f"weather, version {weather.SPEC_VERSION}")
+    views = [f"{role}_{view}" for role in ("query", "gallery") for view in TESTABLE_VIEWS]
+    folders = [folder for folder in views if (source / "test" / folder).is_dir()]
+    if not any("drone" in folder for folder in folders):
+        raise FileNotFoundError(
+            f"{source} has neither test/query_drone nor test/gallery_drone: weather is drawn on "
+            "drone images"
+        )
+    for condition in conditions:
+        for folder in folders:
+            place = f"{condition}/test/{folder}"
+            classes = _class_images(source / "test" / folder)
+            if "drone" not in folder or condition == "normal":
+                plan.add_classes(place, classes)
+                continue
+            for name, paths in classes.items():
+                for path in paths:
+                    seed = weather.weather_seed(f"{name}/{path.name}", condition)
+                    change = WeatherChange(condition, seed)
+                    plan.entries.append(Entry(path, f"{place}/{name}/{path.stem}.png", change))
+    return plan
+
+
 def _add_layout(plan, source, folders):
     """Take over those folders of a data folder in our layout that there are."""
     for folder in folders:
@@ -1064,7 +1106,7 @@ def _convert(entry, target):
         return "there already"
     image = Image.fromarray(entry.change(read_image(entry.source)))
     with utils.replacing(target) as temporary:
-        image.save(temporary, **JPEG)
+        image.save(temporary, **(JPEG if entry.target.endswith(".jpg") else {}))
         times = os.stat(entry.source)
         os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
     return "converted"

@@ -26,6 +26,7 @@ from torchvision.transforms.v2 import functional as image_ops
 
 from cache import open_images
 from random_erasing import random_erasing
+from weather import apply_weather, choose_condition, weather_seed
 
 try:
     import simplejpeg
@@ -180,14 +181,25 @@ def resize_bicubic(image, height, width):
     return resized.permute(1, 2, 0).contiguous().numpy()
 
 
-def load_resized(path, height, width):
-    """Decode and resize an image file: uint8 (height, width, 3)."""
-    return resize_bicubic(read_image(path), height, width)
+def load_resized(path, height, width, weather="normal"):
+    """Decode and resize an image file: uint8 (height, width, 3).
+
+    A condition of `weather` is drawn on it before, at its own size: always the same for a file of
+    one class and name (weather.weather_seed).
+    """
+    image = read_image(path)
+    if weather != "normal":
+        name = f"{Path(path).parent.name}/{Path(path).name}"
+        image = apply_weather(image, weather, weather_seed(name, weather))
+    return resize_bicubic(image, height, width)
 
 
-def open_view(paths, height, width, cache="none", num_workers=1):
-    """`cache.ResizedImages` of a view's files; `cache` is "none", "ram" or "disk"."""
-    load = functools.partial(load_resized, height=height, width=width)
+def open_view(paths, height, width, cache="none", num_workers=1, weather="normal"):
+    """`cache.ResizedImages` of a view's files; `cache` is "none", "ram" or "disk".
+
+    With another `weather` than normal only "none": the cache knows the files alone.
+    """
+    load = functools.partial(load_resized, height=height, width=width, weather=weather)
     return open_images(paths, load, (height, width), cache, num_workers)
 
 
@@ -242,14 +254,24 @@ class Augmentation(NamedTuple):
     erasing_p: float = 0.0
     zoom: float = 1.0
     recolouring: float = 0.0
+    weather: tuple = ()  # conditions, see weather.CONDITIONS; any of them, all alike likely
+
+    @property
+    def seeds_torch(self):
+        """Whether torch's global generator is used, of which a process has one."""
+        return self.color_jitter or self.auto_augment
 
     @property
     def before_resize(self):
         """Whether an image is changed before it is resized, which no cache can hold."""
-        return self.color_jitter or self.auto_augment
+        return bool(self.seeds_torch or self.weather)
 
     def recolour(self, image, seed):
         """What comes before the resize: uint8 (H, W, 3) -> the same shape."""
+        if self.weather:
+            image = apply_weather(image, choose_condition(self.weather, seed), seed)
+        if not self.seeds_torch:
+            return image
         steps = []
         if self.color_jitter:
             steps.append(v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1, hue=0))
@@ -358,7 +380,7 @@ class TrainingViews(Dataset):
     @property
     def needs_processes(self):
         """Whether loading seeds torch's global generator, of which a process has one."""
-        return any(each.before_resize for each in self.augmentations.values())
+        return any(each.seeds_torch for each in self.augmentations.values())
 
     def __len__(self):
         return sum(len(samples) for samples in self.samples.values())

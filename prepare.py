@@ -4,6 +4,7 @@ python prepare.py toy --out data/toy                    # render the toy campus
 python prepare.py check data/toy                        # what is there, what is missing
 python prepare.py cvusa downloads/CVUSA --out data/cvusa    # a public data set, by links
 python prepare.py pairs pairs.csv --out data/mine       # your own images
+python prepare.py wx data/toy --out data/wx             # the test images in ten kinds of weather
 """
 
 import argparse
@@ -17,6 +18,7 @@ import campus
 import convert
 import utils
 from utils import natural_int, positive_int, script
+from weather import CONDITIONS, parse_conditions
 
 TRAIN_FOLDERS = tuple(f"train/{view}" for view in ("satellite", "drone", "street", "google"))
 TEST_FOLDERS = tuple(
@@ -603,6 +605,19 @@ CONVERTERS = {
                 "choices": tuple(convert.LIMIT_STEPS),
                 "required": True,
                 "help": "drone images of a building, of 54",
+            }
+        },
+    ),
+    "wx": (
+        convert.plan_wx,
+        "the test images under weather, for other programs: a data folder for each condition",
+        "data folder with test/query_drone/",
+        {
+            "conditions": {
+                "type": parse_conditions,
+                "default": CONDITIONS,
+                "metavar": "NAME,...",
+                "help": "all, or some of fog, rain, ...",
             }
         },
     ),

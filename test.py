@@ -59,6 +59,14 @@ def build_parser():
     parser.add_argument(
         "--ms", type=_scales, default="1", help="scales of the input to sum over, e.g. 1,1.1,1.2"
     )
+    parser.add_argument(
+        "--weather",
+        type=_conditions,
+        default=(),
+        metavar="NAME,...",
+        help="test on drone images under weather: all ten conditions, or some (fog,rain), each by "
+        "itself, and their mean",
+    )
     utils.add_precision_options(parser)
     utils.add_cache_option(parser)
     utils.add_machine_options(parser)
@@ -69,6 +77,12 @@ def build_parser():
     add_protocol_options(parser)
     utils.add_refused(parser, REFUSED)
     return parser
+
+
+def _conditions(text):
+    from weather import parse_conditions
+
+    return parse_conditions(text)
 
 
 def _scales(text):
@@ -91,6 +105,8 @@ def parse_args(argv=None):
         parser.error(f"--query and --gallery are both {opts.query}: name two views")
     if Path(opts.output).suffix not in (".mat", ".npz"):
         parser.error(f"--output {opts.output}: expected a name ending in .mat or .npz")
+    if opts.weather and opts.cache != "none":
+        parser.error("--weather changes images before they are resized: leave --cache out")
     opts.protocol = protocol_of(opts, parser)
     return opts
 
@@ -172,13 +188,13 @@ def open_views(test_dir, tasks):
     return scanned, retrieval_labels(*scanned.values())
 
 
-def output_path(output, task, several):
-    """The feature file of a task: `output`, or with several tasks `<stem>_<query>_<gallery>`."""
+def output_path(output, *names):
+    """`output` with names added: the feature file of one of several tasks or conditions."""
     path = Path(output)
-    return path.with_stem(f"{path.stem}_{task[0]}_{task[1]}") if several else path
+    return path.with_stem("_".join([path.stem, *names]))
 
 
-def score_task(task, query, gallery, path, run_dir, protocol):
+def score_task(task, query, gallery, path, run_dir, protocol, condition=None):
     """Save a task's features, score them, print the line and add it to the run's result.txt.
 
     The file holds the features as the network gave them, whatever the protocol of the ranking.
@@ -192,15 +208,72 @@ def score_task(task, query, gallery, path, run_dir, protocol):
     metrics = evaluate(query, gallery, scores=scores)
     if notes:
         metrics["protocol"] = notes
-    print(f"{task[0]} -> {task[1]}, features in {path}")
+    under = f" under {condition}" if condition else ""
+    print(f"{task[0]} -> {task[1]}{under}, features in {path}")
     print(report(metrics, query, gallery, notes))
     for warning in warnings_about(metrics, query, gallery):
         print(f"warning: {warning}", file=sys.stderr)
+    name = "; ".join([f"{task[0]} -> {task[1]}{under}", *notes])
+    add_result(run_dir, f"{name}: {published_line(metrics)}")
+    return metrics
+
+
+def add_result(run_dir, line):
+    """Add a line to the run's result.txt."""
     result = run_dir / "result.txt"
     earlier = result.read_text(encoding="utf-8") if result.is_file() else ""
-    name = "; ".join([f"{task[0]} -> {task[1]}", *notes])
-    utils.write_text(result, f"{earlier}{name}: {published_line(metrics)}\n")
-    return metrics
+    utils.write_text(result, f"{earlier}{line}\n")
+
+
+def weather_table(task, by_condition):
+    """Lines of Recall@1 and AP of a task under each condition, {condition: metrics}, and the mean.
+
+    The mean over the conditions is what MuSe-Net (Wang et al., Pattern Recognition 2024) reports.
+    """
+    from weather import condition_label
+
+    lines = [f"{task[0]} -> {task[1]}{'':<14}Recall@1     AP"]
+    for condition, metrics in by_condition.items():
+        label = condition if condition == "mean" else condition_label(condition)
+        lines.append(f"  {label:<26}{metrics['recall@1']:>8.2f} {metrics['AP']:>6.2f}")
+    return "\n".join(lines)
+
+
+def mean_metrics(metrics):
+    """The mean of each number of several metrics."""
+    first = metrics[0]
+    return {
+        key: sum(each[key] for each in metrics) / len(metrics)
+        for key, value in first.items()
+        if isinstance(value, (int, float))
+    }
+
+
+def score_conditions(task, features, opts):
+    """The metrics of a task; with `--weather` {condition: metrics} and, as "mean", their mean."""
+    folders = f"query_{task[0]}", f"gallery_{task[1]}"
+    run_dir, names = utils.run_folder(opts.name), task if opts.all else ()
+    results = {}
+    for condition in opts.weather or [None]:
+        pair = [
+            features[folder, condition if condition and "drone" in folder else "normal"]
+            for folder in folders
+        ]
+        path = output_path(opts.output, *names, *([condition] if condition else []))
+        results[condition] = score_task(
+            task, *pair, path, run_dir, opts.protocol, condition=condition
+        )
+    if not opts.weather:
+        return results[None]
+    results["mean"] = mean_metrics(list(results.values()))
+    print(weather_table(task, results))
+    mean = results["mean"]
+    add_result(
+        run_dir,
+        f"{task[0]} -> {task[1]}, mean of {len(opts.weather)} weather conditions: "
+        f"Recall@1:{mean['recall@1']:.2f} AP:{mean['AP']:.2f}",
+    )
+    return results
 
 
 @script
@@ -218,36 +291,36 @@ def main(argv=None):
     check_agreement(opts, run_opts)
     test_dir = split_folder(opts.test_dir, "test")
     tasks = choose_tasks(opts, branches, test_dir)
+    if opts.weather and not any("drone" in task for task in tasks):
+        raise ValueError("--weather is drawn on drone images, and the task has none: leave it out")
     scanned, label_of = open_views(test_dir, tasks)
     height, width = model.input_size_from_opts(run_opts)
     network = model.inference_copy(network, utils.dtype_of(utils.precision_of(opts)))
     features = {}
     for folder, classes in scanned.items():
         paths = [path for images in classes.values() for path in images]
-        with utils.main_process_first() if opts.cache == "disk" else nullcontext():
-            images = open_view(paths, height, width, opts.cache, opts.num_workers)
-        features[folder] = view_features(
-            network,
-            branches[folder.split("_")[1]],
-            classes,
-            label_of,
-            images,
-            device=device,
-            batch_size=opts.batchsize,
-            scales=opts.ms,
-            num_workers=opts.num_workers,
-            description=folder,
-        )
-    results = {}
+        view = folder.split("_")[1]
+        for condition in opts.weather if view == "drone" and opts.weather else ["normal"]:
+            with utils.main_process_first() if opts.cache == "disk" else nullcontext():
+                images = open_view(
+                    paths, height, width, opts.cache, opts.num_workers, weather=condition
+                )
+            features[folder, condition] = view_features(
+                network,
+                branches[view],
+                classes,
+                label_of,
+                images,
+                device=device,
+                batch_size=opts.batchsize,
+                scales=opts.ms,
+                num_workers=opts.num_workers,
+                description=f"{folder}, {condition}" if opts.weather else folder,
+            )
     if not utils.is_main():  # the first process saves and scores
-        return results
-    for task in tasks:
-        path = output_path(opts.output, task, several=opts.all)
-        query, gallery = features[f"query_{task[0]}"], features[f"gallery_{task[1]}"]
-        run_dir = utils.run_folder(opts.name)
-        metrics = score_task(task, query, gallery, path, run_dir, opts.protocol)
-        results["_".join(task)] = metrics
-    return results if opts.all else metrics
+        return {}
+    results = {"_".join(task): score_conditions(task, features, opts) for task in tasks}
+    return results if opts.all else results["_".join(tasks[0])]
 
 
 if __name__ == "__main__":

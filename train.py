@@ -136,6 +136,11 @@ def build_parser():
     data.add_argument("--w", type=_image_side, default=384, help="input width, pixels")
     data.add_argument("--pad", type=natural_int, default=10, help="padding before crop, pixels")
     data.add_argument(
+        "--no_turn",
+        action="store_true",
+        help="do not turn satellite images, as those in polar coordinates must not be",
+    )
+    data.add_argument(
         "--color_jitter",
         action=argparse.BooleanOptionalAction,
         default=False,
@@ -148,6 +153,14 @@ def build_parser():
         help="AutoAugment (ImageNet policy)",
     )
     data.add_argument("--erasing_p", type=_share, default=0.0, help="random erasing, probability")
+    data.add_argument(
+        "--weather",
+        type=_conditions,
+        default=[],
+        metavar="NAME,...",
+        help="draw weather on drone images: all, or of normal, fog, rain, snow, dark, "
+        "over_exposure, fog_rain, fog_snow, rain_snow, wind",
+    )
     data.add_argument(
         "--zoom", type=_at_least_one, default=1.0, help="magnify by up to this, or as much smaller"
     )
@@ -317,6 +330,12 @@ def _loss_weights(text):
     return parse_loss_weights(text)
 
 
+def _conditions(text):
+    from weather import parse_conditions
+
+    return list(parse_conditions(text))  # a list, as opts.yaml gives it back
+
+
 def _image_side(text):
     value = positive_int(text)
     if value < 32:
@@ -427,11 +446,13 @@ def _check_combinations(parser, opts):
         parser.error("--resume and --overwrite contradict each other")
     if opts.backbone == "vgg16_bn" and opts.stride == 1:
         parser.error("--stride 1 changes a ResNet's last stage; vgg16_bn has none")
-    if opts.cache != "none" and (opts.color_jitter or opts.DA):
+    if opts.cache != "none" and (opts.color_jitter or opts.DA or opts.weather):
         parser.error(
-            "--cache keeps resized images, and --color_jitter and --DA change an image before it "
-            "is resized: use one or the other"
+            "--cache keeps resized images, and --color_jitter, --DA and --weather change an image "
+            "before it is resized: use one or the other"
         )
+    if opts.weather and "drone" not in opts.view_names:
+        parser.error("--weather is drawn on drone images, and --views has none")
     if opts.sync_bn and utils.world_size() == 1:
         parser.error("--sync_bn joins the batches of several processes: start them with torchrun")
     if opts.compile and (opts.micro_batchsize or opts.grad_checkpoint):
@@ -528,6 +549,7 @@ def open_data(opts, pin_memory):
             erasing_p=opts.erasing_p,
             zoom=opts.zoom,
             recolouring=opts.recolour,
+            weather=tuple(opts.weather) if view == "drone" else (),
         )
         for view in views
     }

@@ -269,7 +269,7 @@ def test_recipes_see_the_same_images_and_fill_the_tables(toy, workdir, capsys, m
     row = next(line for line in table if line.startswith("| baseline"))
     assert f"{np.mean(recalls):.1f} ± {np.std(recalls, ddof=1):.1f}" in row
     assert json.loads(Path("out.json").read_text())["results"] == results
-    fails(recipes.main, ["data", "--recipes", "bets"], capsys, "there is no recipe bets", "baseline")
+    fails(recipes.main, ["data", "--recipes", "bets"], capsys, "no recipe bets", "baseline")
 
 
 def test_a_recipe_keeps_what_is_its_own_in_the_benchmark():

@@ -734,3 +734,24 @@ def test_converted_images(source, workdir):
     assert again["made"] == {"there already": 19, "converted": 1}
     again = prepare_data("cvact", source, "--out", "out", *argv)
     assert again["made"] == {"there already": 20}  # the new one is as old as its source
+
+
+# ---------------------------------------------------------------- weather
+def test_wx_has_the_pixels_that_test_draws(toy, tmp_path):
+    """prepare.py wx and test.py --weather: the same images, PNG against drawn when loaded."""
+    import dataset
+
+    out = tmp_path / "wx"
+    prepare.main(["wx", str(toy), "--out", str(out), "--conditions", "rain,normal"])
+    assert sorted(path.name for path in out.iterdir()) == ["normal", "prepare.yaml", "rain"]
+    originals = sorted((toy / "test" / "query_drone").rglob("*.jpeg"))
+    assert originals
+    for path in originals:
+        name = path.relative_to(toy)
+        drawn = dataset.load_resized(path, 40, 40, "rain")
+        written = out / "rain" / name.with_suffix(".png")
+        assert np.array_equal(dataset.load_resized(written, 40, 40), drawn)
+        assert not np.array_equal(dataset.load_resized(path, 40, 40), drawn)
+        assert (out / "normal" / name).samefile(path)
+    satellite = next((toy / "test" / "gallery_satellite").rglob("*.jpg"))
+    assert (out / "rain" / satellite.relative_to(toy)).samefile(satellite)

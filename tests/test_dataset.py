@@ -575,7 +575,8 @@ def test_tone_curves_are_their_formula():
 def test_recolouring_applies_one_curve_to_each_colour():
     image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
     plain = dataset.Augmentation(20, 24, pad=0).rearrange(image, random.Random(3))
-    changed = dataset.Augmentation(20, 24, pad=0, recolouring=0.3).rearrange(image, random.Random(3))
+    recoloured = dataset.Augmentation(20, 24, pad=0, recolouring=0.3)
+    changed = recoloured.rearrange(image, random.Random(3))
     if np.array_equal(plain[:, ::-1], image):
         plain = plain[:, ::-1]
     for mirrored in (changed, changed[:, ::-1]):

@@ -22,13 +22,13 @@ SOURCES = sorted(ROOT.glob("*.py"))
 SCRIPTS = {"train", "test", "demo", "prepare"}
 MAY_IMPORT = {
     "train": {"extract", "evaluate_gpu", "losses", "model", "dataset", "utils",
-              "gradient_cache", "neighbours", "optimisation"},
-    "test": {"extract", "evaluate_gpu", "features", "model", "dataset", "protocols", "rerank",
-             "utils"},
+              "gradient_cache", "neighbours", "optimisation", "weather"},
+    "test": {"extract", "evaluate_gpu", "features", "model", "dataset", "rerank", "utils",
+             "weather"},
     "demo": {"evaluate_gpu", "features", "utils"},
-    "prepare": {"campus", "convert", "dataset", "utils"},
+    "prepare": {"campus", "convert", "dataset", "utils", "weather"},
     "extract": {"dataset", "features", "utils"},
-    "convert": {"dataset", "utils"},
+    "convert": {"dataset", "utils", "weather"},
     "protocols": {"evaluate_gpu", "features", "utils"},
     "evaluate_gpu": {"features", "rerank", "utils"},
     "rerank": {"features", "utils"},

@@ -12,6 +12,7 @@ import extract
 import model
 import test as script
 import utils
+from features import load_features
 
 CPU = torch.device("cpu")
 QUICK = ["--num_workers", "0", "--device", "cpu", "--batchsize", "8"]
@@ -360,3 +361,25 @@ def test_train_then_test_with_the_defaults_agree(toy, workdir):
     train.main([*argv, "--views", "satellite,drone", "--train_all"])
     metrics = script.main(["--test_dir", str(toy), *QUICK])
     assert metrics["num_queries"] == 10
+
+
+def test_weather_gives_a_table_and_its_mean(toy, small_run, capsys):
+    """Each condition by itself, drone images alone, and the mean that MuSe-Net reports."""
+    argv = ["--name", "small", "--test_dir", str(toy), "--which_epoch", "9", "--device", "cpu"]
+    plain = script.main(argv)
+    results = script.main([*argv, "--weather", "fog,normal,wind"])
+    assert list(results) == ["normal", "fog", "wind", "mean"]
+    assert results["normal"] == plain
+    for key in ("recall@1", "AP"):
+        values = [results[name][key] for name in ("normal", "fog", "wind")]
+        assert results["mean"][key] == pytest.approx(sum(values) / 3)
+    clear, fog = (load_features(f"pytorch_result_{name}.mat") for name in ("normal", "fog"))
+    assert np.array_equal(clear[1].features, fog[1].features)  # satellite images are not drawn on
+    assert np.abs(clear[0].features - fog[0].features).max() > 1e-3
+    out = capsys.readouterr().out
+    assert f"mean                      {results['mean']['recall@1']:>8.2f}" in out
+    lines = (small_run / "result.txt").read_text().splitlines()
+    assert lines[1].startswith("drone -> satellite under normal: Recall@1:")
+    assert lines[-1].startswith("drone -> satellite, mean of 3 weather conditions: Recall@1:")
+    fails(script.main, [*argv, "--weather", "hail"], capsys, "'hail' is not all", "fog")
+    fails(script.main, [*argv, "--weather", "fog", "--cache", "ram"], capsys, "--cache out")

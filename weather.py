@@ -1,0 +1,380 @@
+"""The ten conditions of University1652-WX, drawn on drone images: normal, fog, rain, snow, ...
+
+    weathered = apply_weather(image, "fog_rain", seed=7)  # uint8 (H, W, 3) RGB -> the same shape
+    seed = weather_seed("0839/image-54.jpeg", "fog_rain")  # of an image of a test set
+
+A picture depends on the image, the condition and the seed alone: not on the images before it, nor
+on the process or thread that draws it.
+
+Specification, version 1. The conditions, their order and their parameters are those published with
+MuseNet (Wang et al., Multiple-environment Self-adaptive Network for Aerial-view Geo-localization,
+Pattern Recognition 2024), whose pictures were drawn by the library imgaug 0.4.0 and depended on all
+images drawn before. Here they are computed anew from what the layers of that library are. U(a, b)
+is uniform; `image` is what the step before has left, in floats of 0 to 255; the last step rounds.
+
+normal         the image itself
+fog            (1 - a) image + a min(I, 255) with I = 225 + N(0, 2) + 225 (2 F - 1) / 5 and
+               a = (1 + 0.9 G)^0.9 / 2, so 0.5 to 0.891. F and G are cloud noise of at most 128 and
+               10 points a side, the normal numbers are on 8 x 8 points
+rain           Rain of drop sizes U(.05, .1) twice, U(.1, .2) twice, U(.05, .2)
+snow           Snow of flake sizes U(.5, .8) twice, U(.6, .9) twice, U(.5, .9)
+dark           (min(image + 100, 255) + image / 5) / 2; then the brightness Y becomes
+               0.2 (Y + U(-30, -15))
+over_exposure  the brightness Y becomes 1.6 (Y + U(0, 30))
+fog_rain       fog, Rain U(.05, .2) twice
+fog_snow       fog, Snow U(.5, .9) twice
+rain_snow      Snow U(.5, .8), Rain U(.05, .1), Rain U(.1, .2), Rain U(.05, .2), Snow U(.6, .9)
+wind           motion blur over 15 pixels, angle U(0, 360) degrees, direction U(-1, 1)
+
+Cloud noise    the real part of the inverse Fourier transform of U(0, 1) exp(i U(0, 2 pi)) / f^2
+               without f = 0, f in cycles over the longer side; stretched to 0..1. A coarse grid is
+               enlarged to the image by bicubic interpolation, here and below.
+Brightness     Y = .299 R + .587 G + .114 B. What Y changes, held within 0..255, is added to R, G
+               and B.
+Motion blur    a point becomes a line about it, `angle` degrees from straight down, with weights
+               from (1 - direction) / 2 at its upper end to (1 + direction) / 2 at its lower one.
+               A place between pixels is shared out to the four about it; weights are whole 256ths.
+               Edges are mirrored.
+Specks         salt noise in cells: a cell is (1 + cos(pi U(0, 1) / 2)) / 2 with the probability
+               `density`, a whole number of 256ths, else 0. Times a gate, 8 x 8 points of
+               Beta(1, 1 - uniformity), enlarged; and the cells are enlarged to pixels.
+Rain           n: specks of density U(.03, .14) once, twice or three times added up, uniformity
+               U(.8, 1), cells 1 pixel high and 1 / (1 - drop size) wide; blurred in direction 1 at
+               the angle U(-15, 15) over U(.04, .06) of the longer side.
+               (1 - a) image + 240 a with a = min(1.3 n, 1).
+Snow           n: the brightest of one, two or three layers of specks, each of density
+               U(.005, .075), uniformity U(.3, .9), cells 1 / (1 - flake size) high and wide;
+               blurred in direction 1 at the angle U(-30, 30) over v = U(.007, .03) of the longer
+               side. N = 255 (6 - 5 u) n^(3 - 2 u), u = U(.4, .8);
+               min(max(image + (.1 + 20 v) N, (1 + 20 v) N), 255).
+Sizes          The published images are 512 pixels wide and high. Rain and Snow on a larger image
+               are those of an image with a longer side of 512, enlarged. On one with a longer side
+               of S < 512, cells of snow shrink by S / 512, not below 1.5 pixels. The motion blur
+               of wind is over 15 S / 512 pixels for any S. Lines are odd numbers of pixels, at
+               least 7 of wind and 9 of rain.
+
+What differs from imgaug beside the sizes: brightness is always that of one colour space (imgaug
+draws one of six) and is added to before it is multiplied (imgaug draws the order; the other one
+leaves little of a dark image but black); the layers of one Rain or Snow fall at one angle and
+speed; snow has no Gaussian blur of half a pixel, as it is enlarged softly; drops have one colour,
+the one that imgaug's formula has for all but nearly empty layers; nothing is rounded on the way.
+"""
+
+import argparse
+import hashlib
+import math
+from functools import partial
+from statistics import NormalDist
+
+import numpy as np
+from PIL import Image, ImageChops
+
+SPEC_VERSION = 1  # of the pictures: raised when the same image, condition and seed give another
+CONDITIONS = (
+    *("normal", "fog", "rain", "snow", "dark", "over_exposure"),
+    *("fog_rain", "fog_snow", "rain_snow", "wind"),
+)
+PUBLISHED_SIDE = 512  # pixels: the images that the published lengths are made for
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, BT.601
+
+
+# ---------------------------------------------------------------- conditions
+def apply_weather(image, condition, seed):
+    """Draw a condition on an image: uint8 (H, W, 3) RGB -> uint8 (H, W, 3), a new array.
+
+    `seed` is a whole number from 0 to 2^64 - 1: that of a training sample, or `weather_seed`.
+    Raises ValueError for another image, condition or seed.
+    """
+    if condition not in CONDITIONS:
+        raise ValueError(f"condition {condition!r} is none of {', '.join(CONDITIONS)}: name one")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed {seed} is not within 0 to 2^64 - 1: weather_seed makes such")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(
+            f"image is {image.dtype} of shape {image.shape}, expected uint8 (H, W, 3): "
+            "dataset.read_image gives that"
+        )
+    if not STEPS[condition]:
+        return image.copy()
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)  # one colour after another
+    draws = Draws(int(seed))
+    for step in STEPS[condition]:
+        step(planes, draws)
+    levels = np.rint(planes, out=planes).astype(np.uint8)
+    return np.array(Image.merge("RGB", [Image.fromarray(plane) for plane in levels]))
+
+
+def parse_conditions(text):
+    """argparse type: `all`, or names such as `fog,over-exposure`, as a tuple in published order."""
+    given = [part.strip().replace("-", "_").replace("+", "_") for part in text.split(",")]
+    names = list(CONDITIONS) if given == ["all"] else given
+    if not set(CONDITIONS).issuperset(names) or len(set(names)) != len(names):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not all, nor different names of {', '.join(CONDITIONS)}"
+        )
+    return tuple(name for name in CONDITIONS if name in names)
+
+
+def condition_label(condition):
+    """The published name of a condition: over-exposure, fog+rain, ..."""
+    return condition.replace("_", "-" if condition == "over_exposure" else "+")
+
+
+def weather_seed(name, condition, seed=0):
+    """Seed of an image of a test set under a condition: 0 to 2^63 - 1, the same everywhere.
+
+    `name` identifies the image: a str such as `<ID>/<file name>`, or its bytes. `seed` chooses
+    among several drawings of the whole set.
+    """
+    name = name.encode() if isinstance(name, str) else name
+    text = f"weather {SPEC_VERSION} {condition} {seed}\n".encode() + name
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+def choose_condition(conditions, seed):
+    """One of the conditions, all alike likely, as the seed of a training sample decides."""
+    return conditions[weather_seed("", "which", seed) % len(conditions)]
+
+
+# ---------------------------------------------------------------- random numbers
+class Draws:
+    """Random numbers that are a function of a seed alone: the raw words of a Philox generator.
+
+    NumPy keeps the words of its bit generators from version to version, which it does not promise
+    of the numbers that a Generator makes of them.
+    """
+
+    def __init__(self, seed):
+        self._generator = np.random.Philox(key=seed)
+
+    def uniform(self, low=0.0, high=1.0, shape=None):
+        """A float in [low, high), or a float64 array of them of some shape."""
+        words = np.asarray(self._generator.random_raw(shape), np.uint64)
+        numbers = low + (high - low) * (words >> np.uint64(11)) * 2.0**-53
+        return float(numbers) if shape is None else numbers
+
+    def content(self, count):
+        """`count` random bytes."""
+        words = self._generator.random_raw(-(-count // 8))
+        return words.astype("<u8", copy=False).tobytes()[:count]
+
+
+# ---------------------------------------------------------------- noise
+def enlarge(grid, height, width):
+    """Interpolate uint8 or float32 (h, w) by Pillow's bicubic filter to (height, width)."""
+    return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def cloud_noise(draws, height, width, most):
+    """Cloud noise for an image of height x width pixels: float64 (h, w) from 0 to 1.
+
+    The longer side has `most` points, or as many as the image has pixels; no side less than 4.
+    """
+    scale = min(1.0, most / max(height, width))
+    shape = max(4, round(scale * height)), max(4, round(scale * width))
+    rows, columns = (max(shape) * np.fft.fftfreq(points) for points in shape)
+    power = rows[:, None] ** 2 + columns**2  # f^2, f in cycles over the longer side
+    power[0, 0] = np.inf
+    size, phase = draws.uniform(shape=shape), draws.uniform(high=2 * np.pi, shape=shape)
+    noise = np.fft.ifft2(size * np.exp(1j * phase) / power).real
+    return (noise - noise.min()) / (noise.max() - noise.min())
+
+
+def specks(draws, shape, density, uniformity, cell):
+    """Salt noise that is denser in some places than in others: uint8 (H, W).
+
+    Args:
+        shape: (H, W).
+        density: probability that a cell is a speck.
+        uniformity: 0 to 1, how alike dense all places are.
+        cell: height and width of a cell in pixels.
+    """
+    height, width = shape
+    rows, columns = max(1, round(height / cell[0])), max(1, round(width / cell[1]))
+    salt = draws.content(rows * columns).translate(speck_table(round(256 * density)))
+    evenness = max(1 - uniformity, 1e-3)
+    gate = 1 - (1 - draws.uniform(shape=(8, 8))) ** (1 / evenness)  # Beta(1, evenness)
+    gate = Image.fromarray(enlarge(np.rint(255 * gate).astype(np.uint8), rows, columns))
+    noise = ImageChops.multiply(Image.frombytes("L", (columns, rows), salt), gate)
+    return np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def speck_table(count):
+    """What a random byte makes of a cell, bytes (256,): `count` of them a speck, the others 0."""
+    places = [(number + 0.5) / count for number in range(count)]
+    levels = [round(127.5 * (1 + math.cos(math.pi / 2 * place))) for place in places]
+    return bytes(levels).ljust(256, b"\0")
+
+
+# ---------------------------------------------------------------- motion blur
+def line_kernel(length, angle, direction):
+    """The motion blur of a point: {(down, right): weight}, whole weights that add up to 256.
+
+    A line of `length` pixels about the point, `angle` degrees from straight down towards the
+    right, with weights linear from (1 - direction) / 2 at the upper end to (1 + direction) / 2.
+    """
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    shares = {}
+    for step in range(length):
+        along = step - (length - 1) / 2
+        weight = (1 + 2 * direction * along / max(1, length - 1)) / 2
+        top, left = math.floor(along * cos), math.floor(along * sin)
+        down, right = along * cos - top, along * sin - left
+        for row, by_row in ((top, 1 - down), (top + 1, down)):
+            for column, by_column in ((left, 1 - right), (left + 1, right)):
+                share = weight * by_row * by_column
+                shares[row, column] = shares.get((row, column), 0.0) + share
+    return whole_weights(shares, 256)
+
+
+def whole_weights(shares, total):
+    """Round {key: share} in proportion to whole numbers of a given sum, by largest remainders.
+
+    Those that become 0 are left out.
+    """
+    scale = total / sum(shares.values())
+    weights = {key: math.floor(scale * share) for key, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda key: weights[key] - scale * shares[key])
+    for key in by_remainder[: total - sum(weights.values())]:
+        weights[key] += 1
+    return {key: weight for key, weight in weights.items() if weight}
+
+
+def spread(plane, kernel):
+    """Convolve uint8 (H, W) with a `line_kernel`: uint8 (H, W), the edges mirrored.
+
+    Whole numbers throughout, so the result is the same on every machine.
+    """
+    height, width = plane.shape
+    reach = max(max(abs(down), abs(right)) for down, right in kernel)
+    padded = np.pad(plane, reach, mode="reflect").astype(np.uint16)
+    out, part = np.full(plane.shape, 128, np.uint16), np.empty(plane.shape, np.uint16)
+    for (down, right), weight in kernel.items():
+        top, left = reach - down, reach - right
+        shifted = padded[top : top + height, left : left + width]
+        out += np.multiply(shifted, np.uint16(weight), out=part)  # at most 128 + 256 * 255
+    return (out >> np.uint16(8)).astype(np.uint8)
+
+
+def odd(length, least):
+    """A length in pixels as an odd whole number, at least `least`, itself odd."""
+    return max(least, int(length) | 1)
+
+
+# ---------------------------------------------------------------- steps of a condition
+# Each changes planes, float32 (3, H, W) from 0 to 255, in place.
+def blend(planes, alpha, colour):
+    """(1 - alpha) planes + alpha colour; alpha is (H, W), the colour too or a number."""
+    part = np.empty_like(alpha)
+    for plane in planes:
+        np.subtract(colour, plane, out=part)
+        part *= alpha
+        plane += part
+
+
+def add_fog(planes, draws):
+    """Clouds between the camera and the ground."""
+    height, width = planes.shape[1:]
+    fine = cloud_noise(draws, height, width, 128)
+    coarse = np.vectorize(NormalDist(0, 2).inv_cdf)(draws.uniform(2.0**-53, 1.0, (8, 8)))
+    colour = 225 + enlarge(coarse.astype(np.float32), *fine.shape) + 225 * (2 * fine - 1) / 5
+    alpha = (1 + 0.9 * cloud_noise(draws, height, width, 10)) ** 0.9 / 2
+    lowest, highest = np.float32(0.5), np.float32(1.9**0.9 / 2)
+    blend(
+        planes,
+        enlarge(alpha.astype(np.float32), height, width).clip(lowest, highest),
+        np.minimum(enlarge(colour.astype(np.float32), height, width), np.float32(255)),
+    )
+
+
+def drawn_shape(shape):
+    """(H, W) at which rain and snow are drawn: that of the image, or of a smaller one."""
+    scale = min(1.0, PUBLISHED_SIDE / max(shape))
+    return tuple(max(1, round(scale * side)) for side in shape)
+
+
+def add_rain(planes, draws, drop_size):
+    """Streaks of rain; `drop_size` is the published pair of limits."""
+    shape = drawn_shape(planes.shape[1:])
+    layers = int(draws.uniform(1, 4))
+    drops = specks(
+        draws,
+        shape,
+        density=sum(draws.uniform(0.03, 0.14) for _ in range(layers)),
+        uniformity=draws.uniform(0.8, 1.0),
+        cell=(1, 1 / (1 - draws.uniform(*drop_size))),
+    )
+    length = odd(draws.uniform(0.04, 0.06) * max(shape), 9)
+    streaks = spread(drops, line_kernel(length, draws.uniform(-15, 15), 1.0))
+    alpha = enlarge(streaks, *planes.shape[1:]) * np.float32(1.3 / 255)
+    blend(planes, np.minimum(alpha, np.float32(1), out=alpha), np.float32(240))
+
+
+def add_snow(planes, draws, flake_size):
+    """Flakes of snow; `flake_size` is the published pair of limits."""
+    shape = drawn_shape(planes.shape[1:])
+    flakes = np.zeros(shape, np.uint8)
+    for _ in range(int(draws.uniform(1, 4))):
+        cell = max(1.5, max(shape) / PUBLISHED_SIDE / (1 - draws.uniform(*flake_size)))
+        density, uniformity = draws.uniform(0.005, 0.075), draws.uniform(0.3, 0.9)
+        flakes = np.maximum(flakes, specks(draws, shape, density, uniformity, (cell, cell)))
+    speed, angle = draws.uniform(0.007, 0.03), draws.uniform(-30, 30)
+    flakes = spread(flakes, line_kernel(odd(speed * max(shape), 1), angle, 1.0))
+    alike = draws.uniform(0.4, 0.8)
+    levels = 255 * (6 - 5 * alike) * (np.arange(256) / 255) ** (3 - 2 * alike)
+    white = levels.astype(np.float32).take(enlarge(flakes, *planes.shape[1:]))
+    glow, white = np.float32(0.1 + 20 * speed) * white, np.float32(1 + 20 * speed) * white
+    for plane in planes:
+        plane += glow
+        np.maximum(plane, white, out=plane)
+        np.minimum(plane, np.float32(255), out=plane)
+
+
+def flatten_contrast(planes, draws):
+    """The mean of the image 100 levels up, as far as white goes, and of the image at a fifth."""
+    brighter = np.minimum(planes + np.float32(100), np.float32(255))
+    planes *= np.float32(0.2)
+    planes += brighter
+    planes *= np.float32(0.5)
+
+
+def change_brightness(planes, draws, factor, added):
+    """Brightness becomes factor (brightness + U(*added)); the differences of the colours stay."""
+    luma = sum(np.float32(weight) * plane for weight, plane in zip(LUMA, planes, strict=True))
+    changed = np.float32(factor) * (luma + np.float32(draws.uniform(*added)))
+    planes += changed.clip(0, 255) - luma
+    np.clip(planes, 0, 255, out=planes)
+
+
+def add_wind(planes, draws):
+    """Motion blur of a shaken camera."""
+    length = odd(15 * max(planes.shape[1:]) / PUBLISHED_SIDE, 7)
+    kernel = line_kernel(length, draws.uniform(0, 360), draws.uniform(-1, 1))
+    for plane in planes:
+        plane[:] = spread(plane.astype(np.uint8), kernel)
+
+
+def _rain(*drop_size):
+    return partial(add_rain, drop_size=drop_size)
+
+
+def _snow(*flake_size):
+    return partial(add_snow, flake_size=flake_size)
+
+
+STEPS = {
+    "normal": (),
+    "fog": (add_fog,),
+    "rain": (*[_rain(0.05, 0.1)] * 2, *[_rain(0.1, 0.2)] * 2, _rain(0.05, 0.2)),
+    "snow": (*[_snow(0.5, 0.8)] * 2, *[_snow(0.6, 0.9)] * 2, _snow(0.5, 0.9)),
+    "dark": (flatten_contrast, partial(change_brightness, factor=0.2, added=(-30, -15))),
+    "over_exposure": (partial(change_brightness, factor=1.6, added=(0, 30)),),
+    "fog_rain": (add_fog, *[_rain(0.05, 0.2)] * 2),
+    "fog_snow": (add_fog, *[_snow(0.5, 0.9)] * 2),
+    "rain_snow": (
+        _snow(0.5, 0.8),
+        *(_rain(0.05, 0.1), _rain(0.1, 0.2), _rain(0.05, 0.2)),
+        _snow(0.6, 0.9),
+    ),
+    "wind": (add_wind,),
+}
