@@ -76,6 +76,13 @@ def parse_args(argv=None):
     show.add_argument("folder", help="data folder")
     show.add_argument("--buildings", type=positive_int, default=4, help="rows of the picture")
     show.add_argument("--seed", type=natural_int, default=0, help="which buildings")
+    show.add_argument(
+        "--weather",
+        type=parse_conditions,
+        default=(),
+        metavar="NAME,...",
+        help="draw a drone image of each building under all conditions, or some (fog,rain)",
+    )
     show.add_argument("--output", default="views.jpg", help="the picture")
 
     for name in CONVERTERS:
@@ -442,20 +449,18 @@ def show_data(opts):
     if not names:
         raise ValueError(f"no building is in all of {', '.join(scanned)} in {folder}")
     chosen = sorted(random.Random(opts.seed).sample(names, min(opts.buildings, len(names))))
-    columns = [(view, share) for view in scanned for share in _columns(scanned[view])]
-    sheet = Image.new("RGB", (TILE * len(columns), TILE * len(chosen)), "white")
-    for row, name in enumerate(chosen):
-        for column, (view, share) in enumerate(columns):
-            paths = scanned[view][name]
-            if paths:
-                tile = _read_tile(paths[round(share * (len(paths) - 1))])
-                ImageDraw.Draw(tile).text(
-                    (6, 4),
-                    f"{view} {name}",
-                    "white",
-                    stroke_width=2,
-                    stroke_fill="black",
-                    font_size=14,
+    if opts.weather:
+        rows = _weather_tiles(scanned, chosen, opts.weather)
+    else:
+        rows = [_view_tiles(scanned, name) for name in chosen]
+    width = TILE * max(map(len, rows))
+    sheet = Image.new("RGB", (width, TILE * len(rows)), "white")
+    for row, tiles in enumerate(rows):
+        for column, (tile, label) in enumerate(tiles):
+            if tile is not None:
+                drawing = ImageDraw.Draw(tile)
+                drawing.text(
+                    (6, 4), label, "white", stroke_width=2, stroke_fill="black", font_size=14
                 )
                 sheet.paste(tile, (TILE * column, TILE * row))
     with utils.replacing(opts.output) as temporary:
@@ -464,17 +469,53 @@ def show_data(opts):
     return {"output": opts.output, "buildings": chosen}
 
 
+def _view_tiles(scanned, name):
+    """(tile or None, label) of a building in every view, of many images first, middle and last."""
+    tiles = []
+    for view, classes in scanned.items():
+        for share in _columns(classes):
+            paths = classes[name]
+            tile = _read_tile(paths[round(share * (len(paths) - 1))]) if paths else None
+            tiles.append((tile, f"{view} {name}"))
+    return tiles
+
+
+def _weather_tiles(scanned, names, conditions):
+    """Rows of five (tile, label): a drone image of each building under the conditions."""
+    from weather import condition_label, weather_seed
+
+    if not scanned.get("drone"):
+        raise ValueError("--weather is drawn on drone images, and there is no train/drone")
+    rows = []
+    for name in names:
+        paths = scanned["drone"][name]
+        if not paths:
+            continue
+        path = paths[len(paths) // 2]
+        tiles = [
+            (
+                _read_tile(path, condition, weather_seed(f"{name}/{path.name}", condition)),
+                condition_label(condition),
+            )
+            for condition in conditions
+        ]
+        rows += [tiles[start : start + 5] for start in range(0, len(tiles), 5)]
+    return rows
+
+
 def _columns(classes):
     """Places in the list of a building's images to show: three of many, else the first."""
     return (0.0, 0.5, 1.0) if max(map(len, classes.values())) > 2 else (0.0,)
 
 
-def _read_tile(path):
+def _read_tile(path, condition="normal", seed=0):
     from PIL import Image
 
     from dataset import read_image
+    from weather import apply_weather
 
-    return Image.fromarray(read_image(path)).resize((TILE, TILE))
+    image = apply_weather(read_image(path), condition, seed)
+    return Image.fromarray(image).resize((TILE, TILE))
 
 
 # ---------------------------------------------------------------- convert

@@ -282,9 +282,10 @@ def test_a_recipe_keeps_what_is_its_own_in_the_benchmark():
         return train.parse_args(recipes.run_options(path, opts, seed=5))
 
     base, lpn, ours = options("baseline"), options("lpn"), options("sample4geo")
-    assert (base.batchsize, base.lr, base.step_size, base.epochs, base.seed) == (8, 0.01, 20, 30, 5)
+    assert (base.batchsize, base.lr, base.backbone_lr, base.droprate) == (16, 0.003, 10, 0.75)
+    assert (base.step_size, base.epochs, base.seed) == (20, 30, 5)
     assert (base.view_names, base.extra_Google, base.share) == (["satellite", "drone"], False, True)
-    assert lpn.LPN and lpn.block == 4 and lpn.lr == 0.01  # from random weights, as the baseline's
+    assert lpn.LPN and lpn.block == 4 and lpn.lr == 0.003
     assert (ours.optimizer, ours.lr, ours.schedule) == ("adamw", 0.001, "cosine")
     assert (ours.warm_epoch, ours.batchsize, ours.backbone) == (3.0, 32, "resnet18")
     assert ours.epoch_over == "satellite" and not ours.grad_checkpoint
