@@ -1,6 +1,5 @@
 """train.py through its own door: what a run leaves, resuming, precision, averaging, refusals."""
 
-import copy
 import importlib
 import json
 import os
@@ -335,19 +334,6 @@ def test_moving_average_is_the_recurrence(toy, workdir, monkeypatch):
     assert not torch.allclose(saved[key], history[-1][key], atol=1e-4)
 
 
-def test_warm_up_and_steps_of_the_learning_rate():
-    """Published defects 4 and 21: resuming cut the rate by guesswork; warm-up scaled the loss."""
-    factor = train.learning_rate_factor
-    assert factor(0, 0.0, warm_epoch=5, step_size=80) == pytest.approx(0.1)
-    assert factor(2, 0.5, warm_epoch=5, step_size=80) == pytest.approx(0.55)
-    assert factor(5, 0.0, warm_epoch=5, step_size=80) == 1.0
-    assert factor(79, 1.0, warm_epoch=0, step_size=80) == 1.0
-    assert factor(80, 0.0, warm_epoch=0, step_size=80) == pytest.approx(0.1)
-    assert factor(160, 0.0, warm_epoch=0, step_size=80) == pytest.approx(0.01)
-    opts = train.parse_args([])
-    assert (opts.epochs, opts.step_size, opts.backbone_lr) == (120, 80, 0.1)
-
-
 def test_logged_loss_is_not_scaled_by_warm_up(toy, workdir):
     """Published defect 21: the loss that warm-up had scaled was logged."""
     run_training(toy, "warm", "--epochs", "1", "--train_all", "--warm", "5")
@@ -366,17 +352,6 @@ def test_error_is_a_share_of_the_images_seen(toy, workdir, monkeypatch):
     result = run_training(toy, "wrong", "--epochs", "1", "--train_all", "--batchsize", "3")
     assert result["error_satellite"] == result["error_drone"] == 100.0
     assert result["loss"] == 1.5
-
-
-def test_weights_of_loss_terms_are_trained():
-    """Published defect 17: ArcFace, CosFace and SphereFace kept their random class weights."""
-    network = torch.nn.ModuleDict(
-        {"model_1": torch.nn.Linear(2, 2), "classifier": torch.nn.Linear(2, 2)}
-    )
-    losses = torch.nn.ModuleDict({"instance": torch.nn.Linear(3, 3)})
-    backbone, head = train.build_optimizer(network, losses, 0.1, 0.5).param_groups
-    assert backbone["base_lr"] == 0.05 and len(backbone["params"]) == 2
-    assert head["base_lr"] == 0.1 and losses["instance"].weight in set(head["params"])
 
 
 def test_non_finite_loss_stops_and_saves_nothing(toy, workdir, capsys):
@@ -421,43 +396,6 @@ def test_a_run_of_an_earlier_version_resumes(toy, workdir):
     utils.save_tensors(path, state)
     train.main(["--name", "old", "--resume", "--epochs", "2"])
     assert same(weights("old"), weights("unbroken"))
-
-
-def test_momentum_filled_with_zeros_is_the_published_update():
-    """The first fused step, a later first gradient and a skipped step equal those of plain SGD."""
-    torch.manual_seed(0)
-    network = torch.nn.ModuleDict(
-        {"model_1": torch.nn.Linear(3, 2), "classifier": torch.nn.Linear(3, 2)}
-    )
-    plain = copy.deepcopy(network)
-    fused = train.build_optimizer(network, torch.nn.ModuleDict(), 0.1, 0.5)
-    groups = [{"params": plain["model_1"].parameters(), "lr": 0.05},
-              {"params": plain["classifier"].parameters(), "lr": 0.1}]  # fmt: skip
-    reference = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    fused.param_groups[0]["lr"] = 0.05
-    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    for step in range(4):
-        inputs = torch.rand(5, 3)
-        used = ("model_1",) if step < 2 else ("model_1", "classifier")
-        for module in (network, plain):
-            module.zero_grad(set_to_none=True)
-            for name in used:
-                loss = module[name](inputs).square().sum()
-                (scaler.scale(loss) if module is network else loss).backward()
-        if step == 0:  # as an overflow in half precision
-            network["model_1"].weight.grad[0, 0] = float("inf")
-        scaler.step(fused)
-        scaler.update()
-        if step > 0:
-            reference.step()
-    for weight, expected in zip(network.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(weight, expected)
-
-    state = copy.deepcopy(fused.state_dict())
-    del state["state"][3]  # an earlier version wrote none before the first gradient
-    train.load_optimizer(fused, state)
-    assert fused.state[network["classifier"].bias]["momentum_buffer"].tolist() == [0.0, 0.0]
-    assert fused.state[network["model_1"].bias]["momentum_buffer"].any()
 
 
 def test_given_weights_are_used(toy, workdir, capsys):
