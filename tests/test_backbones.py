@@ -1,5 +1,6 @@
 """Every backbone against torchvision's own network, its metadata, and what it refuses."""
 
+import copy
 import sys
 
 import pytest
@@ -209,3 +210,41 @@ def test_names_that_timm_does_not_know(timm, name, message):
 def test_no_class_token_to_pool(timm):
     with pytest.raises(ValueError, match="timm:resnet10t has no class token"):
         model.build_model(3, backbone="timm:resnet10t", pool="cls", share=True)
+
+
+# ---------------------------------------------------------------- gradient checkpointing
+def kept_bytes(network, images):
+    """Loss, gradients and statistics of a step, and the bytes kept for the way back."""
+    kept, weights = {}, {w.untyped_storage().data_ptr() for w in network.parameters()}
+
+    def pack(x):
+        place = x.untyped_storage().data_ptr()
+        if place not in weights:
+            kept[place] = x.untyped_storage().nbytes()
+        return x
+
+    torch.manual_seed(4)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss = network(images).square().mean()
+    loss.backward()
+    gradients = {n: w.grad for n, w in network.named_parameters() if w.grad is not None}
+    return loss.detach(), gradients, dict(network.named_buffers()), sum(kept.values())
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "vgg16_bn", "convnext_tiny", "vit_b_32"])
+def test_checkpointing_changes_memory_alone(backbone):
+    """Batch norm's statistics count the batch once, though it passes twice."""
+    torch.manual_seed(0)
+    size = 224 if backbone.startswith("vit") else 64
+    images = torch.randn(2, 3, size, size)
+    plain = backbones.make_branch(5, 2, "avg", backbone).train()
+    saving = copy.deepcopy(plain)
+    saving.checkpoint_gradients()
+    first, second = kept_bytes(plain, images), kept_bytes(saving, images)
+    torch.testing.assert_close(second[0], first[0])
+    assert len(first[1]) > 20
+    for ours, expected in ((second[1], first[1]), (second[2], first[2])):
+        assert ours.keys() == expected.keys()
+        for name in ours:
+            torch.testing.assert_close(ours[name], expected[name], atol=1e-5, rtol=1e-4, msg=name)
+    assert second[3] < 0.6 * first[3]

@@ -551,3 +551,43 @@ def test_bad_folders_and_images(toy, workdir, capsys):
     (workdir / "empty").mkdir()
     fails(train.main, ["--data_dir", "empty"], capsys, "empty holds neither train/", "nothing")
     assert not (workdir / "model" / "text" / "net_last.pth").exists()
+
+
+# ---------------------------------------------------------------- recipes
+def test_options_of_a_recipe_and_those_that_win(toy, workdir):
+    recipe = workdir / "r.yaml"
+    recipe.write_text(
+        "source: here\noptions:\n  share: true\n  LPN: false\n  step_size: [2, 5]\n  lr: 0.02\n"
+        "  loss_weights: {instance: 0.5, infonce: 2}\n  epochs: 1\n  weight_decay: null\n"
+    )
+    opts = train.parse_args(["--config", str(recipe), "--lr", "0.5", "--no-share"])
+    assert (opts.share, opts.LPN, opts.lr, opts.step_size) == (False, False, 0.5, [2, 5])
+    assert opts.loss_weights == {"instance": 0.5, "infonce": 2.0} and opts.weight_decay is None
+    assert train.parse_args([f"--config={recipe}"]).share
+    run_training(toy, "by_recipe", "--config", str(recipe), "--train_all")
+    given = ["--share", "--step_size", "2,5", "--lr", "0.02"]
+    given += ["--loss_weights", "instance=0.5,infonce=2", "--epochs", "1"]
+    run_training(toy, "by_hand", *given, "--train_all")
+    first, second = (utils.read_opts(Path("model", name)) for name in ("by_recipe", "by_hand"))
+    assert first.pop("config") == str(recipe) and second.pop("config") is None
+    assert {**first, "name": ""} == {**second, "name": ""}
+    assert same(weights("by_recipe"), weights("by_hand"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("options: {bets: 1}", "sets --bets, which"),
+        ("options: {extra_Google: 1}", "unrecognized arguments: 1"),
+        ("options: {pool: none}", "argument --pool: invalid choice: 'none'"),
+        ("options: [lr, 3]", "holds no options: expected `options:`"),
+        ("just text", "holds no options"),
+        ("options: {a: [", "is not YAML"),
+        (None, "recipe r.yaml not found; there are other"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_one_line(workdir, capsys, text, expected):
+    Path("other.yaml").write_text("options: {}")
+    if text is not None:
+        Path("r.yaml").write_text(text)
+    fails(train.main, ["--config", "r.yaml"], capsys, expected)
