@@ -397,6 +397,11 @@ class TimmBranch(Branch):
         return model, model.num_features
 
     def checkpoint_gradients(self):
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()):
+            raise ValueError(
+                f"{self.backbone} has batch norm, which timm's checkpointing would count twice: "
+                "leave --grad_checkpoint out"
+            )
         try:
             self.model.set_grad_checkpointing(True)
         except (AttributeError, AssertionError, NotImplementedError):

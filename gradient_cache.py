@@ -1,4 +1,4 @@
-"""The exact gradient of a batch larger than memory: gradient caching.
+"""The gradient of a loss over a batch larger than memory: gradient caching.
 
 A contrastive loss compares every image of a batch with every other, so the batch cannot simply be
 cut up. Two passes do it (Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory

@@ -6,7 +6,7 @@ import numpy as np
 
 from protocols import metre_distance, planar_distance, read_coordinates
 
-COORDINATES = "coordinates.csv"
+COORDINATES = ("coordinates.csv", "utm.csv")  # what prepare.py writes, degrees or metres
 BLOCK = 256  # buildings compared with all others at once
 
 
@@ -52,13 +52,12 @@ def read_places(data_dir, class_names):
     file, or a building in it, is missing.
     """
     folder = Path(data_dir)
-    path = folder / COORDINATES
-    if not path.is_file() and folder.name == "train":
-        path = folder.parent / COORDINATES
-    if not path.is_file():
+    folders = [folder, folder.parent] if folder.name == "train" else [folder]
+    path = next((p / n for p in folders for n in COORDINATES if (p / n).is_file()), None)
+    if path is None:
         raise FileNotFoundError(
-            f"{path} not found: hard negatives by coordinates need it (a line "
-            "building,latitude,longitude for each); use --hard_negatives similarity"
+            f"{folders[-1] / COORDINATES[0]} not found: hard negatives by coordinates need it (a "
+            "line building,latitude,longitude for each); use --hard_negatives similarity"
         )
     places, planar, _ = read_coordinates(path)
     missing = [name for name in class_names if name not in places]

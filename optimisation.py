@@ -4,8 +4,6 @@ import math
 
 import torch
 
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("step", "cosine")
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.01}  # of University1652-Baseline, of Sample4Geo
 
 

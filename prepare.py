@@ -18,7 +18,7 @@ import campus
 import convert
 import utils
 from utils import natural_int, positive_int, script
-from weather import CONDITIONS, parse_conditions
+from weather import CONDITIONS, SPEC_VERSION, parse_conditions
 
 TRAIN_FOLDERS = tuple(f"train/{view}" for view in ("satellite", "drone", "street", "google"))
 TEST_FOLDERS = tuple(
@@ -701,6 +701,8 @@ def _mark(opts, options):
     """How a folder was made, as plain values: another way needs another folder."""
     sources = opts.source if isinstance(opts.source, list) else [opts.source]
     mark = {"command": opts.command, "source": [str(Path(path).resolve()) for path in sources]}
+    if opts.command == "wx":
+        mark["version"] = SPEC_VERSION
     for name, value in options.items():
         if name != "skip_missing":  # a copy may be completed later
             mark[name] = list(value) if isinstance(value, tuple) else value

@@ -249,31 +249,13 @@ def mean_metrics(metrics):
     }
 
 
-def score_conditions(task, features, opts):
-    """The metrics of a task; with `--weather` {condition: metrics} and, as "mean", their mean."""
-    folders = f"query_{task[0]}", f"gallery_{task[1]}"
-    run_dir, names = utils.run_folder(opts.name), task if opts.all else ()
-    results = {}
-    for condition in opts.weather or [None]:
-        pair = [
-            features[folder, condition if condition and "drone" in folder else "normal"]
-            for folder in folders
-        ]
-        path = output_path(opts.output, *names, *([condition] if condition else []))
-        results[condition] = score_task(
-            task, *pair, path, run_dir, opts.protocol, condition=condition
-        )
-    if not opts.weather:
-        return results[None]
-    results["mean"] = mean_metrics(list(results.values()))
-    print(weather_table(task, results))
-    mean = results["mean"]
-    add_result(
-        run_dir,
-        f"{task[0]} -> {task[1]}, mean of {len(opts.weather)} weather conditions: "
-        f"Recall@1:{mean['recall@1']:.2f} AP:{mean['AP']:.2f}",
-    )
-    return results
+def print_conditions(task, by_condition, run_dir):
+    """Print the table of {condition: metrics}, and add the mean to the run's result.txt."""
+    mean, notes = by_condition["mean"], next(iter(by_condition.values())).get("protocol", [])
+    print("\n".join([*notes, weather_table(task, by_condition)]))
+    name = f"{task[0]} -> {task[1]}, mean of {len(by_condition) - 1} weather conditions"
+    line = f"Recall@1:{mean['recall@1']:.2f} AP:{mean['AP']:.2f}"
+    add_result(run_dir, f"{'; '.join([name, *notes])}: {line}")
 
 
 @script
@@ -296,30 +278,48 @@ def main(argv=None):
     scanned, label_of = open_views(test_dir, tasks)
     height, width = model.input_size_from_opts(run_opts)
     network = model.inference_copy(network, utils.dtype_of(utils.precision_of(opts)))
-    features = {}
-    for folder, classes in scanned.items():
+
+    def extract(folder, condition=None):
+        classes, drawn = scanned[folder], condition or "normal"
         paths = [path for images in classes.values() for path in images]
-        view = folder.split("_")[1]
-        for condition in opts.weather if view == "drone" and opts.weather else ["normal"]:
-            with utils.main_process_first() if opts.cache == "disk" else nullcontext():
-                images = open_view(
-                    paths, height, width, opts.cache, opts.num_workers, weather=condition
-                )
-            features[folder, condition] = view_features(
-                network,
-                branches[view],
-                classes,
-                label_of,
-                images,
-                device=device,
-                batch_size=opts.batchsize,
-                scales=opts.ms,
-                num_workers=opts.num_workers,
-                description=f"{folder}, {condition}" if opts.weather else folder,
-            )
-    if not utils.is_main():  # the first process saves and scores
+        with utils.main_process_first() if opts.cache == "disk" else nullcontext():
+            images = open_view(paths, height, width, opts.cache, opts.num_workers, weather=drawn)
+        return view_features(
+            network,
+            branches[folder.split("_")[1]],
+            classes,
+            label_of,
+            images,
+            device=device,
+            batch_size=opts.batchsize,
+            scales=opts.ms,
+            num_workers=opts.num_workers,
+            description=f"{folder}, {condition}" if condition else folder,
+        )
+
+    run_dir, results = utils.run_folder(opts.name), {"_".join(task): {} for task in tasks}
+    drawn_on = {folder for folder in scanned if opts.weather and "drone" in folder}
+    features = {folder: extract(folder) for folder in scanned if folder not in drawn_on}
+    for number, condition in enumerate(opts.weather or [None]):
+        features.update({folder: extract(folder, condition) for folder in sorted(drawn_on)})
+        for task in tasks:
+            own = condition if "drone" in task else None
+            if not utils.is_main() or (number and own is None):
+                continue  # the first process saves and scores; without drones all is the same
+            names = [*(task if opts.all else ()), *([own] if own else ())]
+            path = output_path(opts.output, *names)
+            pair = features[f"query_{task[0]}"], features[f"gallery_{task[1]}"]
+            metrics = score_task(task, *pair, path, run_dir, opts.protocol, own)
+            results["_".join(task)][own] = metrics
+    if not utils.is_main():
         return {}
-    results = {"_".join(task): score_conditions(task, features, opts) for task in tasks}
+    for task in tasks:
+        its = results["_".join(task)]
+        if None in its:
+            results["_".join(task)] = its[None]
+            continue
+        its["mean"] = mean_metrics(list(its.values()))
+        print_conditions(task, its, run_dir)
     return results if opts.all else results["_".join(tasks[0])]
 
 

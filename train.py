@@ -20,8 +20,10 @@ SNAPSHOT_EVERY = 10  # epochs
 READ_EVERY = 100  # steps on a GPU between two looks at the loss
 VIEW_CHOICES = {"2": ("satellite", "drone"), "3": ("satellite", "street", "drone")}
 # What a resumed run may change: where and how it runs, and for how long, never what it computes.
-FREE_ON_RESUME = {"data_dir", "device", "gpu_ids", "num_workers", "epochs", "compile", "cache",
-                  "grad_checkpoint"}  # fmt: skip
+FREE_ON_RESUME = {
+    *("config", "data_dir", "device", "gpu_ids", "num_workers", "epochs"),
+    *("compile", "cache", "grad_checkpoint"),
+}
 REFUSED = {
     "use_dense": "it never had an effect in the published code; choose a network with --backbone",
     "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
@@ -228,8 +230,8 @@ def build_parser():
         "--micro_batchsize",
         type=_at_least_two,
         default=None,
-        help="images per view that are in memory at once: the gradient of a larger --batchsize "
-        "is put together from parts, with one more forward pass",
+        help="images per view that are in memory at once: a larger --batchsize goes through in "
+        "parts, twice, and the loss compares all of it; batch norm sees each part",
     )
     optim.add_argument(
         "--grad_checkpoint",
@@ -396,9 +398,10 @@ def _not_negative(text):
 def parse_args(argv=None):
     """Options of a run; with --resume those of its opts.yaml, which the command line must match."""
     parser = build_parser()
-    argv = utils.with_config(parser, argv)
     opts = parser.parse_args(argv)
-    if opts.resume:
+    if not opts.resume:
+        opts = parser.parse_args(utils.with_config(parser, argv))
+    else:  # opts.yaml holds what the recipe said
         saved = utils.read_opts(utils.run_folder(opts.name))
         begun, now = saved.get("world_size", 1), utils.world_size()
         if begun != now:
@@ -407,7 +410,10 @@ def parse_args(argv=None):
                 f"continues it as it was; start it "
                 + ("without torchrun" if begun == 1 else f"with torchrun, {begun} in all")
             )
-        saved = {key: value for key, value in saved.items() if key in vars(opts)}
+        # What an older version had no option for, it did as the default says.
+        usual = {key: parser.get_default(key) for key in vars(opts)}
+        saved = {key: saved.get(key, value) for key, value in usual.items()}
+        saved = {key: value for key, value in saved.items() if key not in ("resume", "overwrite")}
         parser.set_defaults(**saved)
         opts = parser.parse_args(argv)
         for key in sorted(saved.keys() - FREE_ON_RESUME):
@@ -423,7 +429,7 @@ def parse_args(argv=None):
                 f"{saved['epochs']} epochs: start a longer run of another --name"
             )
     published = {name: 1.0 for name in PUBLISHED_LOSSES if getattr(opts, name)}
-    opts.loss_weights = {**opts.loss_weights, **published}
+    opts.loss_weights = {**published, **opts.loss_weights}
     _check_combinations(parser, opts)
     if opts.backbone_lr is None:
         opts.backbone_lr = 1.0 if opts.no_pretrained else 0.1
@@ -480,6 +486,11 @@ def _check_sampling(parser, opts):
     for flag, given in paired.items():
         if given and opts.sampler != "paired":
             parser.error(f"{flag} is of --sampler paired, not of {opts.sampler}")
+    if opts.hard_negatives == "similarity" and opts.epochs <= opts.hard_negatives_every:
+        parser.error(
+            f"--hard_negatives similarity looks every {opts.hard_negatives_every} epochs, never in "
+            f"{opts.epochs}: lower --hard_negatives_every, or use both"
+        )
     if opts.epoch_over and opts.epoch_over not in opts.view_names:
         parser.error(f"--epoch_over {opts.epoch_over} is none of {', '.join(opts.view_names)}")
     if opts.images_per_building > max(1, opts.batchsize):
@@ -763,9 +774,10 @@ def forward_views(training, images):
 def train_step(training, batch, sizes):
     """One update from a batch {view: (images, labels)}: loss terms and wrong answers per view.
 
-    Both are 0-d tensors, {term: loss} and {view: count}, and stay on the device: to read one would
-    make this process wait for a GPU in every step. `sizes` {view: images in the batch of each
-    process}; the loss and the answers are those of the batch of all.
+    Without the instance loss there is no classifier to be wrong. Both are 0-d tensors, {term: loss}
+    and {view: count}, and stay on the device: to read one would make this process wait for a GPU in
+    every step. `sizes` {view: images in the batch of each process}; the loss and the answers are
+    those of the batch of all.
     """
     import gradient_cache
     from dataset import to_network_input
@@ -785,8 +797,13 @@ def train_step(training, batch, sizes):
     if utils.world_size() > 1:
         outputs, labels = gather_views(outputs, labels, sizes)
     terms = training.losses(outputs, labels)
+    loss = sum(terms.values())
+    if (
+        utils.world_size() > 1
+    ):  # where no term uses the logits, processes wait for them all the same
+        loss = loss + sum(0 * x.sum() for y in outputs.values() for x in y if x is not None)
     training.optimizer.zero_grad(set_to_none=True)
-    training.scaler.scale(sum(terms.values())).backward()
+    training.scaler.scale(loss).backward()
     if len(parts) > 1:
         cache.second_pass(lambda part: forward_views(training, part), parts)
     if any(training.clip.values()):
@@ -796,9 +813,11 @@ def train_step(training, batch, sizes):
     training.scaler.update()
     if training.average:
         training.average.update_parameters(training.network)
-    wrong = {
-        view: (predicted_classes(y.logits) != labels[view]).sum() for view, y in outputs.items()
-    }
+    wrong = {}
+    if "instance" in training.losses:  # else nothing trains the classifier
+        wrong = {
+            view: (predicted_classes(y.logits) != labels[view]).sum() for view, y in outputs.items()
+        }
     return {name: value.detach() for name, value in terms.items()}, wrong
 
 
@@ -1060,7 +1079,8 @@ def draw_curves(path, log):
         errors = [entry.get(key, float("nan")) for entry in log]
         axes[1].plot(epochs, errors, label=key.removeprefix("error_"))
     axes[1].set(title="Top-1 training error (%)", xlabel="epoch", ylim=(0, 100))
-    axes[1].legend(frameon=False)
+    if axes[1].lines:  # no classifier is trained without the instance loss
+        axes[1].legend(frameon=False)
     if validated:
         for key, label in (("val_recall@1", "Recall@1"), ("val_AP", "AP")):
             points = [entry[key] for entry in validated]

@@ -428,7 +428,7 @@ def with_config(parser, argv=None):
 
 
 def _option_tokens(name, value):
-    if value is None:
+    if value is None or (value is False and name.startswith("no_")):
         return []
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]

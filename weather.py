@@ -56,7 +56,8 @@ Sizes          The published images are 512 pixels wide and high. Rain and Snow 
 What differs from imgaug beside the sizes: brightness is always that of one colour space (imgaug
 draws one of six) and is added to before it is multiplied (imgaug draws the order; the other one
 leaves little of a dark image but black); the layers of one Rain or Snow fall at one angle and
-speed; snow has no Gaussian blur of half a pixel, as it is enlarged softly; drops have one colour,
+speed; the noise of fog is made on at most 128 points a side (imgaug: on all pixels);
+snow has no Gaussian blur of half a pixel, as it is enlarged softly; drops have one colour,
 the one that imgaug's formula has for all but nearly empty layers; nothing is rounded on the way.
 """
 

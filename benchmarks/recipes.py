@@ -12,7 +12,7 @@ says what an idea adds in this small setting, not which published number is the 
 import io
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -54,8 +54,22 @@ def run_options(recipe, opts, seed):
     argv += ["--step_size", max(1, round(opts.passes * 2 / 3))]
     if own.get("optimizer", "sgd") == "sgd":
         argv += SGD_RATES
-    argv += ["--seed", seed, "--device", opts.device, "--cache", "ram"]
+    argv += ["--seed", seed, "--device", opts.device]
+    if not any(own.get(name) for name in ("weather", "color_jitter", "DA")):
+        argv += ["--cache", "ram"]  # these change images before a cache could hold them
     return [str(each) for each in [*argv, *["--bf16"] * opts.bf16]]
+
+
+@contextmanager
+def quietly():
+    """Within, nothing is printed; what stops a run is."""
+    out, errors = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(out), redirect_stderr(errors):
+            yield
+    except BaseException:
+        sys.stderr.write(errors.getvalue())
+        raise
 
 
 def run_recipe(recipe, opts, seed):
@@ -67,8 +81,7 @@ def run_recipe(recipe, opts, seed):
     from rerank import Protocol, apply_protocol
 
     start = time.perf_counter()
-    quiet = io.StringIO()
-    with redirect_stdout(quiet), redirect_stderr(quiet):
+    with quietly():
         train.main(run_options(recipe, opts, seed))
         seconds = time.perf_counter() - start
         test.main(["--name", recipe.stem, "--test_dir", opts.data, "--all",
