@@ -26,7 +26,7 @@ from torchvision.transforms.v2 import functional as image_ops
 
 from cache import open_images
 from random_erasing import random_erasing
-from weather import apply_weather, choose_condition, weather_seed
+from weather import CONDITIONS, apply_weather, choose_condition, weather_seed
 
 try:
     import simplejpeg
@@ -388,7 +388,8 @@ class TrainingViews(Dataset):
     def __getitem__(self, draws):
         """[Draw] -> {view: (images (B, 3, H, W) uint8 channels last, labels (B,) int64)}.
 
-        A view with a single image in the batch is left out: batch norm needs two.
+        Where weather is drawn, the conditions (B,) int64 follow: 1 to 10 in the order of
+        weather.CONDITIONS. A view with a single image is left out: batch norm needs two.
         """
         by_view = {}
         for draw in draws:
@@ -402,7 +403,11 @@ class TrainingViews(Dataset):
         for row, draw in enumerate(draws):
             images[row] = self._image(view, samples[draw.index][0], draw)
         labels = torch.tensor([samples[draw.index][1] for draw in draws])
-        return torch.from_numpy(images).permute(0, 3, 1, 2), labels
+        images = torch.from_numpy(images).permute(0, 3, 1, 2)
+        if not augmentation.weather:
+            return images, labels
+        drawn = [choose_condition(augmentation.weather, draw.seed) for draw in draws]
+        return images, labels, torch.tensor([CONDITIONS.index(name) + 1 for name in drawn])
 
     def _image(self, view, path, draw):
         augmentation = self.augmentations[view]

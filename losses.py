@@ -21,7 +21,7 @@ from torch.nn import functional as F
 CLASS_TERMS = ("arcface", "cosface", "sphere")  # unit embeddings against trained class vectors
 PAIR_TERMS = ("circle", "contrast", "triplet", "lifted")  # images of a group against each other
 CROSS_VIEW_TERMS = ("infonce", "soft_triplet", "verification", "dwdr")  # a view against another
-TERMS = ("instance", *CLASS_TERMS, *PAIR_TERMS, *CROSS_VIEW_TERMS)
+TERMS = ("instance", "weather", *CLASS_TERMS, *PAIR_TERMS, *CROSS_VIEW_TERMS)
 
 
 # ---------------------------------------------------------------- inputs
@@ -30,15 +30,17 @@ class Output(NamedTuple):
 
     logits: torch.Tensor  # (B, C)
     embedding: torch.Tensor | None = None  # (B, D), not normalised; None without `return_f`
+    weather: torch.Tensor | None = None  # (B, 11) logits of the weather, of MuSe-Net alone
+    condition: torch.Tensor | None = None  # (B,) int64, the true weather: a label, no output
 
 
 def as_output(output):
-    """Logits (B, C), or (logits, embedding (B, D)), as an Output in float32 (float64 stays).
+    """Logits (B, C), or a tuple as Output has them, as an Output in float32 (float64 stays).
 
     A sum of exponentials overflows half precision, and so does the norm of a long embedding.
     """
-    logits, embedding = output if isinstance(output, tuple) else (output, None)
-    return Output(_full(logits), None if embedding is None else _full(embedding))
+    output = output if isinstance(output, tuple) else (output,)
+    return Output(*(None if x is None else _full(x) for x in output))
 
 
 def _full(x):
@@ -50,7 +52,7 @@ def _embeddings(outputs):
     embeddings = {view: as_output(output).embedding for view, output in outputs.items()}
     if any(embedding is None for embedding in embeddings.values()):
         raise ValueError(
-            "every loss but instance compares embeddings, and the network gave logits alone: "
+            "every loss but instance and weather compares embeddings, and the network gave none: "
             "build it with return_f=True"
         )
     return embeddings
@@ -77,6 +79,21 @@ def class_loss(logits, labels):
         return F.cross_entropy(logits, labels)
     parts = logits.shape[2]
     return parts * F.cross_entropy(logits, labels[:, None].expand(-1, parts))
+
+
+class WeatherLoss(nn.Module):
+    """Cross-entropy of the weather that MuSe-Net sees, summed over the views it adapts to.
+
+    The class of an image is its `condition`: 1 to 10 of a drone image, in the order of
+    weather.CONDITIONS, and 0 of a satellite image (MuSe-Net: Wang et al., Pattern Recognition 2024,
+    as in its published code).
+    """
+
+    def forward(self, outputs, labels):
+        seen = [y for y in map(as_output, outputs.values()) if y.weather is not None]
+        if not seen:  # a batch without any image of those views
+            return sum(0 * as_output(output).logits.sum() for output in outputs.values())
+        return sum(F.cross_entropy(y.weather, y.condition) for y in seen)
 
 
 # ---------------------------------------------------------------- published metric terms
@@ -358,7 +375,7 @@ class LossTerms(nn.ModuleDict):
     def __init__(self, terms, weights):
         super().__init__(terms)
         self.weights = dict(weights)
-        self.needs_embedding = any(name != "instance" for name in terms)
+        self.needs_embedding = any(name not in ("instance", "weather") for name in terms)
 
     def forward(self, outputs, labels):
         outputs = {view: as_output(output) for view, output in outputs.items()}
@@ -383,6 +400,7 @@ def build_losses(
     weights = {"instance": 1.0} if weights is None else weights
     builders = {
         "instance": InstanceLoss,
+        "weather": WeatherLoss,
         "infonce": lambda: InfoNCE(temperature, label_smoothing),
         "soft_triplet": SoftTripletLoss,
         "verification": lambda: VerificationLoss(embedding_dim),

@@ -146,10 +146,23 @@ class _MultiViewNet(nn.Module):
         for key in dict.fromkeys((branch, x.shape[1:]) for branch, x in present):
             members = [n for n, (branch, x) in enumerate(present) if (branch, x.shape[1:]) == key]
             batch = [present[n][1] for n in members]
-            for n, part in zip(members, _split(key[0](torch.cat(batch)), batch), strict=True):
-                pooled[n] = part  # (B, D)
-        outputs = iter(_split(self._head(torch.cat(pooled)), pooled) if pooled else ())
+            output = self._branch_output(key[0], torch.cat(batch))
+            for n, part in zip(members, _split(output, batch), strict=True):
+                pooled[n] = part
+        outputs = iter(self._outputs(pooled) if pooled else ())
         return tuple(None if x is None else next(outputs) for x in inputs)
+
+    def _feature_map(self, branch, images):
+        """Images (B, 3, H, W) -> the feature map (B, C, H', W') of a branch."""
+        return branch.feature_map(images)
+
+    def _branch_output(self, branch, images):
+        """Images (B, 3, H, W) of a branch -> what `_outputs` needs of them, pooled (B, D)."""
+        return branch.pooled(self._feature_map(branch, images))
+
+    def _outputs(self, pooled):
+        """Pooled features (B, D) of each view -> the output of each view."""
+        return _split(self._head(torch.cat(pooled)), pooled)
 
     def _head(self, pooled):
         """Pooled features -> the output described at `two_view_net`."""
@@ -171,7 +184,7 @@ class _MultiViewNet(nn.Module):
         keep their own.
         """
         branch = getattr(self, f"model_{branch}")
-        features = branch.feature_map(images.to(next(branch.parameters()).dtype))
+        features = self._feature_map(branch, images.to(next(branch.parameters()).dtype))
         pooled = branch.pooled(features.float())
         if not self.LPN:
             return self.classifier.embed(pooled)
@@ -229,11 +242,11 @@ def split_parameters(network):
     """(head, backbone): the parameters of the classifiers, and those of all branches, two lists.
 
     The head learns from scratch, so it usually learns faster; GeM and USAM count to the backbone,
-    as published.
+    as published, and so does the backbone of MuSe-Net's style network, not what it adds to it.
     """
     groups = [], []
     for name, parameter in network.named_parameters():
-        groups[name.startswith("model_")].append(parameter)
+        groups[name.startswith(("model_", "pt_model.model."))].append(parameter)
     return groups
 
 
@@ -262,14 +275,18 @@ def build_model(
     LPN=False,
     block=4,
     usam=False,
+    networks=(two_view_net, three_view_net),
+    **own,
 ):
-    """The network for two views of any name, or for satellite, street and drone."""
+    """The network for two views of any name, or for satellite, street and drone.
+
+    `networks` are the classes for two and for three views, `own` what these alone understand.
+    """
     if len(view_names) == 3 and tuple(view_names) != THREE_VIEWS:
         raise ValueError(f"three views must be {','.join(THREE_VIEWS)}, not {','.join(view_names)}")
     if len(view_names) not in (2, 3):
         raise ValueError(f"{len(view_names)} views given: expected two or three")
-    network = two_view_net if len(view_names) == 2 else three_view_net
-    return network(
+    return networks[len(view_names) - 2](
         class_num,
         droprate,
         stride,
@@ -280,6 +297,7 @@ def build_model(
         backbone=backbone,
         return_f=return_f,
         usam=usam,
+        **own,
     )
 
 
@@ -299,13 +317,13 @@ def views_from_opts(opts):
     return tuple(views), bool(opts.get("extra_Google", False)) and len(views) == 3
 
 
-def model_from_opts(opts, weights=()):
+def model_from_opts(opts, weights=(), **own):
     """Rebuild a trained network from the options of its run folder (a dict, see utils.read_opts).
 
     Understands our run folders and those of University1652-Baseline, LPN and RK-Net; keys that
     older files lack have the published defaults. `weights` is the run's state dict, or its keys:
-    a published RK-Net run says in them alone that it is one. Raises ValueError where an option has
-    no meaning here.
+    a published RK-Net run says in them alone that it is one. `own` goes to `build_model`. Raises
+    ValueError where an option has no meaning here.
     """
     for name in ("PCB", "use_dense", "use_NAS"):
         if opts.get(name):
@@ -330,6 +348,7 @@ def model_from_opts(opts, weights=()):
         LPN=LPN,
         block=_option(opts, "block", int, 4),
         usam=bool(opts.get("usam", False)) or any(".usam_1." in key for key in weights),
+        **own,
     )
 
 

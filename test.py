@@ -125,13 +125,14 @@ def check_agreement(opts, run_opts):
 def load_run(name, which_epoch, device):
     """The trained network of a run folder on a device, its branch numbers, and its options."""
     import model
+    import musenet
 
     run_dir = utils.run_folder(name)
     checkpoint = utils.find_checkpoint(run_dir, which_epoch)
     run_opts = utils.read_opts(run_dir)
-    weights = utils.load_tensors(checkpoint)
+    weights = musenet.from_published(utils.load_tensors(checkpoint))
     # A file that holds anything else is refused by load_weights, which can say what is wrong.
-    network = model.model_from_opts(run_opts, weights if isinstance(weights, dict) else ())
+    network = musenet.model_from_opts(run_opts, weights if isinstance(weights, dict) else ())
     utils.load_weights(network, checkpoint, weights)
     print(f"weights: {checkpoint}")
     branches = model.branch_numbers(*model.views_from_opts(run_opts))

@@ -301,6 +301,26 @@ def _add_network_options(net):
         default=False,
         help="RK-Net's attention in a ResNet",
     )
+    net.add_argument(
+        "--musenet",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="MuSe-Net: satellite and drone branches adapt to the weather (resnet50, 101, 18)",
+    )
+    net.add_argument(
+        "--btnk",
+        type=_switches,
+        default=None,
+        metavar="0,1,...",
+        help="blocks that --musenet modulates, 0 or 1 for each of layer1, then of layer2 "
+        "(None: layer1 without its first)",
+    )
+    net.add_argument(
+        "--ibn_weights",
+        default=None,
+        help="file of IBN-Net's weights for --musenet (None: downloaded; with --weights made of "
+        "these)",
+    )
     net.add_argument("--no_pretrained", action="store_true", help="start from random weights")
     net.add_argument("--weights", default=None, help="file of torchvision backbone weights")
 
@@ -336,6 +356,12 @@ def _conditions(text):
     from weather import parse_conditions
 
     return list(parse_conditions(text))  # a list, as opts.yaml gives it back
+
+
+def _switches(text):
+    if not set(text.split(",")) <= {"0", "1"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of 0 and 1 such as 0,1,1")
+    return [int(part) for part in text.split(",")]
 
 
 def _image_side(text):
@@ -430,6 +456,8 @@ def parse_args(argv=None):
             )
     published = {name: 1.0 for name in PUBLISHED_LOSSES if getattr(opts, name)}
     opts.loss_weights = {**published, **opts.loss_weights}
+    if opts.musenet:
+        opts.loss_weights.setdefault("weather", 1.0)
     _check_combinations(parser, opts)
     if opts.backbone_lr is None:
         opts.backbone_lr = 1.0 if opts.no_pretrained else 0.1
@@ -459,6 +487,7 @@ def _check_combinations(parser, opts):
         )
     if opts.weather and "drone" not in opts.view_names:
         parser.error("--weather is drawn on drone images, and --views has none")
+    _check_musenet(parser, opts)
     if opts.sync_bn and utils.world_size() == 1:
         parser.error("--sync_bn joins the batches of several processes: start them with torchrun")
     if opts.compile and (opts.micro_batchsize or opts.grad_checkpoint):
@@ -474,6 +503,22 @@ def _check_combinations(parser, opts):
         parser.error("--moving_avg 0 would keep no average: give a decay such as 0.999, or 1")
     if opts.droprate == 1:
         parser.error("--droprate 1 would drop everything: give less than 1")
+
+
+def _check_musenet(parser, opts):
+    if opts.no_pretrained and opts.ibn_weights:
+        parser.error("--no_pretrained and --ibn_weights FILE contradict each other")
+    if opts.musenet and opts.grad_checkpoint:
+        parser.error("--musenet has no gradient checkpointing: leave --grad_checkpoint out")
+    if opts.musenet and not opts.weather:
+        parser.error("--musenet learns to tell the weather: give some to learn, --weather all")
+    if opts.musenet:
+        return
+    for flag, given in (("--btnk", opts.btnk), ("--ibn_weights", opts.ibn_weights)):
+        if given:
+            parser.error(f"{flag} is of --musenet: add it")
+    if opts.loss_weights.get("weather"):
+        parser.error("the weather loss judges the weather that --musenet sees: add it")
 
 
 def _check_sampling(parser, opts):
@@ -619,8 +664,14 @@ class Training:
 def build_network(opts, class_num):
     """The network of the options, with ImageNet or given weights unless --no_pretrained."""
     import model
+    import musenet
 
-    network = model.build_model(
+    build, own = model.build_model, {}
+    if opts.musenet:
+        build = musenet.build_model
+        own = {"btnk": opts.btnk, "return_weather": bool(opts.loss_weights.get("weather"))}
+    used = {name for name, weight in opts.loss_weights.items() if weight}
+    network = build(
         class_num,
         tuple(opts.view_names),
         backbone=opts.backbone,
@@ -631,16 +682,22 @@ def build_network(opts, class_num):
         LPN=opts.LPN,
         block=opts.block,
         usam=opts.usam,
-        return_f=any(weight and name != "instance" for name, weight in opts.loss_weights.items()),
+        return_f=bool(used - {"instance", "weather"}),
+        **own,
     )
     model.check_input_size(opts.backbone, opts.h, opts.w)
     if opts.resume or opts.no_pretrained:
         return network
     if opts.weights:
-        model.load_backbone(network, utils.load_tensors(opts.weights), opts.weights)
+        weights, source = utils.load_tensors(opts.weights), opts.weights
     else:
-        weights = model.download_imagenet_weights(opts.backbone)
-        model.load_backbone(network, weights, "the ImageNet weights")
+        weights, source = model.download_imagenet_weights(opts.backbone), "the ImageNet weights"
+    ibn, ibn_source = None, opts.ibn_weights
+    if opts.ibn_weights:
+        ibn = utils.load_tensors(opts.ibn_weights)
+    elif opts.musenet and not opts.weights:
+        ibn, ibn_source = musenet.download_ibn_weights(opts.backbone), "IBN-Net's weights"
+    musenet.load_backbone(network, weights, source, ibn, ibn_source)
     return network
 
 
@@ -731,7 +788,7 @@ def with_every_view(batch, views):
     """
     import torch
 
-    images = next((x for x, _ in batch.values()), torch.empty(0, 3, 32, 32, dtype=torch.uint8))
+    images = next((x for x, *_ in batch.values()), torch.empty(0, 3, 32, 32, dtype=torch.uint8))
     empty = images[:0], torch.empty(0, dtype=torch.long)
     return {view: batch.get(view, empty) for view in views}
 
@@ -750,7 +807,10 @@ def gather_views(outputs, labels, sizes):
     nothing = sum(0 * x.sum() for x in absent if x is not None)
 
     def gather(output, counts):
-        return Output(*(x if x is None else gather_batch(x + nothing, counts) for x in output))
+        *computed, condition = output  # the last is a label, as integers
+        computed = [x if x is None else gather_batch(x + nothing, counts) for x in computed]
+        known = output.weather is not None
+        return Output(*computed, gather_batch(condition, counts) if known else None)
 
     return (
         {view: gather(outputs[view], sizes[view]) for view in present},
@@ -771,8 +831,17 @@ def forward_views(training, images):
     }
 
 
+def condition_of(batch, device):
+    """The weather in a view's images, (B,) int64: the last of (images, labels, condition), or 0."""
+    import torch
+
+    _, labels, *rest = batch
+    condition = rest[0] if rest else torch.zeros_like(labels)
+    return condition.to(device, non_blocking=True)
+
+
 def train_step(training, batch, sizes):
-    """One update from a batch {view: (images, labels)}: loss terms and wrong answers per view.
+    """One update from a batch of dataset.TrainingViews: loss terms and wrong answers per view.
 
     Without the instance loss there is no classifier to be wrong. Both are 0-d tensors, {term: loss}
     and {view: count}, and stay on the device: to read one would make this process wait for a GPU in
@@ -785,8 +854,8 @@ def train_step(training, batch, sizes):
     from optimisation import clip_gradients
 
     device, spec = training.device, training.network.input_spec
-    images = {view: to_network_input(x, device, spec) for view, (x, _) in batch.items()}
-    labels = {view: y.to(device, non_blocking=True) for view, (_, y) in batch.items()}
+    images = {view: to_network_input(x, device, spec) for view, (x, *_) in batch.items()}
+    labels = {view: y.to(device, non_blocking=True) for view, (_, y, *_) in batch.items()}
     longest = max(map(max, sizes.values()))
     parts = gradient_cache.split_batch(images, training.micro_batchsize, longest)
     if len(parts) > 1:
@@ -794,6 +863,9 @@ def train_step(training, batch, sizes):
         outputs = cache.first_pass(lambda part: forward_views(training, part), parts)
     else:
         outputs = forward_views(training, images)
+    outputs = {
+        view: y._replace(condition=condition_of(batch[view], device)) for view, y in outputs.items()
+    }
     if utils.world_size() > 1:
         outputs, labels = gather_views(outputs, labels, sizes)
     terms = training.losses(outputs, labels)
@@ -801,7 +873,7 @@ def train_step(training, batch, sizes):
     if (
         utils.world_size() > 1
     ):  # where no term uses the logits, processes wait for them all the same
-        loss = loss + sum(0 * x.sum() for y in outputs.values() for x in y if x is not None)
+        loss = loss + sum(0 * x.sum() for y in outputs.values() for x in y[:3] if x is not None)
     training.optimizer.zero_grad(set_to_none=True)
     training.scaler.scale(loss).backward()
     if len(parts) > 1:

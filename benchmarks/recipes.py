@@ -148,12 +148,16 @@ def parse_args(argv=None):
 
 
 def find_recipes(names):
-    """The files of the recipes named, or of all, baseline first; ValueError for an unknown name."""
+    """The files of the recipes named, or of all but those for weather, baseline first.
+
+    Raises ValueError for an unknown name.
+    """
     files = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
     unknown = [name for name in names or () if name not in files]
     if unknown:
         raise ValueError(f"there is no recipe {unknown[0]}: choose among {', '.join(files)}")
-    return [files[name] for name in names or sorted(files, key=lambda name: name != "baseline")]
+    usual = [name for name, path in files.items() if not read_config(path).get("weather")]
+    return [files[name] for name in names or sorted(usual, key=lambda name: name != "baseline")]
 
 
 @script

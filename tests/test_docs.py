@@ -22,9 +22,9 @@ SOURCES = sorted(ROOT.glob("*.py"))
 SCRIPTS = {"train", "test", "demo", "prepare"}
 MAY_IMPORT = {
     "train": {"extract", "evaluate_gpu", "losses", "model", "dataset", "utils",
-              "gradient_cache", "neighbours", "optimisation", "weather"},
-    "test": {"extract", "evaluate_gpu", "features", "model", "dataset", "rerank", "utils",
-             "weather"},
+              "gradient_cache", "musenet", "neighbours", "optimisation", "weather"},
+    "test": {"extract", "evaluate_gpu", "features", "model", "dataset", "musenet", "rerank",
+             "utils", "weather"},
     "demo": {"evaluate_gpu", "features", "utils"},
     "prepare": {"campus", "convert", "dataset", "utils", "weather"},
     "extract": {"dataset", "features", "utils"},
@@ -37,8 +37,8 @@ MAY_IMPORT = {
     "cache": {"utils"},
     "neighbours": {"protocols"},
     "gradient_cache": {"blocks", "losses"},
-    "model": {"backbones", "musenet"},
-    "musenet": {"backbones", "blocks", "model", "losses"},
+    "model": {"backbones"},
+    "musenet": {"backbones", "model"},
     "backbones": {"blocks"},
 }  # fmt: skip
 
