@@ -266,7 +266,7 @@ class Augmentation(NamedTuple):
         """Whether an image is changed before it is resized, which no cache can hold."""
         return bool(self.seeds_torch or self.weather)
 
-    def recolour(self, image, seed):
+    def before_resizing(self, image, seed):
         """What comes before the resize: uint8 (H, W, 3) -> the same shape."""
         if self.weather:
             image = apply_weather(image, choose_condition(self.weather, seed), seed)
@@ -412,7 +412,7 @@ class TrainingViews(Dataset):
     def _image(self, view, path, draw):
         augmentation = self.augmentations[view]
         if augmentation.before_resize:
-            whole = augmentation.recolour(read_image(path), draw.seed)
+            whole = augmentation.before_resizing(read_image(path), draw.seed)
             image = resize_bicubic(whole, augmentation.height, augmentation.width)
         else:
             image = self.images[view][path]
