@@ -200,7 +200,12 @@ def _read_lines(path, what):
     """The lines of a split file that are not empty."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: expected {what}")
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no UTF-8 text (byte {error.start}): expected {what}; save it as UTF-8"
+        ) from None
     return [line for line in lines if line.strip()]
 
 

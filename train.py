@@ -870,9 +870,7 @@ def train_step(training, batch, sizes):
         outputs, labels = gather_views(outputs, labels, sizes)
     terms = training.losses(outputs, labels)
     loss = sum(terms.values())
-    if (
-        utils.world_size() > 1
-    ):  # where no term uses the logits, processes wait for them all the same
+    if utils.world_size() > 1:  # the processes wait for gradients of what no term uses too
         loss = loss + sum(0 * x.sum() for y in outputs.values() for x in y[:3] if x is not None)
     training.optimizer.zero_grad(set_to_none=True)
     training.scaler.scale(loss).backward()
@@ -1232,7 +1230,10 @@ def main(argv=None):
         earlier = [run_dir / utils.LAST_WEIGHTS]
         if start >= opts.epochs:
             earlier = []
-            print(f"the run has its {start} epochs already: give a larger --epochs to go on")
+            more = "give a larger --epochs to go on"
+            if opts.schedule == "cosine":
+                more = "its learning rate has come to zero"
+            print(f"the run has its {start} epochs already: {more}")
     if utils.is_main():
         for path in earlier:
             path.unlink(missing_ok=True)

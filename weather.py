@@ -27,8 +27,8 @@ rain_snow      Snow U(.5, .8), Rain U(.05, .1), Rain U(.1, .2), Rain U(.05, .2),
 wind           motion blur over 15 pixels, angle U(0, 360) degrees, direction U(-1, 1)
 
 Cloud noise    the real part of the inverse Fourier transform of U(0, 1) exp(i U(0, 2 pi)) / f^2
-               without f = 0, f in cycles over the longer side; stretched to 0..1. A coarse grid is
-               enlarged to the image by bicubic interpolation, here and below.
+               without f = 0, f in cycles a pixel; stretched to 0..1. A coarse grid is enlarged to
+               the image by bicubic interpolation, here and below.
 Brightness     Y = .299 R + .587 G + .114 B. What Y changes, held within 0..255, is added to R, G
                and B.
 Motion blur    a point becomes a line about it, `angle` degrees from straight down, with weights
@@ -173,8 +173,8 @@ def cloud_noise(draws, height, width, most):
     """
     scale = min(1.0, most / max(height, width))
     shape = max(4, round(scale * height)), max(4, round(scale * width))
-    rows, columns = (max(shape) * np.fft.fftfreq(points) for points in shape)
-    power = rows[:, None] ** 2 + columns**2  # f^2, f in cycles over the longer side
+    rows, columns = (np.fft.fftfreq(points) for points in shape)  # cycles a point
+    power = rows[:, None] ** 2 + columns**2  # f^2
     power[0, 0] = np.inf
     size, phase = draws.uniform(shape=shape), draws.uniform(high=2 * np.pi, shape=shape)
     noise = np.fft.ifft2(size * np.exp(1j * phase) / power).real

@@ -231,13 +231,25 @@ def kept_bytes(network, images):
     return loss.detach(), gradients, dict(network.named_buffers()), sum(kept.values())
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "vgg16_bn", "convnext_tiny", "vit_b_32"])
-def test_checkpointing_changes_memory_alone(backbone):
-    """Batch norm's statistics count the batch once, though it passes twice."""
+@pytest.mark.parametrize(
+    "backbone",
+    ["resnet18", "vgg16_bn", "convnext_tiny", "swin_t", "vit_b_32", "timm:convnext_atto"],
+)
+def test_checkpointing_changes_memory_alone(backbone, request):
+    """Batch norm's statistics count the batch once, though it passes twice; a random depth of
+    ConvNeXt and Swin, and a ViT's dropout, are drawn once."""
+    if backbone.startswith("timm"):
+        request.getfixturevalue("timm")
     torch.manual_seed(0)
     size = 224 if backbone.startswith("vit") else 64
     images = torch.randn(2, 3, size, size)
     plain = backbones.make_branch(5, 2, "avg", backbone).train()
+    for name in plain.unused:  # VGG's has nine tenths of its weights
+        setattr(plain.model, name, nn.Identity())
+    if backbone.startswith("vit"):
+        del plain.model.encoder.layers[4:]
+        for layer in plain.model.encoder.layers:
+            layer.dropout.p = 0.1
     saving = copy.deepcopy(plain)
     saving.checkpoint_gradients()
     first, second = kept_bytes(plain, images), kept_bytes(saving, images)
@@ -248,3 +260,10 @@ def test_checkpointing_changes_memory_alone(backbone):
         for name in ours:
             torch.testing.assert_close(ours[name], expected[name], atol=1e-5, rtol=1e-4, msg=name)
     assert second[3] < 0.6 * first[3]
+
+
+def test_checkpointing_that_timm_would_do_wrong_is_refused(timm):
+    """Its own passes a batch twice through batch norm, which would count it twice."""
+    branch = backbones.make_branch(5, 2, "avg", "timm:resnet10t")
+    with pytest.raises(ValueError, match="timm:resnet10t has batch norm.*leave --grad_checkpoint"):
+        branch.checkpoint_gradients()

@@ -31,7 +31,7 @@ import test_distributed, train
 test_distributed.check_gathered_gradients()
 with_batch_norm = train.build_network
 for argv in json.loads(sys.argv[1]):
-    plain = "two" in argv
+    plain = {"two", "parts"} & set(argv)
     train.build_network = test_distributed.network_without_batch_norm if plain else with_batch_norm
     train.main(argv)
 """
@@ -46,6 +46,9 @@ def step(training, batch, sizes):
 train.train_step = step
 train.main(sys.argv[1:])
 """
+
+
+CONTRASTIVE = ["--views", "2", "--loss_weights", "instance=1,infonce=1"]
 
 
 def check_gathered_gradients():
@@ -76,7 +79,13 @@ def network_without_batch_norm(opts, class_num):
     """What train.build_network makes, with nothing that depends on the rest of a batch."""
     import model
 
-    network = model.build_model(class_num, tuple(opts.view_names), backbone="resnet18", droprate=0)
+    network = model.build_model(
+        class_num,
+        tuple(opts.view_names),
+        backbone="resnet18",
+        droprate=0,
+        return_f="infonce" in opts.loss_weights,
+    )
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -165,6 +174,7 @@ def several(toy, tmp_path_factory):
     options += ["--moving_avg", "0.9", "--train_all"]
     runs = [
         [*plain, "--name", "two", "--batchsize", "3"],
+        [*plain, *CONTRASTIVE, "--name", "parts", "--batchsize", "6", "--micro_batchsize", "5"],
         ["--name", "unbroken", "--epochs", "2", *options],
         ["--name", "broken", "--epochs", "1", *options],
         ["--name", "broken", "--epochs", "2", "--resume"],
@@ -189,6 +199,26 @@ def test_two_processes_train_as_one_does_on_the_whole_batch(several, one_thread,
     ours = weights("two")
     for key, value in weights("one").items():
         torch.testing.assert_close(ours[key], value, atol=1e-6, rtol=1e-4)
+
+
+def test_two_processes_in_parts_train_as_one_does_on_the_whole_batch(
+    several, one_thread, monkeypatch
+):
+    """Of 11 buildings one process has 6, more than its parts hold, and the other 5, which would
+    fit in one: without as many parts as the first it would exchange gradients out of turn."""
+    folder, plain, _ = several
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(train, "build_network", network_without_batch_norm)
+    train.main([*plain, *CONTRASTIVE, "--name", "whole", "--batchsize", "12"])
+    first, second = log_of("whole"), log_of("parts")
+    for one, other in zip(first, second, strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+    ours, averaged = weights("parts"), weights("whole")
+    for key, value in averaged.items():
+        torch.testing.assert_close(ours[key], value, atol=1e-7, rtol=1e-5)
+    last = utils.load_tensors("model/whole/train_state.pth")["network"]
+    # The average lags behind by far more than they differ.
+    assert max((last[key] - averaged[key]).abs().max() for key in last) > 1e-4
 
 
 def test_resumed_run_of_two_processes_equals_the_unbroken_one(several, monkeypatch):

@@ -7,15 +7,17 @@ import torch
 from torch import nn
 
 import losses
+import train
 from gradient_cache import GradientCache, split_batch
 
 
 class Network(nn.Module):
-    """Two branches and a head in float64, with what is asked for in between."""
+    """Two branches, or one for both, and a head, with what is asked for in between."""
 
-    def __init__(self, *layers):
+    def __init__(self, *layers, share=False):
         super().__init__()
-        self.model_1, self.model_2 = nn.Linear(12, 7), nn.Linear(12, 7)
+        self.model_1 = nn.Linear(12, 7)
+        self.model_2 = self.model_1 if share else nn.Linear(12, 7)
         self.middle = nn.Sequential(*layers)
         self.classifier = nn.Linear(7, 5)
 
@@ -51,14 +53,21 @@ def gradients(module):
     return {name: w.grad for name, w in module.named_parameters() if w.grad is not None}
 
 
+@pytest.mark.parametrize("share", [False, True], ids=["own", "shared"])
 @pytest.mark.parametrize(
     ("satellite", "drone", "micro"), [(8, 8, 2), (9, 7, 4), (5, 0, 2), (6, 2, 2)]
 )
-def test_gradient_in_parts_is_that_of_the_batch(satellite, drone, micro):
-    """InfoNCE with its own trained temperature, and the instance loss; views of unequal length."""
+@pytest.mark.parametrize("instance", [1.0, 0.0])
+def test_gradient_in_parts_is_that_of_the_batch(satellite, drone, micro, instance, share):
+    """InfoNCE with its own trained temperature, and the instance loss; views of unequal length.
+
+    Without the instance loss the logits, and so the classifier, have no gradient in either.
+    """
     images, labels = batch(satellite, drone)
-    whole = Network(nn.Tanh()).double()
-    terms = losses.build_losses({"instance": 1.0, "infonce": 0.7, "triplet": 0.5}, loss_merge=True)
+    whole = Network(nn.Tanh(), share=share).double()
+    terms = losses.build_losses(
+        {"instance": instance, "infonce": 0.7, "triplet": 0.5}, loss_merge=True
+    )
     terms = terms.double()
     parted, parted_terms = copy.deepcopy(whole), copy.deepcopy(terms)
     expected = sum(terms(run_of(whole)(images), labels).values())
@@ -76,7 +85,53 @@ def test_gradient_in_parts_is_that_of_the_batch(satellite, drone, micro):
         first, second = gradients(module), gradients(other)
         assert first.keys() == second.keys() and first
         for name in first:
-            torch.testing.assert_close(second[name], first[name], msg=name)
+            torch.testing.assert_close(second[name], first[name], atol=1e-12, rtol=1e-9, msg=name)
+    assert ("classifier.weight" in gradients(parted)) == (instance > 0)
+
+
+@pytest.mark.parametrize("share", [[], ["--share"]], ids=["own", "shared"])
+@pytest.mark.parametrize("saving", [[], ["--grad_checkpoint"]], ids=["kept", "checkpointed"])
+def test_a_step_in_parts_is_the_step_of_the_batch(monkeypatch, saving, share):
+    """train_step, four views of a ResNet of unequal length, one view of two images only."""
+    sizes = {"satellite": [7], "street": [2], "drone": [6], "google": [3]}
+    torch.manual_seed(0)
+    batch = {
+        view: (torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8), torch.randperm(7)[:n])
+        for view, (n,) in sizes.items()
+    }
+    argv = ["--views", "3", "--extra", "--no_pretrained", "--backbone", "resnet18", "--droprate",
+            "0", "--loss_weights", "infonce=1", *share]  # fmt: skip
+
+    def step(*options):
+        opts = train.parse_args([*argv, *options])
+        torch.manual_seed(1)
+        network = train.build_network(opts, 7)
+        without_batch_norm(network)
+        training = train.build_training(opts, network, torch.device("cpu"), 7)
+        training.network.train()
+        terms, wrong = train.train_step(training, batch, sizes)
+        return terms, wrong, {**gradients(training.network), **gradients(training.losses)}
+
+    terms, wrong, expected = step()
+    assert "infonce.logit_scale" in expected and "model_2.model.conv1.weight" in expected
+    parted = step("--micro_batchsize", "2", *saving)
+    assert parted[1] == wrong and terms.keys() == parted[0].keys()
+    torch.testing.assert_close(parted[0], terms)
+    assert parted[2].keys() == expected.keys()
+    for name, gradient in expected.items():
+        error = (parted[2][name] - gradient).norm() / gradient.norm()
+        assert error < 1e-5, (name, error)
+
+
+def without_batch_norm(network):
+    """Take batch norm out; its weights, halved, keep the activations from growing instead."""
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                setattr(parent, name, nn.Identity())
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(0.5)
 
 
 def test_both_passes_drop_the_same_and_count_statistics_once():
@@ -95,8 +150,11 @@ def test_both_passes_drop_the_same_and_count_statistics_once():
     # The same by hand: every part on its own, its share of the same loss.
     torch.manual_seed(5)
     found = [run_of(plain)(part) for part in parts]
-    joined = {v: losses.Output(*map(torch.cat, zip(*(f[v] for f in found), strict=True)))
-              for v in images}  # fmt: skip
+    joined = {
+        view: (torch.cat([f[view].logits for f in found]),
+               torch.cat([f[view].embedding for f in found]))
+        for view in images
+    }  # fmt: skip
     sum(losses.build_losses()(joined, labels).values()).backward()
     for name, gradient in gradients(plain).items():
         torch.testing.assert_close(gradients(network)[name], gradient, msg=name)
@@ -114,3 +172,16 @@ def test_a_batch_is_cut_evenly():
     assert sizes(9, 4) == [(3, 0)] * 3
     assert sizes(8, 3, other=2) == [(3, 2), (3, 0), (2, 0)]
     assert sizes(3, 2) == [(3, 0)]  # never a lone image: batch norm needs two
+    assert sizes(8, 2, other=5) == [(2, 3), (2, 2), (2, 0), (2, 0)]
+
+
+@pytest.mark.parametrize("micro", [None, 2])
+def test_a_process_cuts_its_batch_into_as_many_parts_as_the_others(micro):
+    """One without any image, as torchrun's may be, and one with fewer than another."""
+    counts = {"a": 3, "b": 0}
+    for fewer in (counts, dict.fromkeys(counts, 0)):
+        images = {view: torch.zeros(n, 1) for view, n in fewer.items()}
+        parts = split_batch(images, micro, longest=6)
+        assert len(parts) == (3 if micro else 1)
+        joined = {view: torch.cat([part[view] for part in parts]) for view in images}
+        assert all(torch.equal(joined[view], images[view]) for view in images)

@@ -1,11 +1,15 @@
 """Hard negatives: near neighbours against brute force, and the batches they fill."""
 
+import itertools
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL, fails
+from PIL import Image
 
 import dataset
 import neighbours
@@ -29,10 +33,12 @@ def test_alike_is_the_mutual_similarity(monkeypatch, block):
     assert neighbours.alike(one, other, 50).shape == (10, 9)
 
 
-def test_close_by_is_the_distance_on_the_sphere():
+@pytest.mark.parametrize("longitude", [10, 180])
+def test_close_by_is_the_distance_on_the_sphere(longitude):
     """By vectors; at 60 degrees north one degree of longitude is half one of latitude."""
     rng = np.random.default_rng(2)
-    places = np.column_stack([60 + rng.uniform(-0.01, 0.01, 9), 10 + rng.uniform(-0.01, 0.01, 9)])
+    places = np.array([60, longitude]) + rng.uniform(-0.01, 0.01, (9, 2))
+    places[:, 1] -= 360 * (places[:, 1] > 180)
     vectors = [
         (math.cos(a) * math.cos(b), math.cos(a) * math.sin(b), math.sin(a))
         for a, b in np.radians(places)
@@ -80,42 +86,95 @@ def test_batches_hold_close_buildings():
     assert mean_distance() < 0.9 * plain
 
 
-def test_a_run_by_coordinates_draws_by_them(toy, workdir, monkeypatch):
-    found = []
-    original = train.train_one_epoch
+@pytest.fixture(scope="module")
+def towns(tmp_path_factory):
+    """64 buildings in eight towns and, in each of these, eight colours."""
+    folder = tmp_path_factory.mktemp("towns")
+    rng = np.random.default_rng(0)
+    lines = ["building,latitude,longitude"]
+    colours = list(itertools.product((40, 200), repeat=3))
+    for number in range(64):
+        for view in ("satellite", "drone"):
+            path = folder / "train" / view / f"{number:04}" / "a.png"
+            path.parent.mkdir(parents=True)
+            noise = rng.integers(-20, 21, (32, 32, 3))
+            Image.fromarray((colours[number % 8] + noise).astype(np.uint8)).save(path)
+        lines.append(f"{number:04},{48 + number // 8 + rng.uniform(0, 0.01):.6f},11.5")
+    (folder / "coordinates.csv").write_text("\n".join(lines))
+    return folder
 
-    def spy(training, data, epoch, lr_factor):
-        found.append(data.sampler.neighbours)
-        return original(training, data, epoch, lr_factor)
 
-    monkeypatch.setattr(train, "train_one_epoch", spy)
-    options = ["--data_dir", str(toy), *SMALL, "--train_all", "--epochs", "2"]
-    train.main([*options, "--hard_negatives", "coordinates"])
-    names = sorted(path.name for path in (toy / "train" / "satellite").iterdir())
-    expected = neighbours.close_by(*neighbours.read_places(toy, names), 4)
-    assert [each.tolist() for each in found] == [expected.tolist()] * 2
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("none", "----"), ("coordinates", "tttt"), ("similarity", "--cc"), ("both", "ttcc")],
+)
+def test_a_run_draws_its_batches_by_them(towns, workdir, monkeypatch, kind, expected):
+    """Of each epoch: whether buildings of one town (t) or of one colour (c) fill the batches.
+
+    Of 8 buildings drawn from 64, two are of one town, or of one colour, with probability 7/63. A
+    batch filled by these has 5 of one and 3 of another: 13 of 28 pairs, less what was left over.
+    """
+    batches = []
+
+    def record(training, batch, sizes):
+        batches.append(batch["satellite"][1].tolist())
+        assert batches[-1] == batch["drone"][1].tolist()
+        return {"instance": torch.tensor(1.0)}, {}
+
+    monkeypatch.setattr(train, "train_step", record)
+    monkeypatch.setattr(train, "save_epoch", lambda *args: None)
+    options = ["--data_dir", str(towns), *SMALL, "--share", "--batchsize", "8", "--train_all"]
+    options += ["--epochs", "4", "--hard_negatives", kind, "--hard_negatives_every", "2"]
+    train.main(options)
+    assert [len(batch) for batch in batches] == [8] * 32
+    found = ""
+    for epoch in range(4):
+        drawn = batches[8 * epoch : 8 * epoch + 8]
+        assert sorted(sum(drawn, [])) == list(range(64))
+        pairs = [pair for batch in drawn for pair in itertools.combinations(batch, 2)]
+        shares = {
+            "t": np.mean([a // 8 == b // 8 for a, b in pairs]),
+            "c": np.mean([a % 8 == b % 8 for a, b in pairs]),
+        }
+        assert all(not 0.17 < share < 0.23 for share in shares.values()), shares
+        found += "".join(letter for letter, share in shares.items() if share > 0.2) or "-"
+    assert found == expected
 
 
-def test_similarity_is_looked_up_when_it_is_due(toy, workdir, monkeypatch):
-    looks = []
-    original = train.building_features
+def test_features_of_buildings_are_those_of_their_images(towns, workdir, tmp_path_factory):
+    """Of the image and its mirror image; of a building without a view, those of the other."""
+    data = tmp_path_factory.mktemp("sparse") / "data"
+    for view, missing in (("satellite", 3), ("drone", 5)):
+        for number in set(range(6)) - {missing}:
+            name = Path("train", view, f"{number:04}")
+            shutil.copytree(towns / name, data / name)
+    opts = train.parse_args(["--data_dir", str(data), *SMALL, "--train_all", "--batchsize", "3"])
+    torch.manual_seed(0)
+    training = train.build_training(opts, train.build_network(opts, 6), torch.device("cpu"), 6)
+    training.network.train()
+    found = train.building_features(training, train.open_data(opts, False), opts, epoch=4)
+    assert training.network.training
+    network = training.network.eval()
 
-    def spy(training, data, opts, epoch):
-        looks.append(epoch)
-        one, other = original(training, data, opts, epoch)
-        assert one.shape == other.shape == (8, 512)
-        assert np.allclose(np.linalg.norm(one, axis=1), 1, atol=1e-5)
-        return one, other
+    def feature(number, view):
+        path = data / "train" / view / f"{number:04}" / "a.png"
+        if not path.exists():
+            return None
+        pixels = torch.from_numpy(dataset.read_image(path)).permute(2, 0, 1)[None]
+        image = dataset.to_network_input(pixels, "cpu")
+        branch = {"satellite": 1, "drone": 2}[view]
+        with torch.no_grad():
+            total = sum(network.embed(x, branch) for x in (image, image.flip(3)))
+        return total[0] / total.norm()
 
-    monkeypatch.setattr(train, "building_features", spy)
-    options = ["--data_dir", str(toy), *SMALL, "--train_all", "--epochs", "5"]
-    train.main([*options, "--hard_negatives", "similarity", "--hard_negatives_every", "2"])
-    assert looks == [2, 4]
+    for number in range(6):
+        one, other = feature(number, "satellite"), feature(number, "drone")
+        expected = (other if one is None else one), (one if other is None else other)
+        for row, value in zip(found, expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(row[number]), value, atol=1e-5, rtol=0)
 
 
 def test_missing_coordinates_are_one_line(toy, workdir, capsys):
-    import shutil
-
     bare = workdir / "bare"
     shutil.copytree(toy / "train", bare / "train")
     argv = ["--data_dir", bare, *SMALL, "--train_all", "--hard_negatives", "both"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import SMALL, fails
 
+import backbones
 import optimisation
 import train
 import utils
@@ -135,59 +136,83 @@ def test_clipping_is_its_definition():
     assert clipped(value=3.0, norm=3.0) == pytest.approx([3 / 2**0.5, 0, -3 / 2**0.5])
 
 
+class Tiny(torch.nn.Module):
+    """What train.train_step needs of a network, small enough to be looked at."""
+
+    parts, input_spec = 1, backbones.input_spec("resnet18")
+
+    def __init__(self):
+        super().__init__()
+        self.model_1, self.classifier = torch.nn.Linear(12, 4), torch.nn.Linear(4, 3)
+
+    def forward(self, *views):
+        return tuple(self.classifier(self.model_1(x.flatten(1))) for x in views)
+
+
 @pytest.mark.parametrize("precision", [[], ["--fp16"]], ids=["float32", "float16"])
-def test_a_clipped_step_moves_no_further(toy, workdir, monkeypatch, precision):
-    """Of gradients scaled for float16 the true norm is what is clipped."""
-    norms = []
-    original = torch.optim.SGD.step
+@pytest.mark.parametrize("limits", [{"norm": 0.01}, {"value": 0.02}, {"norm": 0.1, "value": 0.03}])
+def test_a_step_goes_by_clipped_gradients(limits, precision):
+    """Of gradients scaled for float16 the true size is what is clipped."""
+    torch.manual_seed(2)
+    images = torch.randint(0, 256, (6, 3, 2, 2), dtype=torch.uint8)
+    batch = dict.fromkeys(("satellite", "drone"), (images, torch.arange(6) % 3))
 
-    def step(self, *args, **kwargs):
-        weights = [w for group in self.param_groups for w in group["params"] if w.grad is not None]
-        norms.append(torch.stack([w.grad.float().norm() for w in weights]).norm().item())
-        return original(self, *args, **kwargs)
+    def gradients(*options):
+        opts = train.parse_args(["--loss_weights", "instance=0.1", "--no_pretrained", *options])
+        torch.manual_seed(0)
+        training = train.build_training(opts, Tiny(), torch.device("cpu"), 3)
+        train.train_step(training, batch, {"satellite": [6], "drone": [6]})
+        return torch.cat([weight.grad.flatten() for weight in training.network.parameters()])
 
-    monkeypatch.setattr(torch.optim.SGD, "step", step)
-    argv = ["--name", "run", "--data_dir", toy, *SMALL, "--epochs", "3", "--train_all"]
-    train.main([*map(str, argv), "--clip_norm", "0.01", *precision])
-    # A step whose gradients overflow in float16 is skipped, and the scale is halved.
-    taken = [norm for norm in norms if math.isfinite(norm)]
-    assert len(norms) == 6 and len(taken) >= (3 if precision else 6)
-    assert taken == pytest.approx([0.01] * len(taken), rel=1e-3)
+    plain = gradients()
+    expected = plain.clamp(-limits.get("value", math.inf), limits.get("value", math.inf))
+    expected *= min(1, limits.get("norm", math.inf) / math.sqrt(expected.square().sum()))
+    assert (plain - expected).norm() > 0.1 * plain.norm()
+    argv = [part for name, limit in limits.items() for part in (f"--clip_{name}", str(limit))]
+    tolerance = 0.01 if precision else 1e-4  # torch adds 1e-6 to the norm
+    found = gradients(*argv, *precision)
+    assert (found - expected).norm() < tolerance * expected.norm()
 
 
 # ---------------------------------------------------------------- a whole run
 MODERN = ["--optimizer", "adamw", "--schedule", "cosine", "--warm_epoch", "0.5", "--clip_norm", "1",
           "--moving_avg", "0.9", "--hard_negatives", "both", "--hard_negatives_every", "2",
           "--joint_flips", "--loss_weights", "instance=1,infonce=1", "--micro_batchsize", "2",
-          "--train_all", "--epochs", "5", "--lr", "0.001"]  # fmt: skip
+          "--share", "--train_all", "--epochs", "4", "--lr", "0.001"]  # fmt: skip
 
 
 def test_a_modern_run_interrupted_equals_the_unbroken_one(toy, workdir, monkeypatch, capsys):
-    """Killed after epoch 3, whose neighbours were found before epoch 2, and are in its state."""
+    """Killed after every epoch: the neighbours of epochs 1 and 3 were found before the last kill,
+    by coordinates and by similarity, and those of epoch 2 after one."""
     options = ["--data_dir", str(toy), *SMALL, *MODERN]
     train.main(["--name", "unbroken", *options])
     original = train.save_epoch
 
-    def stop(run_dir, training, data, epoch, log):
+    def save_and_stop(run_dir, training, data, epoch, log):
         original(run_dir, training, data, epoch, log)
-        if epoch == 3:
+        if epoch < 3:
             raise RuntimeError("killed")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "save_epoch", stop)
+    monkeypatch.setattr(train, "save_epoch", save_and_stop)
+    argv = ["--name", "broken", *options]
+    for _ in range(3):
         with pytest.raises(RuntimeError, match="killed"):
-            train.main(["--name", "broken", *options])
-    state = utils.load_tensors(workdir / "model" / "broken" / "train_state.pth")
-    assert state["neighbours"].shape == (8, 4)
+            train.main(argv)
+        argv = ["--name", "broken", "--resume"]
     capsys.readouterr()
-    fails(train.main, ["--name", "broken", "--resume", "--epochs", "9"], capsys,
-          "--epochs 9", "ends at zero after 5 epochs")  # fmt: skip
-    train.main(["--name", "broken", "--resume"])
+    fails(train.main, [*argv, "--epochs", "9"], capsys,
+          "--epochs 9", "ends at zero after 4 epochs")  # fmt: skip
+    assert train.main(argv)["epoch"] == 3
     first, second = (
-        utils.load_tensors(workdir / "model" / name / "net_last.pth")
-        for name in ("unbroken", "broken")
+        utils.load_tensors(f"model/{name}/train_state.pth") for name in ("unbroken", "broken")
     )
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    for key in ("network", "average", "losses"):
+        assert all(torch.equal(first[key][name], second[key][name]) for name in first[key]), key
+    assert first["neighbours"].tolist() == second["neighbours"].tolist()
+    times = [[entry.pop("seconds") for entry in state["log"]] for state in (first, second)]
+    assert first["log"] == second["log"] and len(times[0]) == 4
+    train.main(argv)
+    assert "has its 4 epochs already: its learning rate has come to zero" in capsys.readouterr().out
 
 
 def test_contradictions_are_one_line(capsys):

@@ -94,6 +94,16 @@ def test_resumed_run_equals_the_unbroken_one(toy, workdir, monkeypatch, workers)
     assert log_of("unbroken") == log_of("broken")
 
 
+def test_an_independent_run_resumes_and_checkpointing_may_begin_at_any_epoch(toy, workdir):
+    """--grad_checkpoint changes memory alone, so a resumed run may take it; dropout is the same."""
+    options = ["--sampler", "independent", "--step_size", "9", "--train_all"]
+    run_training(toy, "unbroken", "--epochs", "2", *options)
+    run_training(toy, "broken", "--epochs", "1", *options)
+    train.main(["--name", "broken", "--resume", "--epochs", "2", "--grad_checkpoint"])
+    assert same(weights("unbroken"), weights("broken"))
+    assert log_of("unbroken") == log_of("broken")
+
+
 @pytest.mark.parametrize("write", range(1, 9))
 def test_killed_while_writing_any_file(toy, workdir, monkeypatch, write):
     """Every file is written aside and moved into place; a run stopped between two moves resumes."""

@@ -17,7 +17,6 @@ import weather
 from weather import CONDITIONS, Draws, apply_weather, line_kernel, weather_seed
 
 CHANGING = CONDITIONS[1:]
-FALLING = ("rain", "snow", "fog_rain", "fog_snow", "rain_snow")
 
 
 def pattern(height, width):
@@ -43,6 +42,26 @@ def test_there_are_ten_in_the_published_order():
         *("over-exposure", "fog+rain", "fog+snow", "rain+snow", "wind"),
     ]
     assert tuple(weather.STEPS) == CONDITIONS
+
+
+def test_the_published_parameters():
+    falls = {
+        name: [(step.func.__name__, *limits) for step in steps for limits in step.keywords.values()]
+        for name, steps in weather.STEPS.items()
+        if name in ("rain", "snow", "rain_snow")
+    }
+    sizes = [(0.05, 0.1), (0.05, 0.1), (0.1, 0.2), (0.1, 0.2), (0.05, 0.2)]
+    assert falls["rain"] == [("add_rain", *size) for size in sizes]
+    sizes = [(0.5, 0.8), (0.5, 0.8), (0.6, 0.9), (0.6, 0.9), (0.5, 0.9)]
+    assert falls["snow"] == [("add_snow", *size) for size in sizes]
+    assert falls["rain_snow"] == [
+        ("add_snow", 0.5, 0.8),
+        ("add_rain", 0.05, 0.1),
+        ("add_rain", 0.1, 0.2),
+        ("add_rain", 0.05, 0.2),
+        ("add_snow", 0.6, 0.9),
+    ]
+    assert [weather.odd(length, 7) for length in (0, 7.9, 8.0, 9.9, 10.2)] == [7, 7, 9, 9, 11]
 
 
 def test_normal_is_the_image_itself():
@@ -103,6 +122,8 @@ def test_seeds_differ(condition):
     different = {apply_weather(image, condition, seed).tobytes() for seed in range(5)}
     # The brightness changes by one number, which may round alike.
     assert len(different) >= (4 if condition in ("dark", "over_exposure") else 5)
+    long_seed = apply_weather(image, condition, 1 + 2**32)
+    assert not np.array_equal(apply_weather(image, condition, 1), long_seed)
 
 
 def test_the_seed_of_an_image():
@@ -184,7 +205,7 @@ def test_fog_is_a_blend_with_light_grey_clouds():
         white = apply_weather(flat(70, 90, 255, 255, 255), "fog", seed).astype(float)
         alpha = 1 - (white - black) / 255
         assert alpha.min() >= 0.5 - 0.005 and alpha.max() <= 0.891 + 0.005
-        assert np.ptp(alpha) > 0.1  # some places are clearer than others
+        assert alpha.min() < 0.53 and alpha.max() > 0.86  # clear places and thick ones
         colour = black / alpha
         assert colour.min() > 160 and colour.max() < 257 and 205 < colour.mean() < 240
         image = pattern(70, 90)
@@ -201,7 +222,7 @@ def test_cloud_noise_is_an_inverse_fourier_transform():
     expected = np.zeros((height, width))
     for u in range(height):
         for v in range(width):
-            # Cycles over 9 pixels, the longer side; those above half the points are negative.
+            # Cycles over 9 points; the frequencies above half the points are negative.
             fu = (u if u < 3 else u - 6) * 9 / 6
             fv = v if v <= 4 else v - 9
             if (u, v) == (0, 0):
@@ -239,6 +260,10 @@ def test_brightness_of_a_colour_by_hand():
               range(80)]  # fmt: skip
     assert 144 <= min(levels) < 150 and 186 < max(levels) <= 192  # 1.6 (90 + 0 to 30)
     assert (apply_weather(flat(2, 2, 180, 180, 180), "over_exposure", 0) == 255).all()
+    # Y of (255, 200, 100) is 205.045 and cannot exceed 255: each colour gains 49.955 at most.
+    assert apply_weather(flat(1, 1, 255, 200, 100), "over_exposure", 0).tolist() == [
+        [[255, 250, 150]]
+    ]
 
 
 # ---------------------------------------------------------------- wind
@@ -442,7 +467,7 @@ def neighbour_correlation(plane, down, right, lag):
 
 
 def test_rain_falls_in_streaks_and_snow_in_spots():
-    """Six pixels down a streak goes on, six pixels to the right is another; flakes are round."""
+    """Three pixels down a streak goes on, three to the right is another; flakes end all round."""
     for seed in range(3):
         streaks = apply_weather(flat(256, 256), "rain", seed)[..., 0].astype(float)
         streaks -= gate_of(streaks)
