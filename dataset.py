@@ -181,25 +181,29 @@ def resize_bicubic(image, height, width):
     return resized.permute(1, 2, 0).contiguous().numpy()
 
 
-def load_resized(path, height, width, weather="normal"):
+def draw_weather(image, path, condition):
+    """Draw a weather condition on an image, always the same for a file of one class and name."""
+    name = f"{Path(path).parent.name}/{Path(path).name}"
+    return apply_weather(image, condition, weather_seed(name, condition))
+
+
+def load_resized(path, height, width, change=None):
     """Decode and resize an image file: uint8 (height, width, 3).
 
-    A condition of `weather` is drawn on it before, at its own size: always the same for a file of
-    one class and name (weather.weather_seed).
+    `change(image, path)` is done before, on the image at its own size: uint8 (H, W, 3) -> the same.
     """
     image = read_image(path)
-    if weather != "normal":
-        name = f"{Path(path).parent.name}/{Path(path).name}"
-        image = apply_weather(image, weather, weather_seed(name, weather))
+    if change is not None:
+        image = change(image, path)
     return resize_bicubic(image, height, width)
 
 
-def open_view(paths, height, width, cache="none", num_workers=1, weather="normal"):
+def open_view(paths, height, width, cache="none", num_workers=1, change=None):
     """`cache.ResizedImages` of a view's files; `cache` is "none", "ram" or "disk".
 
-    With another `weather` than normal only "none": the cache knows the files alone.
+    With a `change` (see `load_resized`) only "none": the cache knows the files alone.
     """
-    load = functools.partial(load_resized, height=height, width=width, weather=weather)
+    load = functools.partial(load_resized, height=height, width=width, change=change)
     return open_images(paths, load, (height, width), cache, num_workers)
 
 

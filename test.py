@@ -4,13 +4,18 @@ python test.py --name two_view --test_dir data/toy                      # drone 
 python test.py --name two_view --query satellite --gallery drone
 python test.py --name two_view --all                                    # every possible task
 python test.py --name two_view --rerank gnn                             # see rerank.py
+python test.py --name two_view --weather all                            # see weather.py
+python test.py --name two_view --perturb rotate=0:180:15                # see perturb.py
 torchrun --nproc_per_node 4 test.py --name two_view                     # on four GPUs
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import utils
 from utils import positive_int, script
@@ -59,13 +64,23 @@ def build_parser():
     parser.add_argument(
         "--ms", type=_scales, default="1", help="scales of the input to sum over, e.g. 1,1.1,1.2"
     )
-    parser.add_argument(
+    variants = parser.add_mutually_exclusive_group()
+    variants.add_argument(
         "--weather",
         type=_conditions,
         default=(),
         metavar="NAME,...",
         help="test on drone images under weather: all ten conditions, or some (fog,rain), each by "
         "itself, and their mean",
+    )
+    variants.add_argument(
+        "--perturb",
+        type=_perturbations,
+        default=(),
+        metavar="KIND=AMOUNT",
+        help="test with changed queries: rotate=30, a list shift=0,20,40 or a range "
+        "scale=0.5:1.5:0.25 of degrees, pixels of the input, times; pad=PIXELS; "
+        "distance=long,middle,short of the drone; images=1,3 of a building",
     )
     utils.add_precision_options(parser)
     utils.add_cache_option(parser)
@@ -83,6 +98,12 @@ def _conditions(text):
     from weather import parse_conditions
 
     return parse_conditions(text)
+
+
+def _perturbations(text):
+    from perturb import parse_perturbations
+
+    return parse_perturbations(text)
 
 
 def _scales(text):
@@ -105,8 +126,9 @@ def parse_args(argv=None):
         parser.error(f"--query and --gallery are both {opts.query}: name two views")
     if Path(opts.output).suffix not in (".mat", ".npz"):
         parser.error(f"--output {opts.output}: expected a name ending in .mat or .npz")
-    if opts.weather and opts.cache != "none":
-        parser.error("--weather changes images before they are resized: leave --cache out")
+    if opts.cache != "none" and (opts.weather or opts.perturb):
+        which = "--weather" if opts.weather else "--perturb"
+        parser.error(f"{which} changes images before they are resized: leave --cache out")
     opts.protocol = protocol_of(opts, parser)
     return opts
 
@@ -189,53 +211,58 @@ def open_views(test_dir, tasks):
     return scanned, retrieval_labels(*scanned.values())
 
 
-def output_path(output, *names):
-    """`output` with names added: the feature file of one of several tasks or conditions."""
-    path = Path(output)
-    return path.with_stem("_".join([path.stem, *names]))
+# ---------------------------------------------------------------- variants
+class Variant(NamedTuple):
+    """One of the ways in which images are tested: under a weather condition, or perturbed."""
+
+    name: str  # added to the name of its feature file
+    label: str  # of its row
+    touches: str  # the folders of images that differ have this in their names
+    change: Callable | None = None  # see dataset.load_resized
+    choose: Callable = list  # image files of a class -> those to be used
 
 
-def score_task(task, query, gallery, path, run_dir, protocol, condition=None):
-    """Save a task's features, score them, print the line and add it to the run's result.txt.
-
-    The file holds the features as the network gave them, whatever the protocol of the ranking.
-    """
-    from evaluate_gpu import evaluate, published_line, report, warnings_about
-    from features import save_features
-    from rerank import apply_protocol
-
-    save_features(path, query, gallery)
-    query, gallery, scores, notes = apply_protocol(protocol, query, gallery)
-    metrics = evaluate(query, gallery, scores=scores)
-    if notes:
-        metrics["protocol"] = notes
-    under = f" under {condition}" if condition else ""
-    print(f"{task[0]} -> {task[1]}{under}, features in {path}")
-    print(report(metrics, query, gallery, notes))
-    for warning in warnings_about(metrics, query, gallery):
-        print(f"warning: {warning}", file=sys.stderr)
-    name = "; ".join([f"{task[0]} -> {task[1]}{under}", *notes])
-    add_result(run_dir, f"{name}: {published_line(metrics)}")
-    return metrics
-
-
-def add_result(run_dir, line):
-    """Add a line to the run's result.txt."""
-    result = run_dir / "result.txt"
-    earlier = result.read_text(encoding="utf-8") if result.is_file() else ""
-    utils.write_text(result, f"{earlier}{line}\n")
-
-
-def weather_table(task, by_condition):
-    """Lines of Recall@1 and AP of a task under each condition, {condition: metrics}, and the mean.
-
-    The mean over the conditions is what MuSe-Net (Wang et al., Pattern Recognition 2024) reports.
-    """
+def variants_of(opts, input_width):
+    """The `Variant`s that --weather or --perturb asks for; else a single one, of nothing."""
+    from dataset import draw_weather
     from weather import condition_label
 
-    lines = [f"{task[0]} -> {task[1]}{'':<14}Recall@1     AP"]
-    for condition, metrics in by_condition.items():
-        label = condition if condition == "mean" else condition_label(condition)
+    if opts.weather:
+        return [
+            Variant(name, condition_label(name), "drone", partial(draw_weather, condition=name))
+            for name in opts.weather
+        ]
+    if opts.perturb:
+        return [
+            Variant(
+                each.label.replace("=", "_"),
+                each.label,
+                "query_",
+                lambda image, path, each=each: each.change(image, input_width),
+                each.choose,
+            )
+            for each in opts.perturb
+        ]
+    return [Variant("", "", "no folder")]
+
+
+def check_variants(opts, tasks):
+    """Raise ValueError where a task has no images that --weather or --perturb could change."""
+    views = {view for task in tasks for view in task}
+    if opts.weather and "drone" not in views:
+        raise ValueError("--weather is drawn on drone images, and the task has none: leave it out")
+    queries = {query for query, _ in tasks}
+    if opts.perturb and opts.perturb[0].kind == "distance" and queries != {"drone"}:
+        raise ValueError(
+            f"--perturb distance is of drone queries, not of {', '.join(queries)}: "
+            "choose --query drone, without --all"
+        )
+
+
+def variant_table(task, by_label):
+    """Lines of Recall@1 and AP of a task, {label: metrics}."""
+    lines = [f"{' -> '.join(task):<28}Recall@1     AP"]
+    for label, metrics in by_label.items():
         lines.append(f"  {label:<26}{metrics['recall@1']:>8.2f} {metrics['AP']:>6.2f}")
     return "\n".join(lines)
 
@@ -250,13 +277,84 @@ def mean_metrics(metrics):
     }
 
 
-def print_conditions(task, by_condition, run_dir):
-    """Print the table of {condition: metrics}, and add the mean to the run's result.txt."""
-    mean, notes = by_condition["mean"], next(iter(by_condition.values())).get("protocol", [])
-    print("\n".join([*notes, weather_table(task, by_condition)]))
-    name = f"{task[0]} -> {task[1]}, mean of {len(by_condition) - 1} weather conditions"
-    line = f"Recall@1:{mean['recall@1']:.2f} AP:{mean['AP']:.2f}"
-    add_result(run_dir, f"{'; '.join([name, *notes])}: {line}")
+def draw_perturbation(path, perturbations, metrics, title):
+    """Plot Recall@1 and AP against the amounts of a perturbation."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from perturb import KINDS
+
+    kind, amounts = perturbations[0].kind, [each.amount for each in perturbations]
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for key, label in (("recall@1", "Recall@1"), ("AP", "AP")):
+        axis.plot(amounts, [each[key] for each in metrics], marker="o", label=label)
+    axis.set(title=title, xlabel=f"{kind}: {KINDS[kind]}", ylabel="percent", ylim=(0, 100))
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    with utils.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def report_variants(opts, task, variants, by_name, run_dir):
+    """Print the table of a task's {variant's name: metrics}; add the mean, draw the curve.
+
+    The mean over the weather conditions is what MuSe-Net (Wang et al., Pattern Recognition 2024)
+    reports; it is added to `by_name` and to the run's result.txt.
+    """
+    by_label = {each.label: by_name[each.name] for each in variants}
+    notes = by_name[variants[0].name].get("protocol", [])
+    if opts.weather:
+        mean = by_label["mean"] = by_name["mean"] = mean_metrics(list(by_name.values()))
+        title = f"{' -> '.join(task)}, mean of {len(variants)} weather conditions"
+        line = f"Recall@1:{mean['recall@1']:.2f} AP:{mean['AP']:.2f}"
+        add_result(run_dir, f"{'; '.join([title, *notes])}: {line}")
+    print("\n".join([*notes, variant_table(task, by_label)]))
+    if opts.perturb and len(variants) > 1:
+        names = task if opts.all else ()
+        picture = run_dir / ("_".join(["perturb", opts.perturb[0].kind, *names]) + ".png")
+        title = f"{' -> '.join(task)} of the run {opts.name}"
+        draw_perturbation(picture, opts.perturb, list(by_label.values()), title)
+        print(f"curve: {picture}")
+
+
+# ---------------------------------------------------------------- scores
+def output_path(output, *names):
+    """`output` with names added: the feature file of one of several tasks or conditions."""
+    path = Path(output)
+    return path.with_stem("_".join([path.stem, *names]))
+
+
+def score_task(task, query, gallery, path, run_dir, protocol, label=""):
+    """Save a task's features, score them, print the line and add it to the run's result.txt.
+
+    The file holds the features as the network gave them, whatever the protocol of the ranking.
+    """
+    from evaluate_gpu import evaluate, published_line, report, warnings_about
+    from features import save_features
+    from rerank import apply_protocol
+
+    save_features(path, query, gallery)
+    query, gallery, scores, notes = apply_protocol(protocol, query, gallery)
+    metrics = evaluate(query, gallery, scores=scores)
+    if notes:
+        metrics["protocol"] = notes
+    name = " -> ".join(task) + (f" under {label}" if label else "")
+    print(f"{name}, features in {path}")
+    print(report(metrics, query, gallery, notes))
+    for warning in warnings_about(metrics, query, gallery):
+        print(f"warning: {warning}", file=sys.stderr)
+    add_result(run_dir, f"{'; '.join([name, *notes])}: {published_line(metrics)}")
+    return metrics
+
+
+def add_result(run_dir, line):
+    """Add a line to the run's result.txt."""
+    result = run_dir / "result.txt"
+    earlier = result.read_text(encoding="utf-8") if result.is_file() else ""
+    utils.write_text(result, f"{earlier}{line}\n")
 
 
 @script
@@ -274,17 +372,22 @@ def main(argv=None):
     check_agreement(opts, run_opts)
     test_dir = split_folder(opts.test_dir, "test")
     tasks = choose_tasks(opts, branches, test_dir)
-    if opts.weather and not any("drone" in task for task in tasks):
-        raise ValueError("--weather is drawn on drone images, and the task has none: leave it out")
+    check_variants(opts, tasks)
     scanned, label_of = open_views(test_dir, tasks)
     height, width = model.input_size_from_opts(run_opts)
     network = model.inference_copy(network, utils.dtype_of(utils.precision_of(opts)))
+    variants = variants_of(opts, width)
 
-    def extract(folder, condition=None):
-        classes, drawn = scanned[folder], condition or "normal"
+    def extract(folder, variant=None):
+        classes, change = scanned[folder], None
+        if variant:
+            change = variant.change
+            classes = {name: variant.choose(paths) for name, paths in classes.items()}
         paths = [path for images in classes.values() for path in images]
+        if not paths:
+            raise ValueError(f"{test_dir / folder} has no image for {variant.label}")
         with utils.main_process_first() if opts.cache == "disk" else nullcontext():
-            images = open_view(paths, height, width, opts.cache, opts.num_workers, weather=drawn)
+            images = open_view(paths, height, width, opts.cache, opts.num_workers, change)
         return view_features(
             network,
             branches[folder.split("_")[1]],
@@ -295,32 +398,33 @@ def main(argv=None):
             batch_size=opts.batchsize,
             scales=opts.ms,
             num_workers=opts.num_workers,
-            description=f"{folder}, {condition}" if condition else folder,
+            description=f"{folder}, {variant.label}" if variant else folder,
         )
 
-    run_dir, results = utils.run_folder(opts.name), {"_".join(task): {} for task in tasks}
-    drawn_on = {folder for folder in scanned if opts.weather and "drone" in folder}
-    features = {folder: extract(folder) for folder in scanned if folder not in drawn_on}
-    for number, condition in enumerate(opts.weather or [None]):
-        features.update({folder: extract(folder, condition) for folder in sorted(drawn_on)})
+    run_dir, results = utils.run_folder(opts.name), {task: {} for task in tasks}
+    touched = sorted(folder for folder in scanned if variants[0].touches in folder)
+    features = {folder: extract(folder) for folder in scanned if folder not in touched}
+    for variant in variants:
+        features.update({folder: extract(folder, variant) for folder in touched})
         for task in tasks:
-            own = condition if "drone" in task else None
-            if not utils.is_main() or (number and own is None):
-                continue  # the first process saves and scores; without drones all is the same
-            names = [*(task if opts.all else ()), *([own] if own else ())]
-            path = output_path(opts.output, *names)
-            pair = features[f"query_{task[0]}"], features[f"gallery_{task[1]}"]
-            metrics = score_task(task, *pair, path, run_dir, opts.protocol, own)
-            results["_".join(task)][own] = metrics
+            pair = f"query_{task[0]}", f"gallery_{task[1]}"
+            own = variant if set(touched).intersection(pair) else None
+            if not utils.is_main() or (own is None and results[task]):
+                continue  # the first process saves and scores; what nothing changed, once
+            names = [*(task if opts.all else ()), *([own.name] if own else ())]
+            path, sides = output_path(opts.output, *names), [features[folder] for folder in pair]
+            label = own.label if own else ""
+            metrics = score_task(task, *sides, path, run_dir, opts.protocol, label)
+            if own:
+                results[task][own.name] = metrics
+            else:
+                results[task] = metrics
     if not utils.is_main():
         return {}
-    for task in tasks:
-        its = results["_".join(task)]
-        if None in its:
-            results["_".join(task)] = its[None]
-            continue
-        its["mean"] = mean_metrics(list(its.values()))
-        print_conditions(task, its, run_dir)
+    for task, its in results.items():
+        if variants[0].name in its:
+            report_variants(opts, task, variants, its, run_dir)
+    results = {"_".join(task): its for task, its in results.items()}
     return results if opts.all else results["_".join(tasks[0])]
 
 

@@ -1004,12 +1004,16 @@ def building_features(training, data, opts, epoch):
 
 
 def train_one_epoch(training, data, epoch, lr_factor):
-    """Train on every batch; returns {"loss", a mean per term, "error_<view>" in percent}."""
+    """Train on every batch.
+
+    Returns {"loss", a mean per term, "error_<view>" in percent, "seconds_waiting" for images}.
+    """
     training.network.train()
     training.losses.train()
     data.sampler.epoch = epoch
     tally = Tally(READ_EVERY if training.device.type == "cuda" else 1)
-    for batch in utils.progress_bar(data.loader, f"epoch {epoch}"):
+    batches = utils.Stopwatch(utils.progress_bar(data.loader, f"epoch {epoch}"))
+    for batch in batches:
         counts = [len(batch[view][1]) if view in batch else 0 for view in training.views]
         gathered = zip(*utils.gather_counts(counts), strict=True)
         sizes = dict(zip(training.views, gathered, strict=True))
@@ -1022,7 +1026,7 @@ def train_one_epoch(training, data, epoch, lr_factor):
         tally.add(*train_step(training, batch, sizes), sizes)
     if utils.world_size() > 1:
         average_statistics(training.network, *filter(None, [training.average]))
-    return tally.summary()
+    return {**tally.summary(), "seconds_waiting": batches.seconds}
 
 
 def validate(training, opts, data):
@@ -1174,7 +1178,9 @@ def format_epoch(entry, epochs):
     ]
     if "val_recall@1" in entry:
         parts.append(f"held-out R@1 {entry['val_recall@1']:.2f} AP {entry['val_AP']:.2f}")
-    return "  ".join([*parts, f"lr {entry['lr']:.2g}", f"{entry['seconds']:.1f} s"])
+    waiting = entry["seconds_waiting"] / entry["seconds"]
+    times = f"{entry['seconds']:.1f} s ({waiting:.0%} waiting for images)"
+    return "  ".join([*parts, f"lr {entry['lr']:.2g}", times])
 
 
 # ---------------------------------------------------------------- main

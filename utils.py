@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import sys
+import time
 import traceback
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from datetime import timedelta
@@ -129,6 +130,25 @@ def add_refused(parser, reasons):
         parser.add_argument(
             f"--{name}", action=_Refuse, nargs=0, default=argparse.SUPPRESS, help=reason
         )
+
+
+class Stopwatch:
+    """Iterates over something; `seconds` is the time its items took to come."""
+
+    def __init__(self, items):
+        self.items, self.seconds = items, 0.0
+
+    def __iter__(self):
+        items = iter(self.items)
+        while True:
+            began = time.perf_counter()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.perf_counter() - began
+            yield item
 
 
 def progress_bar(iterable, description, total=None):

@@ -1,6 +1,7 @@
 """Train every recipe on the same data with the same small network, and compare what it retrieves.
 
 python benchmarks/recipes.py data/toy
+python benchmarks/recipes.py data/toy --towards strong    # from the baseline, one change at a time
 
 All recipes see the same number of images: as many passes over the buildings, a pass showing each
 once in either view. From a recipe come its losses, heads, sampling, augmentation and optimizer; the
@@ -16,6 +17,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from statistics import mean, stdev
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -27,6 +30,8 @@ BATCHES = (16, 32)  # smallest and largest, pairs; others leave too few or too s
 # Of SGD, from random weights: those of `make demo`. Published ones belong to ImageNet weights, and
 # with them the baseline learns next to nothing in so short a run.
 SGD_RATES = ("--lr", 0.003, "--backbone_lr", 10)
+# Options that only make sense together: one step of `--towards`.
+OPTIMISATION = ("optimizer", "lr", "schedule", "warm_epoch")
 TASKS = {"drone_satellite": "D>S", "satellite_drone": "S>D"}
 PROTOCOLS = {
     "plain": {},
@@ -136,7 +141,9 @@ def parse_args(argv=None):
     """Options of the comparison."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="data folder in the University-1652 layout")
-    parser.add_argument("--recipes", nargs="+", default=None, metavar="NAME", help="these alone")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--recipes", nargs="+", metavar="NAME", help="these alone")
+    which.add_argument("--towards", metavar="NAME", help="from baseline to this, step by step")
     parser.add_argument("--seeds", type=positive_int, default=3, help="runs of a recipe")
     parser.add_argument("--passes", type=positive_int, default=24, help="over the buildings")
     parser.add_argument("--backbone", default="resnet18", help="network of all recipes")
@@ -160,15 +167,43 @@ def find_recipes(names):
     return [files[name] for name in names or sorted(usual, key=lambda name: name != "baseline")]
 
 
+def steps_towards(name):
+    """{what was added: options}: the baseline, then with the options of a recipe added in turn.
+
+    The last is the recipe itself, but for what `run_options` overrides in all of them.
+    """
+    baseline, goal = (read_config(path) for path in find_recipes(["baseline", name]))
+    options = {**baseline, "views": goal["views"]}  # of all recipes here the same two
+    changed = [key for key in goal if goal[key] != options.get(key)]
+    groups = [[key] for key in changed if key not in OPTIMISATION]
+    groups.append([key for key in changed if key in OPTIMISATION])
+    steps = {"baseline": options}
+    for keys in filter(None, groups):
+        options = options | {key: goal[key] for key in keys}
+        steps[f"+ {keys[0]}"] = options
+    return steps
+
+
+def write_steps(steps):
+    """Write steps as recipes into the current folder; their paths."""
+    paths = [Path(f"{name}.yaml").resolve() for name in steps]
+    for path, options in zip(paths, steps.values(), strict=True):
+        path.write_text(yaml.safe_dump({"options": options}), encoding="utf-8")
+    return paths
+
+
 @script
 def main(argv=None):
     """Train and test all recipes with all seeds, print the tables; returns what --json writes."""
     opts = parse_args(argv)
     recipes = find_recipes(opts.recipes)
+    steps = steps_towards(opts.towards) if opts.towards else None
     opts.data = str(Path(opts.data).resolve())
     target = opts.json and Path(opts.json).resolve()
-    results = {recipe.stem: [] for recipe in recipes}
     with measure.working_folder():
+        if steps:
+            recipes = write_steps(steps)
+        results = {recipe.stem: [] for recipe in recipes}
         for seed in range(opts.seeds):  # a seed of all first: an early look is at all recipes
             for recipe in recipes:
                 run = run_recipe(recipe, opts, seed)

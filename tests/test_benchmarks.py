@@ -289,3 +289,26 @@ def test_a_recipe_keeps_what_is_its_own_in_the_benchmark():
     assert (ours.optimizer, ours.lr, ours.schedule) == ("adamw", 0.001, "cosine")
     assert (ours.warm_epoch, ours.batchsize, ours.backbone) == (3.0, 32, "resnet18")
     assert ours.epoch_over == "satellite" and not ours.grad_checkpoint
+
+
+def test_steps_from_the_baseline_to_a_recipe(toy, workdir, capsys):
+    """One change a row; the last has the recipe's options, and each is trained."""
+    recipes = load_benchmark("recipes")
+    import train
+
+    argv = [str(toy), "--towards", "strong", "--seeds", "1", "--passes", "1", "--size", "32"]
+    steps = recipes.steps_towards("strong")
+    paths = [*recipes.write_steps(steps), *recipes.find_recipes(["baseline", "strong"])]
+    first, *between, last, baseline, strong = (
+        train.parse_args(recipes.run_options(path, recipes.parse_args(argv), seed=0))
+        for path in paths
+    )
+    same = {"name": "", "config": ""}
+    for ours, expected in ((first, baseline), (last, strong)):
+        assert {**vars(ours), **same} == {**vars(expected), **same}
+    assert len(between) == 4 and between[0].droprate == 0.1
+    assert between[0].loss_weights == {"instance": 1.0} != between[1].loss_weights
+    found = recipes.main(argv)["results"]
+    assert list(found) == list(steps) and list(found)[:2] == ["baseline", "+ droprate"]
+    out = capsys.readouterr().out
+    assert "| + optimizer " in out and "features of + optimizer" in out

@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import shutil
+from functools import partial
 
 import numpy as np
 import published_layouts
@@ -748,7 +749,8 @@ def test_wx_has_the_pixels_that_test_draws(toy, tmp_path):
     assert originals
     for path in originals:
         name = path.relative_to(toy)
-        drawn = dataset.load_resized(path, 40, 40, "rain")
+        rain = partial(dataset.draw_weather, condition="rain")
+        drawn = dataset.load_resized(path, 40, 40, rain)
         written = out / "rain" / name.with_suffix(".png")
         assert np.array_equal(dataset.load_resized(written, 40, 40), drawn)
         assert not np.array_equal(dataset.load_resized(path, 40, 40), drawn)

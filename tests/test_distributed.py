@@ -116,7 +116,9 @@ def launch(script, *options, processes=2):
 
 def log_of(name):
     lines = (Path("model") / name / "log.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith("seconds")} for line in lines
+    ]
 
 
 def weights(name):

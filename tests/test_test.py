@@ -5,6 +5,7 @@ import pytest
 import scipy.io
 import torch
 from conftest import SMALL, fails
+from PIL import Image
 from torch import nn
 
 import dataset
@@ -383,3 +384,42 @@ def test_weather_gives_a_table_and_its_mean(toy, small_run, capsys):
     assert lines[-1].startswith("drone -> satellite, mean of 3 weather conditions: Recall@1:")
     fails(script.main, [*argv, "--weather", "hail"], capsys, "'hail' is not all", "fog")
     fails(script.main, [*argv, "--weather", "fog", "--cache", "ram"], capsys, "--cache out")
+
+
+def test_perturbations_change_the_queries_alone(toy, small_run, capsys):
+    """A range gives a table, a curve and a feature file each; zero degrees are the plain test."""
+    argv = ["--name", "small", "--test_dir", str(toy), "--which_epoch", "9", "--device", "cpu"]
+    plain = script.main(argv)
+    results = script.main([*argv, "--perturb", "rotate=0:90:45"])
+    assert list(results) == ["rotate_0", "rotate_45", "rotate_90"]
+    assert results["rotate_0"] == plain
+    upright, turned = (load_features(f"pytorch_result_rotate_{a}.mat") for a in ("0", "90"))
+    assert np.array_equal(upright[1].features, turned[1].features)
+    assert np.abs(upright[0].features - turned[0].features).max() > 1e-3
+    with Image.open(small_run / "perturb_rotate.png") as picture:
+        assert picture.width > 500
+    out = capsys.readouterr().out
+    assert f"  rotate=45                 {results['rotate_45']['recall@1']:>8.2f}" in out
+    assert "rotate=45: Recall@1:" in (small_run / "result.txt").read_text()
+
+
+def test_a_choice_of_queries(toy, small_run, capsys):
+    argv = ["--name", "small", "--test_dir", str(toy), "--which_epoch", "9", "--device", "cpu"]
+    results = script.main([*argv, "--perturb", "images=1,2", "--all"])
+    assert results["drone_satellite"]["images_1"]["num_queries"] == 5
+    assert results["drone_satellite"]["images_2"]["num_queries"] == 10
+    assert not (small_run / "perturb_images.png").exists()
+    assert (small_run / "perturb_images_drone_satellite.png").exists()
+    frames = [int(path.stem[-2:]) for path in (toy / "test" / "query_drone").rglob("*.jpeg")]
+    by_third = script.main([*argv, "--perturb", "distance=long,short"])
+    assert by_third["distance_long"]["num_queries"] == sum(n <= 18 for n in frames) > 0
+    assert by_third["distance_short"]["num_queries"] == sum(n >= 37 for n in frames) > 0
+    middle = ["--perturb", "distance=middle"]
+    assert not any(19 <= n <= 36 for n in frames)
+    fails(script.main, [*argv, *middle], capsys, "query_drone has no image for distance=middle")
+    fails(script.main, [*argv, *middle, "--all"], capsys, "of drone queries", "without --all")
+    fails(script.main, [*argv, "--perturb", "shift=99"], capsys, "leaves nothing of 32 pixels")
+    fails(script.main, [*argv, "--perturb", "tilt=3"], capsys, "'tilt=3' is not", "rotate")
+    both = ["--perturb", "images=1", "--weather", "fog"]
+    fails(script.main, [*argv, *both], capsys, "not allowed with")
+    fails(script.main, [*argv, *both[:2], "--cache", "ram"], capsys, "--cache out")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -223,3 +224,18 @@ def test_help_is_quick_and_complete(name):
     result = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "usage:" in result.stdout
+
+
+def test_stopwatch_counts_what_its_items_take():
+    """Not what is done with them in between."""
+
+    def slow():
+        for number in range(3):
+            time.sleep(0.02)
+            yield number
+
+    watch, seen = utils.Stopwatch(slow()), []
+    for number in watch:
+        time.sleep(0.05)
+        seen.append(number)
+    assert seen == [0, 1, 2] and 0.06 <= watch.seconds < 0.15
