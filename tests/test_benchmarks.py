@@ -312,3 +312,22 @@ def test_steps_from_the_baseline_to_a_recipe(toy, workdir, capsys):
     assert list(found) == list(steps) and list(found)[:2] == ["baseline", "+ droprate"]
     out = capsys.readouterr().out
     assert "| + optimizer " in out and "features of + optimizer" in out
+
+
+def test_training_under_weather_is_compared(toy, workdir, capsys):
+    """A recipe, the same under weather, and MuSe-Net, which has weather of its own."""
+    benchmark = load_benchmark("weather_training")
+    import weather
+
+    found = benchmark.networks(["baseline", "musenet"])
+    assert list(found) == ["baseline", "baseline + weather", "musenet"]
+    assert found["baseline + weather"].pop("weather") == list(weather.CONDITIONS)
+    assert found["baseline + weather"] == found["baseline"]
+    argv = [str(toy), "--recipes", "musenet", "--seeds", "1", "--passes", "1", "--size", "32"]
+    (run,) = benchmark.main(argv)["results"]["musenet"]
+    assert list(run["conditions"]) == [*weather.CONDITIONS, "mean"] and 0 < run["waiting"] < 1
+    out = capsys.readouterr().out
+    assert f"| over-exposure | {run['conditions']['over_exposure']['recall@1']:.1f} " in out
+    assert f"spent waiting for images: musenet {run['waiting']:.0%}" in out
+    argv = [str(toy), "--towards", "strong"]
+    fails(benchmark.main, argv, capsys, "--towards is of benchmarks/recipes.py")

@@ -23,8 +23,8 @@ SCRIPTS = {"train", "test", "demo", "prepare"}
 MAY_IMPORT = {
     "train": {"extract", "evaluate_gpu", "losses", "model", "dataset", "utils",
               "gradient_cache", "musenet", "neighbours", "optimisation", "weather"},
-    "test": {"extract", "evaluate_gpu", "features", "model", "dataset", "musenet", "rerank",
-             "utils", "weather"},
+    "test": {"extract", "evaluate_gpu", "features", "model", "dataset", "musenet", "perturb",
+             "rerank", "utils", "weather"},
     "demo": {"evaluate_gpu", "features", "utils"},
     "prepare": {"campus", "convert", "dataset", "utils", "weather"},
     "extract": {"dataset", "features", "utils"},
