@@ -40,6 +40,7 @@ COLUMN_ALIASES = {"building": "id", "lat": "latitude", "lon": "longitude", "lng"
 CVUSA_SPLITS = {"train": ("train-19zl.csv", 35532), "test": ("val-19zl.csv", 8884)}
 CVACT_COUNTS = {"train": 35532, "val": 8884, "test": 92802}
 VIGOR_CITIES = ("Chicago", "NewYork", "SanFrancisco", "Seattle")
+VIGOR_LIST = "satellite_list.txt"
 VIGOR_TRAIN = {"same": VIGOR_CITIES, "cross": ("NewYork", "Seattle")}
 VIGOR_TEST = {"same": VIGOR_CITIES, "cross": ("SanFrancisco", "Chicago")}
 # Panoramas to train on, panoramas to test on, satellite images in the gallery.
@@ -197,7 +198,7 @@ def _need_folder(path, what):
 
 
 def _read_lines(path, what):
-    """The lines of a split file that are not empty."""
+    """{number from 1: line} of the lines of a split file that are not empty."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: expected {what}")
     try:
@@ -206,7 +207,7 @@ def _read_lines(path, what):
         raise ValueError(
             f"{path} is no UTF-8 text (byte {error.start}): expected {what}; save it as UTF-8"
         ) from None
-    return [line for line in lines if line.strip()]
+    return {number: line for number, line in enumerate(lines, 1) if line.strip()}
 
 
 def _table(header, rows):
@@ -229,17 +230,18 @@ class _Listing:
         return path.name in self._names[folder]
 
 
-def _complete(records, paths_of, what, plan, skip_missing):
+def _complete(records, paths_of, what, plan, skip_missing, lines=()):
     """The records whose files all exist.
 
     Others raise FileNotFoundError, which names their number and the first file, or with
-    `skip_missing` are left out with a note.
+    `skip_missing` are left out with a note. `lines` are the records' line numbers in `what`.
     """
     listing = _Listing()
     lost, complete = [], []
-    for record in records:
+    numbers = itertools.chain(lines, itertools.repeat(None))
+    for record, line in zip(records, numbers, strict=False):
         absent = [path for path in paths_of(record) if path not in listing]
-        lost += absent[:1]
+        lost += [f"{path} (line {line})" if line else path for path in absent[:1]]
         if not absent:
             complete.append(record)
     if lost:
@@ -294,13 +296,16 @@ def plan_cvusa(source, *, polar=None, crop=(0, 1), roll=0, seed=0, skip_missing=
     names = []
     for split, (file_name, _) in CVUSA_SPLITS.items():
         path = source / "splits" / file_name
-        pairs = []
-        for line in _read_lines(path, "CVUSA's list of satellite and street images"):
+        lines, pairs = _read_lines(path, "CVUSA's list of satellite and street images"), []
+        for number, line in lines.items():
             parts = [part.strip() for part in line.split(",")]
             if len(parts) < 2:
-                raise ValueError(f"{path} has a line {line!r}: expected satellite,street,... paths")
+                raise ValueError(
+                    f"{path} line {number} is {line!r}: expected satellite,street,... paths"
+                )
             pairs.append(Pair(Path(parts[0]).stem, source / parts[0], source / parts[1]))
-        pairs = _complete(pairs, lambda pair: pair[1:], f"pairs of {path}", plan, skip_missing)
+        what = f"pairs of {path}"
+        pairs = _complete(pairs, lambda pair: pair[1:], what, plan, skip_missing, lines)
         _add_pairs(plan, split, pairs, polar, crop, roll, seed)
         names += [pair.name for pair in pairs]
     locations = source / "split_locations" / "all.csv"
@@ -398,6 +403,7 @@ class Panorama(NamedTuple):
     names: list  # the IDs of the positive and three semi-positives
     offsets: list  # (delta_1, delta_2) of each, pixels as published
     satellite: Path  # of the positive
+    line: int
 
 
 def plan_vigor(
@@ -421,24 +427,25 @@ def plan_vigor(
         "test/query_street": (None, test),
         "test/gallery_satellite": (gallery, gallery),
     }
-    satellites, lines = {}, []
+    satellites, semi_positives = {}, []
     for split, cities in (("train", VIGOR_TRAIN[area]), ("test", VIGOR_TEST[area])):
         label = f"same_area_balanced_{split}" if area == "same" else "pano_label_balanced"
         street = "train/street" if split == "train" else "test/query_street"
         used = {}
         for city in cities:
             labels = _need_folder(source / splits / city, f"VIGOR's labels of {city}")
-            listed = _vigor_satellites(source, labels, city)
+            listed, lines = _vigor_satellites(source, labels, city)
             if split == "test":  # the whole gallery
-                what = f"satellite images of {labels}"
-                used |= _complete(list(listed.items()), lambda s: s[1:], what, plan, skip_missing)
+                what, its = f"satellite images of {labels / VIGOR_LIST}", list(listed.items())
+                used |= _complete(its, lambda s: s[1:], what, plan, skip_missing, lines)
             panoramas = _vigor_panoramas(source, labels, city, label, listed)
-            what, paths_of = f"panoramas of {label} in {labels}", lambda p: (p.path, p.satellite)
-            for panorama in _complete(panoramas, paths_of, what, plan, skip_missing):
+            what = f"panoramas of {_label_file(labels, label)}"
+            paths_of, lines = lambda p: (p.path, p.satellite), [p.line for p in panoramas]
+            for panorama in _complete(panoramas, paths_of, what, plan, skip_missing, lines):
                 change = panorama_change(crop, roll, seed, panorama.path.name)
                 plan.add(street, panorama.names[0], panorama.path, change)
                 known = used if split == "test" else listed
-                lines.append(_semi_positives(plan.entries[-1].target, panorama, known))
+                semi_positives.append(_semi_positives(plan.entries[-1].target, panorama, known))
                 used[panorama.names[0]] = panorama.satellite
         folder = "train/satellite" if split == "train" else "test/gallery_satellite"
         plan.add_classes(folder, {name: [path] for name, path in used.items()})
@@ -447,7 +454,7 @@ def plan_vigor(
     four = ("positive", "semi_1", "semi_2", "semi_3")
     header = [f"{which}{part}" for which in four for part in ("", "_delta_1", "_delta_2")]
     header = ["panorama", "latitude", "longitude", *header]
-    plan.sidecars["semi_positives.csv"] = _table(header, lines)
+    plan.sidecars["semi_positives.csv"] = _table(header, semi_positives)
     return plan
 
 
@@ -463,17 +470,20 @@ def _label_file(labels, stem):
 
 
 def _vigor_satellites(source, labels, city):
-    """{ID: path} of a city's listed satellite images."""
+    """{ID: path} of a city's listed satellite images, and their line numbers."""
     folder = _vigor_folder(source, city, "satellite")
-    names = _read_lines(labels / "satellite_list.txt", f"VIGOR's satellite images of {city}")
-    return {f"{city}_{Path(name).stem}": folder / name for name in map(str.strip, names)}
+    lines = _read_lines(labels / VIGOR_LIST, f"VIGOR's satellite images of {city}")
+    # A name that is listed twice keeps its first place.
+    first = {name.strip(): number for number, name in reversed(lines.items())}
+    names = sorted(first, key=first.get)
+    return {f"{city}_{Path(name).stem}": folder / name for name in names}, map(first.get, names)
 
 
 def _vigor_panoramas(source, labels, city, label, listed):
     path = _label_file(labels, label)
     folder = _vigor_folder(source, city, "panorama")
     panoramas = []
-    for number, line in enumerate(_read_lines(path, f"VIGOR's labels of {city}"), 1):
+    for number, line in _read_lines(path, f"VIGOR's labels of {city}").items():
         parts = line.split()
         if len(parts) != 13:
             raise ValueError(
@@ -483,10 +493,11 @@ def _vigor_panoramas(source, labels, city, label, listed):
         names = [f"{city}_{Path(name).stem}" for name in parts[1::3]]
         if names[0] not in listed:
             raise ValueError(
-                f"{path} line {number} names {parts[1]}, which satellite_list.txt does not hold"
+                f"{path} line {number} names {parts[1]}, which {VIGOR_LIST} does not hold"
             )
         offsets = list(zip(parts[2::3], parts[3::3], strict=True))
-        panoramas.append(Panorama(folder / parts[0], names, offsets, listed[names[0]]))
+        satellite = listed[names[0]]
+        panoramas.append(Panorama(folder / parts[0], names, offsets, satellite, number))
     return panoramas
 
 
@@ -627,7 +638,7 @@ def _denseuav_coordinates(source):
         files = [source / f"Dense_GPS_{split}.txt" for split in ("train", "test")]
     coordinates = {}
     for path in filter(Path.is_file, files):
-        for number, line in enumerate(_read_lines(path, "coordinates"), 1):
+        for number, line in _read_lines(path, "coordinates").items():
             parts = line.replace("\\", "/").split()
             marked = {part[0]: part[1:] for part in parts[1:]}  # E and N, in either order
             if len(parts) < 3 or "/" not in parts[0] or not {"E", "N"} <= marked.keys():
@@ -662,8 +673,8 @@ def plan_university160k(source, *, names=None, train=None, skip_missing=False):
         plan.notes.append("no query_drone_name.txt: the queries are in the order of their names")
     else:
         lines = _read_lines(Path(names), "a query's file name a line")
-        listed, what = [queries / line.strip() for line in lines], f"queries of {names}"
-        listed = _complete(listed, lambda query: (query,), what, plan, skip_missing)
+        listed, what = [queries / line.strip() for line in lines.values()], f"queries of {names}"
+        listed = _complete(listed, lambda query: (query,), what, plan, skip_missing, lines)
     plan.add_classes("test/query_drone", {UNKNOWN: listed})
     plan.sidecars["query_drone_name.txt"] = "".join(f"{query.name}\n" for query in listed)
     plan.empty_classes.append(f"test/gallery_satellite/{UNKNOWN}")
@@ -794,10 +805,10 @@ def plan_pairs(sources, *, views=None, test_share=0.2, seed=0, skip_missing=Fals
         views = views or _view_names([path.name for path in sources], "the folders are named")
         rows = _rows_of_folders(*sources, plan)
     else:
-        own, rows = _rows_of_csv(sources[0])
+        own, rows, lines = _rows_of_csv(sources[0])
         views = views or _view_names(own, f"{sources[0]} has image columns")
         what = f"rows of {sources[0]}"
-        rows = _complete(rows, lambda row: row[:2], what, plan, skip_missing)
+        rows = _complete(rows, lambda row: row[:2], what, plan, skip_missing, lines)
     buildings = _name_buildings(rows)
     test = _choose_test(sorted(buildings), test_share, seed)
     for name, its in sorted(buildings.items()):
@@ -849,10 +860,11 @@ def _rows_of_folders(first, second, plan):
 
 
 def _rows_of_csv(path):
-    """The two image columns' names, and the rows."""
+    """The two image columns' names, the rows, and their line numbers."""
     lines = _read_lines(path, "a folder, or a CSV file of pairs")
-    delimiter = max(",;\t", key=lines[0].count) if lines else ","
-    table = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    texts, numbers = list(lines.values()), list(lines)
+    delimiter = max(",;\t", key=texts[0].count) if texts else ","
+    table = [[cell.strip() for cell in row] for row in csv.reader(texts, delimiter=delimiter)]
     header = [COLUMN_ALIASES.get(name.lower(), name.lower()) for name in (table or [[]])[0]]
     columns = [name for name in header if name not in ("id", "latitude", "longitude")]
     if len(columns) != 2 or len(set(header)) != len(header) or len(table) < 2:
@@ -863,13 +875,13 @@ def _rows_of_csv(path):
     if ("latitude" in header) != ("longitude" in header):
         raise ValueError(f"{path} has one of latitude and longitude: expected both, or neither")
     rows = []
-    for number, cells in enumerate(table[1:], 1):
+    for number, cells in zip(numbers[1:], table[1:], strict=False):  # a cell may hold a line's end
         if len(cells) != len(header) or not all(cells[header.index(c)] for c in columns):
-            raise ValueError(f"{path} row {number} is {cells}: expected {', '.join(header)}")
+            raise ValueError(f"{path} line {number} is {cells}: expected {', '.join(header)}")
         row = dict(zip(header, cells, strict=True))
         images = (path.parent / row[column] for column in columns)
         rows.append(Row(*images, row.get("id") or None, _degrees(row, path, number)))
-    return columns, rows
+    return columns, rows, numbers[1 : len(rows) + 1]
 
 
 def _degrees(row, path, number):
@@ -883,7 +895,8 @@ def _degrees(row, path, number):
         valid = False
     if not valid:
         raise ValueError(
-            f"{path} row {number} has latitude {pair[0]!r}, longitude {pair[1]!r}: expected degrees"
+            f"{path} line {number} has latitude {pair[0]!r}, longitude {pair[1]!r}: "
+            "expected degrees"
         )
     return pair
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from protocols import metre_distance, planar_distance, read_coordinates
+from rerank import k_largest
 
 COORDINATES = ("coordinates.csv", "utm.csv")  # what prepare.py writes, degrees or metres
 BLOCK = 256  # buildings compared with all others at once
@@ -20,7 +21,7 @@ def alike(one, other, count):
     def similarity(rows):
         return one[rows] @ other.T + other[rows] @ one.T
 
-    return _largest(similarity, len(one), count)
+    return _nearest(similarity, len(one), count)
 
 
 def close_by(places, planar, count):
@@ -30,18 +31,20 @@ def close_by(places, planar, count):
     (N, min(count, N - 1)) int64, nearest first.
     """
     distance = planar_distance if planar else metre_distance
-    return _largest(lambda rows: -distance(places[rows, None], places), len(places), count)
+    return _nearest(lambda rows: -distance(places[rows, None], places), len(places), count)
 
 
-def _largest(similarity, total, count):
+def _nearest(similarity, total, count):
     """The `count` largest of similarity(rows) (B, N) for each of N rows, itself left out."""
     count = min(count, total - 1)
     nearest = np.empty((total, count), np.int64)
+    if not count:
+        return nearest
     for start in range(0, total, BLOCK):
         rows = np.arange(start, min(start + BLOCK, total))
         scores = similarity(rows)
         scores[np.arange(len(rows)), rows] = -np.inf
-        nearest[rows] = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        nearest[rows] = k_largest(scores, count)
     return nearest
 
 

@@ -20,7 +20,7 @@ BLOCK_SCORES = 2**24  # scores held at a time (64 MiB of float32)
 BLOCK_PAIRS = 2**13  # pairs of features gathered at a time (32 MiB of 512 numbers each)
 BLOCK_MINIMA = 2**21  # minima of two encodings at a time (about 100 MiB), where a row allows
 MOST_ENTRIES = 2**29  # of a propagated graph (4 GiB); several times those of unrelated images
-LANES = 16  # see `_largest`
+LANES = 16  # see `k_largest`
 
 
 # ---------------------------------------------------------------- protocols
@@ -244,13 +244,13 @@ def nearest(queries, gallery, k, description=None):
     indices, products, lowest = [], [], []
     for start in progress_bar(starts, description) if description else starts:
         scores = queries[start : start + size] @ gallery.T  # (B, Ng)
-        indices.append(_largest(scores, k))
+        indices.append(k_largest(scores, k))
         products.append(np.take_along_axis(scores, indices[-1], axis=1))
         lowest.append(scores.min(axis=1))
     return np.concatenate(indices), np.concatenate(products), np.concatenate(lowest)
 
 
-def _largest(scores, k):
+def k_largest(scores, k):
     """Columns (B, k) of each row's k largest scores (B, N), descending; ties in column order.
 
     The k-th largest of the maxima of disjoint sets of columns is exceeded or met by k scores, so

@@ -422,7 +422,7 @@ def test_pairs_that_cannot_be_made(source, workdir, capsys):
         ("drone,satellite,size", "a,b,c", "has the header 'drone,satellite,size' and 1 rows"),
         ("drone,satellite", "", "and 0 rows"),
         ("drone,satellite,latitude", "a,b,1", "one of latitude and longitude"),
-        ("drone,satellite", "a", "row 1 is ['a']"),
+        ("drone,satellite", "a", "line 2 is ['a']"),
         ("drone,satellite,latitude,longitude", "a,b,91,3", "latitude '91', longitude '3'"),
         ("drone,satellite,latitude,longitude", "a,b,1,", "longitude ''"),
     ):
@@ -432,7 +432,7 @@ def test_pairs_that_cannot_be_made(source, workdir, capsys):
     published_layouts.text(table, ["drone,satellite", *rows])
     fails(prepare.main, ["pairs", table], capsys, "found 3 buildings: four are needed")
     published_layouts.text(table, ["drone,satellite", *rows, "photos/9/view.jpg,tiles/4.png"])
-    fails(prepare.main, ["pairs", table], capsys, "1 of 4 rows", "photos/9/view.jpg",
+    fails(prepare.main, ["pairs", table], capsys, "1 of 4 rows", "photos/9/view.jpg (line 5)",
           "--skip_missing")  # fmt: skip
     assert not (workdir / "data").exists()
 
@@ -603,7 +603,7 @@ def test_missing_files_of_a_split_list(source, workdir, capsys):
     assert not (workdir / "out").exists()
     result = prepare_data(*argv, "--skip_missing")
     assert result["counts"]["train/satellite"] == result["counts"]["train/street"] == (2, 2)
-    assert f"first {lost}: left out" in result["notes"][0]
+    assert f"first {lost} (line 3): left out" in result["notes"][0]
     published_layouts.picture(lost)  # the copy is completed in part
     result = prepare_data(*argv, "--skip_missing")
     assert result["counts"]["train/street"] == (3, 3) and result["made"]["hard links"] == 2
@@ -639,6 +639,25 @@ def test_broken_releases(source, capsys):
     fails(prepare.main, ["cvusa", source, "--crop", "0.8,0.2"], capsys, "0.8,0.2")
     fails(prepare.main, ["cvusa", source, "--roll", "east"], capsys, "east")
     fails(prepare.main, ["cvusa", source, "--polar", "112"], capsys, "112")
+
+
+def test_lists_that_name_what_is_absent(source, capsys):
+    """The file and the line: empty lines count."""
+    published_layouts.cvusa(source)
+    path = source / "splits/train-19zl.csv"
+    lines = path.read_text().splitlines()
+    published_layouts.text(path, [lines[0], "", lines[1].split(",")[0]])
+    fails(prepare.main, ["cvusa", source], capsys, f"{path} line 3 is", "expected satellite,street")
+    published_layouts.text(path, [lines[0], "", lines[1].replace("/input", "/inputs")])
+    fails(prepare.main, ["cvusa", source], capsys, f"1 of 2 pairs of {path} lack a file",
+          "(line 3): add what is missing")  # fmt: skip
+    published_layouts.vigor(source)
+    path = source / "splits/Chicago/satellite_list.txt"
+    lines = path.read_text().splitlines()
+    published_layouts.text(path, [*lines, "", "satellite_1_2.png"])
+    fails(prepare.main, ["vigor", source], capsys, f"satellite images of {path} lack a file",
+          f"satellite_1_2.png (line {len(lines) + 2})")  # fmt: skip
+    assert not (source / "data").exists()
 
 
 def test_broken_lists(source, workdir, capsys):

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "features": {"matfile", "utils"},
     "dataset": {"cache", "random_erasing", "weather"},
     "cache": {"utils"},
-    "neighbours": {"protocols"},
+    "neighbours": {"protocols", "rerank"},
     "gradient_cache": {"blocks", "losses"},
     "model": {"backbones"},
     "musenet": {"backbones", "model"},
