@@ -648,7 +648,7 @@ def test_lists_that_name_what_is_absent(source, capsys):
     lines = path.read_text().splitlines()
     published_layouts.text(path, [lines[0], "", lines[1].split(",")[0]])
     fails(prepare.main, ["cvusa", source], capsys, f"{path} line 3 is", "expected satellite,street")
-    published_layouts.text(path, [lines[0], "", lines[1].replace("/input", "/inputs")])
+    published_layouts.text(path, [lines[0], "", lines[1].replace("streetview/panos", "streetview")])
     fails(prepare.main, ["cvusa", source], capsys, f"1 of 2 pairs of {path} lack a file",
           "(line 3): add what is missing")  # fmt: skip
     published_layouts.vigor(source)
