@@ -7,9 +7,12 @@ $ python evaluate_gpu.py --rerank k_reciprocal        # by neighbours in common
 """
 
 import argparse
+import itertools
 import json
+import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -146,17 +149,26 @@ def _dot_products(queries, gallery, block_size):
 
 
 def _rank_blocks(scores_of, positives, junk, blocks):
-    """The ranks of `rank_positives` by NumPy."""
+    """The ranks of `rank_positives` by NumPy; the rows of a block are divided among threads."""
+    threads = os.cpu_count() or 1
     ranks = []
-    for rows in blocks:
-        scores = scores_of(rows)  # (B, Ng)
-        shared = junk[rows.start]
-        shared_junk = all(each is shared for each in junk[rows])
-        if shared_junk and all(len(each) == 1 for each in positives[rows]):
-            ranks.extend(single_positive_ranks(scores, np.concatenate(positives[rows]), shared))
-        else:
-            ranks.extend(map(positive_ranks, scores, positives[rows], junk[rows]))
+    with ThreadPoolExecutor(threads) as pool:
+        for rows in blocks:
+            scores, own, unseen = scores_of(rows), positives[rows], junk[rows]
+            bounds = itertools.pairwise(np.linspace(0, len(scores), threads + 1).astype(int))
+            parts = [slice(first, last) for first, last in bounds if first < last]
+            running = [pool.submit(_rank_rows, scores[p], own[p], unseen[p]) for p in parts]
+            for part in running:
+                ranks.extend(part.result())
     return ranks
+
+
+def _rank_rows(scores, positives, junk):
+    """Ranks of B queries, their scores (B, Ng)."""
+    shared_junk = all(each is junk[0] for each in junk)
+    if shared_junk and all(len(each) == 1 for each in positives):
+        return single_positive_ranks(scores, np.concatenate(positives), junk[0])
+    return [positive_ranks(*row) for row in zip(scores, positives, junk, strict=True)]
 
 
 def _rank_blocks_torch(queries, gallery, positives, junk, blocks, device):
