@@ -17,7 +17,7 @@ from pathlib import Path
 import campus
 import convert
 import utils
-from utils import natural_int, positive_int, script
+from utils import natural_int, number_within, positive_int, script
 from weather import CONDITIONS, SPEC_VERSION, parse_conditions
 
 TRAIN_FOLDERS = tuple(f"train/{view}" for view in ("satellite", "drone", "street", "google"))
@@ -121,24 +121,9 @@ def _shares(text):
     return first, second
 
 
-def _share(text):
-    """argparse type: a number from 0 to 1."""
-    return _bounded_float(text, 0, 1)
-
-
 def _roll(text):
     """argparse type: degrees, or the word random."""
-    return text if text == "random" else _bounded_float(text, -360, 360)
-
-
-def _bounded_float(text, lowest, highest):
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not lowest <= value <= highest:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {lowest} to {highest}")
-    return value
+    return text if text == "random" else number_within(-360, 360)(text)
 
 
 def _size(text):
@@ -673,7 +658,11 @@ CONVERTERS = {
                 "help": "views of the two, e.g. drone,satellite; without, the folders' or columns' "
                 "names",
             },
-            "test_share": {"type": _share, "default": 0.2, "help": "buildings for test/, a share"},
+            "test_share": {
+                "type": number_within(0, 1),
+                "default": 0.2,
+                "help": "buildings for test/, a share",
+            },
             "seed": {"type": natural_int, "default": 0, "help": "which buildings"},
             **SKIP_OPTION,
         },

@@ -8,13 +8,12 @@ of all images by all images, nor of all queries by the gallery: neighbours are s
 block, graphs are sparse, and scores are made for a slice of queries at a time.
 """
 
-import argparse
 from typing import NamedTuple
 
 import numpy as np
 
 from features import JUNK
-from utils import positive_int, progress_bar
+from utils import number_within, positive_int, progress_bar
 
 BLOCK_SCORES = 2**24  # scores held at a time (64 MiB of float32)
 BLOCK_PAIRS = 2**13  # pairs of features gathered at a time (32 MiB of 512 numbers each)
@@ -63,7 +62,7 @@ def add_protocol_options(parser):
     )
     group.add_argument(
         "--query_expansion_alpha",
-        type=_number(0, np.inf),
+        type=number_within(0),
         metavar="A",
         help="weight of an added image: its cosine to the power A; if left out 0: all the same",
     )
@@ -91,26 +90,10 @@ def add_protocol_options(parser):
     )
     group.add_argument(
         "--rerank_lambda",
-        type=_number(0, 1),
+        type=number_within(0, 1),
         metavar="L",
         help=f"share of the plain distance or score in the new one, 0 to 1; if left out: {weight}",
     )
-
-
-def _number(low, high):
-    """An argparse type: a number from `low` to `high`."""
-
-    def number(text):
-        try:
-            value = float(text)
-        except ValueError:
-            value = np.nan
-        if not (low <= value <= high and np.isfinite(value)):
-            span = f"{low} up" if np.isinf(high) else f"{low} to {high}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {span}")
-        return value
-
-    return number
 
 
 def protocol_of(opts, parser):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import utils
-from utils import natural_int, positive_int, script
+from utils import natural_int, number_within, positive_int, script
 
 SNAPSHOT_EVERY = 10  # epochs
 READ_EVERY = 100  # steps on a GPU between two looks at the loss
@@ -154,7 +154,9 @@ def build_parser():
         default=False,
         help="AutoAugment (ImageNet policy)",
     )
-    data.add_argument("--erasing_p", type=_share, default=0.0, help="random erasing, probability")
+    data.add_argument(
+        "--erasing_p", type=number_within(0, 1), default=0.0, help="random erasing, probability"
+    )
     data.add_argument(
         "--weather",
         type=_conditions,
@@ -164,11 +166,14 @@ def build_parser():
         "over_exposure, fog_rain, fog_snow, rain_snow, wind",
     )
     data.add_argument(
-        "--zoom", type=_at_least_one, default=1.0, help="magnify by up to this, or as much smaller"
+        "--zoom",
+        type=number_within(1, 4),
+        default=1.0,
+        help="magnify by up to this, or as much smaller",
     )
     data.add_argument(
         "--recolour",
-        type=_share,
+        type=number_within(0, 1),
         default=0.0,
         help="strength of a random change of brightness, contrast and each colour's gamma",
     )
@@ -180,17 +185,22 @@ def build_parser():
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--epochs", type=positive_int, default=120, help="epochs to train")
     optim.add_argument("--optimizer", default="sgd", choices=("sgd", "adamw"), help="optimizer")
-    optim.add_argument("--lr", type=_positive_float, default=0.01, help="learning rate of the head")
+    optim.add_argument(
+        "--lr",
+        type=number_within(0, above=True),
+        default=0.01,
+        help="learning rate of the head",
+    )
     optim.add_argument(
         "--backbone_lr",
-        type=_positive_float,
+        type=number_within(0, above=True),
         default=None,
         help="backbone's learning rate as a multiple of --lr "
         "(None: 0.1, or 1 with --no_pretrained)",
     )
     optim.add_argument(
         "--weight_decay",
-        type=_not_negative,
+        type=number_within(0),
         default=None,
         help="weight decay (None: 5e-4 of sgd, 0.01 of adamw)",
     )
@@ -210,19 +220,19 @@ def build_parser():
     optim.add_argument(
         "--warm_epoch",
         "--warm",
-        type=_not_negative,
+        type=number_within(0),
         default=0.0,
         help="epochs over which the learning rate rises from a tenth",
     )
     optim.add_argument(
         "--clip_norm",
-        type=_positive_float,
+        type=number_within(0, above=True),
         default=None,
         help="largest norm of the gradient of all weights together",
     )
     optim.add_argument(
         "--clip_value",
-        type=_positive_float,
+        type=number_within(0, above=True),
         default=None,
         help="largest size of each number of the gradient",
     )
@@ -241,7 +251,7 @@ def build_parser():
     )
     optim.add_argument(
         "--moving_avg",
-        type=_share,
+        type=number_within(0, 1),
         default=1.0,
         help="decay of an exponential moving average of the weights per step, "
         "saved in their place; 1: none",
@@ -283,7 +293,9 @@ def _add_network_options(net):
         default=False,
         help="one set of weights: satellite, drone",
     )
-    net.add_argument("--droprate", type=_share, default=0.5, help="dropout before the classifier")
+    net.add_argument(
+        "--droprate", type=number_within(0, 1), default=0.5, help="dropout before the classifier"
+    )
     net.add_argument(
         "--pool", default="avg", choices=("avg", "max", "avg+max", "gem", "cls"), help="pool"
     )
@@ -371,13 +383,6 @@ def _image_side(text):
     return value
 
 
-def _number(text):
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-
-
 def _at_least_two(text):
     value = positive_int(text)
     if value < 2:
@@ -391,34 +396,6 @@ def _epochs(text):
     if numbers != sorted(set(numbers)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a rising list of epochs")
     return numbers[0] if len(numbers) == 1 else numbers
-
-
-def _share(text):
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def _positive_float(text):
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _at_least_one(text):
-    value = _number(text)
-    if not 1 <= value <= 4:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 4")
-    return value
-
-
-def _not_negative(text):
-    value = _number(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 up")
-    return value
 
 
 def parse_args(argv=None):

@@ -6,6 +6,7 @@ Imports nothing local, and torch only in the functions that use it, so that `--h
 import argparse
 import functools
 import json
+import math
 import os
 import sys
 import time
@@ -177,6 +178,24 @@ def _bounded_int(text, lowest):
     if value < lowest:
         raise argparse.ArgumentTypeError(f"{value} is too small: at least {lowest}")
     return value
+
+
+def number_within(lowest, highest=math.inf, above=False):
+    """An argparse type: a number from `lowest`, or with `above` only above it, to `highest`."""
+
+    def number(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        fits = lowest <= value <= highest and math.isfinite(value)
+        if not fits or (above and value == lowest):
+            span = f"from {lowest} up" if math.isinf(highest) else f"from {lowest} to {highest}"
+            span = f"above {lowest}" if above else span
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {span}")
+        return value
+
+    return number
 
 
 # ---------------------------------------------------------------- files

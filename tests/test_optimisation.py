@@ -223,7 +223,7 @@ def test_contradictions_are_one_line(capsys):
         (["--compile", "--grad_checkpoint"], "--compile saves memory its own way"),
         (["--hard_negatives", "similarity", "--sampler", "independent"], "is of --sampler paired"),
         (["--step_size", "80,40"], "rising list"),
-        (["--zoom", "0.5"], "is not between 1 and 4"),
+        (["--zoom", "0.5"], "'0.5' is not a number from 1 to 4"),
         (["--weather", "fog", "--cache", "ram"], "use one or the other"),
         (["--weather", "fog", "--views", "satellite,street"], "--views has none"),
     ):
