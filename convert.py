@@ -197,16 +197,21 @@ def _need_folder(path, what):
     return path
 
 
-def _read_lines(path, what):
-    """{number from 1: line} of the lines of a split file that are not empty."""
+def _read_text(path, what):
+    """The text of a split file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: expected {what}")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is no UTF-8 text (byte {error.start}): expected {what}; save it as UTF-8"
         ) from None
+
+
+def _read_lines(path, what):
+    """{number from 1: line} of the lines of a split file that are not empty."""
+    lines = _read_text(path, what).splitlines()
     return {number: line for number, line in enumerate(lines, 1) if line.strip()}
 
 
@@ -861,11 +866,16 @@ def _rows_of_folders(first, second, plan):
 
 def _rows_of_csv(path):
     """The two image columns' names, the rows, and their line numbers."""
-    lines = _read_lines(path, "a folder, or a CSV file of pairs")
-    texts, numbers = list(lines.values()), list(lines)
-    delimiter = max(",;\t", key=texts[0].count) if texts else ","
-    table = [[cell.strip() for cell in row] for row in csv.reader(texts, delimiter=delimiter)]
-    header = [COLUMN_ALIASES.get(name.lower(), name.lower()) for name in (table or [[]])[0]]
+    text = _read_text(path, "a folder, or a CSV file of pairs")
+    first = text.strip().partition("\n")[0]
+    reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count))
+    table = {}  # {number of a row's last line: cells}
+    for row in reader:
+        cells = [cell.strip() for cell in row]
+        if any(cells):
+            table[reader.line_num] = cells
+    names = [name.lower() for name in next(iter(table.values()), [])]
+    header = [COLUMN_ALIASES.get(name, name) for name in names]
     columns = [name for name in header if name not in ("id", "latitude", "longitude")]
     if len(columns) != 2 or len(set(header)) != len(header) or len(table) < 2:
         raise ValueError(
@@ -875,13 +885,13 @@ def _rows_of_csv(path):
     if ("latitude" in header) != ("longitude" in header):
         raise ValueError(f"{path} has one of latitude and longitude: expected both, or neither")
     rows = []
-    for number, cells in zip(numbers[1:], table[1:], strict=False):  # a cell may hold a line's end
+    for number, cells in list(table.items())[1:]:
         if len(cells) != len(header) or not all(cells[header.index(c)] for c in columns):
             raise ValueError(f"{path} line {number} is {cells}: expected {', '.join(header)}")
         row = dict(zip(header, cells, strict=True))
         images = (path.parent / row[column] for column in columns)
         rows.append(Row(*images, row.get("id") or None, _degrees(row, path, number)))
-    return columns, rows, numbers[1 : len(rows) + 1]
+    return columns, rows, list(table)[1:]
 
 
 def _degrees(row, path, number):

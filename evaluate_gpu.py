@@ -9,7 +9,6 @@ $ python evaluate_gpu.py --rerank k_reciprocal        # by neighbours in common
 import argparse
 import itertools
 import json
-import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from features import JUNK, check_features, load_features
-from utils import Parser, is_out_of_memory, script, write_text
+from utils import Parser, is_out_of_memory, script, usable_cores, write_text
 
 BLOCK_SCORES = 2**24  # scores held at a time (64 MiB of float32), where MIN_ROWS allows
 MAX_ROWS = 2**12  # queries at a time: more save no time, and cost memory in a short gallery
 MIN_ROWS = 128  # a long gallery, perhaps a map of a file, is read once for so many queries
+MAX_THREADS = 8  # each holds a mask and a copy of some scores of one query
 # Multiply-adds from which `auto` imports torch and starts a GPU: some 5 seconds of two CPU cores
 # against about 3 to start. An estimate: no GPU was at hand to measure it.
 GPU_WORK = 2**38
@@ -150,7 +150,7 @@ def _dot_products(queries, gallery, block_size):
 
 def _rank_blocks(scores_of, positives, junk, blocks):
     """The ranks of `rank_positives` by NumPy; the rows of a block are divided among threads."""
-    threads = os.cpu_count() or 1
+    threads = min(usable_cores(), MAX_THREADS)
     ranks = []
     with ThreadPoolExecutor(threads) as pool:
         for rows in blocks:

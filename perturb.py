@@ -22,8 +22,8 @@ KINDS = {  # {name: what its amount is}
     "distance": "long, middle or short: the drone's first, second or last third of its way down",
     "images": "of each building, spread evenly over those there are",
 }
-FRAMES = 54  # of a University-1652 building, from 256 m (frame 1) down to 121.5 m
-DISTANCES = {  # frames of each third
+# Frames of a University-1652 building, from 256 m (frame 1) down to 121.5 m (frame 54).
+DISTANCES = {
     "long": range(1, 19),
     "middle": range(19, 37),
     "short": range(37, 55),
@@ -41,12 +41,18 @@ class Perturbation(NamedTuple):
     def label(self):
         """`rotate=30`, as it was given."""
         amount = self.amount
-        return f"{self.kind}={amount if isinstance(amount, str) else format(amount, 'g')}"
+        return f"{self.kind}={amount if isinstance(amount, str) else format(amount, '.12g')}"
+
+    def check(self, input_width):
+        """Raise ValueError for a shift that leaves nothing of an image."""
+        if self.kind in ("shift", "pad") and abs(self.amount) >= input_width:
+            raise ValueError(f"--perturb {self.label} leaves nothing of {input_width} pixels")
 
     def change(self, image, input_width):
         """The changed image: uint8 (H, W, 3) -> uint8 (H, W, 3), at its own size.
 
-        `input_width` is that of the network's input, in whose pixels shifts are counted.
+        `input_width` is that of the network's input, in whose pixels shifts are counted, fewer
+        than there are (see `check`).
         """
         height, width, _ = image.shape
         if self.kind == "rotate":
@@ -55,14 +61,15 @@ class Perturbation(NamedTuple):
         if self.kind == "scale":
             return _scaled(image, self.amount)
         if self.kind in ("shift", "pad"):
-            pixels = round(self.amount * width / input_width)
-            if abs(pixels) >= width:
-                raise ValueError(f"--perturb {self.label} leaves nothing of {input_width} pixels")
+            pixels = min(max(round(self.amount * width / input_width), 1 - width), width - 1)
             return _shifted(image, pixels, mirrored=self.kind == "shift")
         return image
 
     def choose(self, paths):
-        """The images of a building that are asked for: its list of paths, or a part of it."""
+        """The images of a building that are asked for: its list of paths, or a part of it.
+
+        Of no distance are images whose names do not end in the number of a frame.
+        """
         if self.kind == "distance":
             return [path for path in paths if _frame(path) in DISTANCES[self.amount]]
         if self.kind == "images":
@@ -98,13 +105,9 @@ def _shifted(image, pixels, mirrored):
 
 
 def _frame(path):
-    """Number of a drone image on its way: the last one in the name of its file."""
+    """Number of a drone image on its way, the last one in the name of its file; None without."""
     numbers = re.findall("[0-9]+", path.stem)
-    if not numbers or not 1 <= int(numbers[-1]) <= FRAMES:
-        raise ValueError(
-            f"{path} has no frame number 1 to {FRAMES} in its name, which --perturb distance needs"
-        )
-    return int(numbers[-1])
+    return int(numbers[-1]) if numbers else None
 
 
 def parse_perturbations(text):
@@ -120,7 +123,8 @@ def parse_perturbations(text):
         )
     try:
         values = _named(amounts) if kind == "distance" else _numbers(amounts)
-        if not values or len(set(values)) < len(values):
+        found = tuple(Perturbation(kind, value) for value in values)
+        if not found or len({each.label for each in found}) < len(found):
             raise ValueError
         if kind == "scale" and not all(0.05 <= value <= 20 for value in values):
             raise ValueError
@@ -131,7 +135,7 @@ def parse_perturbations(text):
             f"{amounts!r} in {text!r}: expected different amounts ({KINDS[kind]}), such as "
             + {"distance": "long,short", "scale": "0.5,1,2", "images": "1,3"}.get(kind, "0:90:10")
         ) from None
-    return tuple(Perturbation(kind, value) for value in values)
+    return found
 
 
 def _named(amounts):

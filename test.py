@@ -58,7 +58,8 @@ def build_parser():
     parser.add_argument(
         "--output",
         default=FEATURE_FILE,
-        help="feature file, .mat or .npz; with --all the task is added to its name",
+        help="feature file, .mat or .npz; with --all, --weather or --perturb the task and what was "
+        "changed are added to its name",
     )
     parser.add_argument("--batchsize", type=positive_int, default=128, help="images at once")
     parser.add_argument(
@@ -68,7 +69,6 @@ def build_parser():
     variants.add_argument(
         "--weather",
         type=_conditions,
-        default=(),
         metavar="NAME,...",
         help="test on drone images under weather: all ten conditions, or some (fog,rain), each by "
         "itself, and their mean",
@@ -76,7 +76,6 @@ def build_parser():
     variants.add_argument(
         "--perturb",
         type=_perturbations,
-        default=(),
         metavar="KIND=AMOUNT",
         help="test with changed queries: rotate=30, a list shift=0,20,40 or a range "
         "scale=0.5:1.5:0.25 of degrees, pixels of the input, times; pad=PIXELS; "
@@ -233,6 +232,8 @@ def variants_of(opts, input_width):
             for name in opts.weather
         ]
     if opts.perturb:
+        for each in opts.perturb:
+            each.check(input_width)
         return [
             Variant(
                 each.label.replace("=", "_"),
@@ -257,6 +258,21 @@ def check_variants(opts, tasks):
             f"--perturb distance is of drone queries, not of {', '.join(queries)}: "
             "choose --query drone, without --all"
         )
+
+
+def choose_images(variant, scanned, folders, test_dir):
+    """{folder: {ID: paths}} of what a variant uses; ValueError where a folder has nothing."""
+    chosen = {
+        folder: {name: variant.choose(paths) for name, paths in scanned[folder].items()}
+        for folder in folders
+    }
+    for folder, classes in chosen.items():
+        if not any(classes.values()):
+            raise ValueError(
+                f"{test_dir / folder} has no image for {variant.label}; a distance is told by the "
+                "frame, 1 to 54, at the end of a file's name"
+            )
+    return chosen
 
 
 def variant_table(task, by_label):
@@ -284,12 +300,16 @@ def draw_perturbation(path, perturbations, metrics, title):
 
     from perturb import KINDS
 
-    kind, amounts = perturbations[0].kind, [each.amount for each in perturbations]
+    kind = perturbations[0].kind
+    points = list(zip(perturbations, metrics, strict=True))
+    if kind != "distance":  # these have an order of their own
+        points.sort(key=lambda point: point[0].amount)
+    amounts = [each.amount for each, _ in points]
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     for key, label in (("recall@1", "Recall@1"), ("AP", "AP")):
-        axis.plot(amounts, [each[key] for each in metrics], marker="o", label=label)
+        axis.plot(amounts, [each[key] for _, each in points], marker="o", label=label)
     axis.set(title=title, xlabel=f"{kind}: {KINDS[kind]}", ylabel="percent", ylim=(0, 100))
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
@@ -305,7 +325,8 @@ def report_variants(opts, task, variants, by_name, run_dir):
     reports; it is added to `by_name` and to the run's result.txt.
     """
     by_label = {each.label: by_name[each.name] for each in variants}
-    notes = by_name[variants[0].name].get("protocol", [])
+    all_notes = [by_name[each.name].get("protocol", []) for each in variants]
+    notes = all_notes[0] if all(each == all_notes[0] for each in all_notes) else []
     if opts.weather:
         mean = by_label["mean"] = by_name["mean"] = mean_metrics(list(by_name.values()))
         title = f"{' -> '.join(task)}, mean of {len(variants)} weather conditions"
@@ -357,6 +378,24 @@ def add_result(run_dir, line):
     utils.write_text(result, f"{earlier}{line}\n")
 
 
+def score_tasks(opts, results, features, variant, touched):
+    """Add to `results`, {task: metrics or {variant's name: metrics}}, those of a variant.
+
+    `features`: {folder: Features}, in `touched` folders those of the variant. What no variant
+    touches is scored once.
+    """
+    for task, its in results.items():
+        pair = f"query_{task[0]}", f"gallery_{task[1]}"
+        own = variant if set(touched).intersection(pair) else None
+        if own is None and its:
+            continue
+        names = [*(task if opts.all else ()), *([own.name] if own else ())]
+        path, sides = output_path(opts.output, *names), [features[folder] for folder in pair]
+        label, run_dir = own.label if own else "", utils.run_folder(opts.name)
+        metrics = score_task(task, *sides, path, run_dir, opts.protocol, label)
+        its.update({own.name: metrics} if own else metrics)
+
+
 @script
 def main(argv=None):
     """Run the tasks; returns {"<query>_<gallery>": metrics}, of a single task its metrics."""
@@ -377,15 +416,13 @@ def main(argv=None):
     height, width = model.input_size_from_opts(run_opts)
     network = model.inference_copy(network, utils.dtype_of(utils.precision_of(opts)))
     variants = variants_of(opts, width)
+    touched = sorted(folder for folder in scanned if variants[0].touches in folder)
+    chosen = {each: choose_images(each, scanned, touched, test_dir) for each in variants}
 
     def extract(folder, variant=None):
-        classes, change = scanned[folder], None
-        if variant:
-            change = variant.change
-            classes = {name: variant.choose(paths) for name, paths in classes.items()}
+        classes = chosen[variant][folder] if variant else scanned[folder]
         paths = [path for images in classes.values() for path in images]
-        if not paths:
-            raise ValueError(f"{test_dir / folder} has no image for {variant.label}")
+        change = variant.change if variant else None
         with utils.main_process_first() if opts.cache == "disk" else nullcontext():
             images = open_view(paths, height, width, opts.cache, opts.num_workers, change)
         return view_features(
@@ -401,29 +438,17 @@ def main(argv=None):
             description=f"{folder}, {variant.label}" if variant else folder,
         )
 
-    run_dir, results = utils.run_folder(opts.name), {task: {} for task in tasks}
-    touched = sorted(folder for folder in scanned if variants[0].touches in folder)
     features = {folder: extract(folder) for folder in scanned if folder not in touched}
+    results = {task: {} for task in tasks}
     for variant in variants:
         features.update({folder: extract(folder, variant) for folder in touched})
-        for task in tasks:
-            pair = f"query_{task[0]}", f"gallery_{task[1]}"
-            own = variant if set(touched).intersection(pair) else None
-            if not utils.is_main() or (own is None and results[task]):
-                continue  # the first process saves and scores; what nothing changed, once
-            names = [*(task if opts.all else ()), *([own.name] if own else ())]
-            path, sides = output_path(opts.output, *names), [features[folder] for folder in pair]
-            label = own.label if own else ""
-            metrics = score_task(task, *sides, path, run_dir, opts.protocol, label)
-            if own:
-                results[task][own.name] = metrics
-            else:
-                results[task] = metrics
+        if utils.is_main():  # the first process saves and scores
+            score_tasks(opts, results, features, variant, touched)
     if not utils.is_main():
         return {}
     for task, its in results.items():
         if variants[0].name in its:
-            report_variants(opts, task, variants, its, run_dir)
+            report_variants(opts, task, variants, its, utils.run_folder(opts.name))
     results = {"_".join(task): its for task, its in results.items()}
     return results if opts.all else results["_".join(tasks[0])]
 

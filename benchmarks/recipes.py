@@ -30,8 +30,12 @@ BATCHES = (16, 32)  # smallest and largest, pairs; others leave too few or too s
 # Of SGD, from random weights: those of `make demo`. Published ones belong to ImageNet weights, and
 # with them the baseline learns next to nothing in so short a run.
 SGD_RATES = ("--lr", 0.003, "--backbone_lr", 10)
-# Options that only make sense together: one step of `--towards`.
-OPTIMISATION = ("optimizer", "lr", "schedule", "warm_epoch")
+TOGETHER = (  # options that only make sense with each other: one step of `--towards`
+    ("LPN", "block"),
+    ("musenet", "weather", "loss_weights"),  # MuSe-Net has a loss of its own
+    ("optimizer", "lr", "backbone_lr", "schedule", "warm_epoch", "step_size", "weight_decay",
+     "clip_norm", "clip_value", "epochs"),
+)  # fmt: skip
 TASKS = {"drone_satellite": "D>S", "satellite_drone": "S>D"}
 PROTOCOLS = {
     "plain": {},
@@ -137,13 +141,12 @@ def protocol_rows(runs):
     ]
 
 
-def parse_args(argv=None):
-    """Options of the comparison."""
-    parser = Parser(description=__doc__.splitlines()[0])
+def build_parser(description):
+    """The parser of what all trainings here share, and its group of which recipes to train."""
+    parser = Parser(description=description)
     parser.add_argument("data", help="data folder in the University-1652 layout")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--recipes", nargs="+", metavar="NAME", help="these alone")
-    which.add_argument("--towards", metavar="NAME", help="from baseline to this, step by step")
     parser.add_argument("--seeds", type=positive_int, default=3, help="runs of a recipe")
     parser.add_argument("--passes", type=positive_int, default=24, help="over the buildings")
     parser.add_argument("--backbone", default="resnet18", help="network of all recipes")
@@ -151,6 +154,13 @@ def parse_args(argv=None):
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to run")
     parser.add_argument("--json", metavar="FILE", help="write all metrics to this file")
+    return parser, which
+
+
+def parse_args(argv=None):
+    """Options of the comparison."""
+    parser, which = build_parser(__doc__.splitlines()[0])
+    which.add_argument("--towards", metavar="NAME", help="from baseline to this, step by step")
     return parser.parse_args(argv)
 
 
@@ -174,14 +184,30 @@ def steps_towards(name):
     """
     baseline, goal = (read_config(path) for path in find_recipes(["baseline", name]))
     options = {**baseline, "views": goal["views"]}  # of all recipes here the same two
-    changed = [key for key in goal if goal[key] != options.get(key)]
-    groups = [[key] for key in changed if key not in OPTIMISATION]
-    groups.append([key for key in changed if key in OPTIMISATION])
+    changed = [key for key in {**goal, **options} if goal.get(key) != options.get(key)]
     steps = {"baseline": options}
-    for keys in filter(None, groups):
-        options = options | {key: goal[key] for key in keys}
-        steps[f"+ {keys[0]}"] = options
+    for key in changed:
+        group = next((group for group in TOGETHER if key in group), (key,))
+        first = next(each for each in changed if each in group)
+        if key == first:  # what the recipe leaves out is as train.py has it
+            options = {k: v for k, v in options.items() if k not in group}
+            options.update((k, goal[k]) for k in group if k in goal)
+            steps[f"+ {first}"] = options
     return steps
+
+
+def different(paths, opts):
+    """The recipes that `run_options` leaves different from the one before."""
+    import train
+
+    kept, before = [], None
+    for path in paths:
+        options = vars(train.parse_args(run_options(path, opts, seed=0)))
+        options = {**options, "name": "", "config": ""}
+        if options != before:
+            kept.append(path)
+        before = options
+    return kept
 
 
 def write_steps(steps):
@@ -202,7 +228,7 @@ def main(argv=None):
     target = opts.json and Path(opts.json).resolve()
     with measure.working_folder():
         if steps:
-            recipes = write_steps(steps)
+            recipes = different(write_steps(steps), opts)
         results = {recipe.stem: [] for recipe in recipes}
         for seed in range(opts.seeds):  # a seed of all first: an early look is at all recipes
             for recipe in recipes:

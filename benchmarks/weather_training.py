@@ -67,12 +67,10 @@ def table_rows(results):
 
 
 def parse_args(argv=None):
-    """Those of `benchmarks/recipes.py`, but for `--towards`."""
-    opts = recipes.parse_args(argv)
-    if opts.towards:
-        raise ValueError("--towards is of benchmarks/recipes.py: leave it out here")
-    opts.recipes = opts.recipes or ["baseline", "strong", "musenet"]
-    return opts
+    """Options of the comparison."""
+    parser, _ = recipes.build_parser(__doc__.splitlines()[0])
+    parser.set_defaults(recipes=["strong", "musenet"])
+    return parser.parse_args(argv)
 
 
 @script

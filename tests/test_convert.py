@@ -428,6 +428,9 @@ def test_pairs_that_cannot_be_made(source, workdir, capsys):
     ):
         published_layouts.text(table, [header, row])
         fails(prepare.main, ["pairs", table], capsys, words)
+    lines = ["drone,satellite,id", "", '"a.png",b.png,"of two', 'lines"', "c.png"]
+    published_layouts.text(table, lines)
+    fails(prepare.main, ["pairs", table], capsys, "line 5 is ['c.png']")
     rows = [f"photos/{n}/view.jpg,tiles/{n}.png" for n in range(3)]
     published_layouts.text(table, ["drone,satellite", *rows])
     fails(prepare.main, ["pairs", table], capsys, "found 3 buildings: four are needed")

@@ -54,8 +54,12 @@ def test_shift_mirrors_and_pad_is_black():
     assert np.array_equal(left[:, :24], image[:, 6:]) and left[:, 24:].max() == 0
     far = Perturbation("shift", 14).change(image, 15)  # mirrored again and again
     assert set(far.reshape(-1, 3)[:, 0]) == set(image[:, :2].reshape(-1, 3)[:, 0])
-    with pytest.raises(ValueError, match="pad=15 leaves nothing of 15 pixels"):
-        Perturbation("pad", 15).change(image, 15)
+    most = Perturbation("shift", 14.99)
+    most.check(15)
+    assert most.change(image, 15).shape == image.shape
+    for kind, amount in (("pad", 15), ("shift", -15), ("shift", 1e308)):
+        with pytest.raises(ValueError, match="leaves nothing of 15 pixels"):
+            Perturbation(kind, amount).check(15)
 
 
 def test_choices():
@@ -68,9 +72,9 @@ def test_choices():
     assert Perturbation("images", 99.0).choose(paths) == paths
     assert Perturbation("images", 2.0).choose([]) == []
     assert Perturbation("rotate", 9.0).choose(paths) == paths
-    for name in ("roof.jpeg", "image-55.jpeg"):
-        with pytest.raises(ValueError, match=f"{name} has no frame number 1 to 54"):
-            Perturbation("distance", "long").choose([Path(name)])
+    others = [Path("roof.jpeg"), Path("image-55.jpeg"), Path("image-00.jpeg")]
+    for each in ("long", "middle", "short"):
+        assert Perturbation("distance", each).choose(others) == []
 
 
 def test_amounts():
@@ -81,6 +85,7 @@ def test_amounts():
     assert labels("shift=-5,5") == ["shift=-5", "shift=5"]
     assert labels("scale=0.5:1.5:0.1")[-1] == "scale=1.5" and len(labels("scale=.5:1.5:.1")) == 11
     assert labels("rotate=90:0:-45") == ["rotate=90", "rotate=45", "rotate=0"]
+    assert labels("rotate=1000001") == ["rotate=1000001"]
     assert labels("distance=short,long") == ["distance=short", "distance=long"]
 
 
@@ -88,6 +93,7 @@ def test_amounts():
     "text",
     ["", "rotate", "rotate=", "turn=3", "rotate=a", "rotate=1,1", "rotate=0:9:0", "rotate=0:9:-1",
      "rotate=0:9", "rotate=nan", "rotate=0:inf:1", "rotate=0:999:1", "scale=0", "scale=-1",
+     "scale=1.00000000000001,1.00000000000002",
      "images=0", "images=1.5", "distance=3", "distance=near"],
 )  # fmt: skip
 def test_wrong_amounts_are_refused(text):

@@ -416,9 +416,12 @@ def test_a_choice_of_queries(toy, small_run, capsys):
     assert by_third["distance_short"]["num_queries"] == sum(n >= 37 for n in frames) > 0
     middle = ["--perturb", "distance=middle"]
     assert not any(19 <= n <= 36 for n in frames)
-    fails(script.main, [*argv, *middle], capsys, "query_drone has no image for distance=middle")
+    (small_run / "result.txt").unlink()
+    both = ["--perturb", "distance=long,middle"]  # told before the first is extracted
+    fails(script.main, [*argv, *both], capsys, "query_drone has no image for distance=middle")
     fails(script.main, [*argv, *middle, "--all"], capsys, "of drone queries", "without --all")
-    fails(script.main, [*argv, "--perturb", "shift=99"], capsys, "leaves nothing of 32 pixels")
+    fails(script.main, [*argv, "--perturb", "shift=9,99"], capsys, "leaves nothing of 32 pixels")
+    assert not (small_run / "result.txt").exists()
     fails(script.main, [*argv, "--perturb", "tilt=3"], capsys, "'tilt=3' is not", "rotate")
     both = ["--perturb", "images=1", "--weather", "fog"]
     fails(script.main, [*argv, *both], capsys, "not allowed with")
