@@ -7,22 +7,19 @@ $ python evaluate_gpu.py --rerank k_reciprocal        # by neighbours in common
 """
 
 import argparse
-import itertools
 import json
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from features import JUNK, check_features, load_features
-from utils import Parser, is_out_of_memory, script, usable_cores, write_text
+from utils import Parser, is_out_of_memory, script, write_text
 
 BLOCK_SCORES = 2**24  # scores held at a time (64 MiB of float32), where MIN_ROWS allows
 MAX_ROWS = 2**12  # queries at a time: more save no time, and cost memory in a short gallery
 MIN_ROWS = 128  # a long gallery, perhaps a map of a file, is read once for so many queries
-MAX_THREADS = 8  # each holds a mask and a copy of some scores of one query
 # Multiply-adds from which `auto` imports torch and starts a GPU: some 5 seconds of two CPU cores
 # against about 3 to start. An estimate: no GPU was at hand to measure it.
 GPU_WORK = 2**38
@@ -149,26 +146,17 @@ def _dot_products(queries, gallery, block_size):
 
 
 def _rank_blocks(scores_of, positives, junk, blocks):
-    """The ranks of `rank_positives` by NumPy; the rows of a block are divided among threads."""
-    threads = min(usable_cores(), MAX_THREADS)
+    """The ranks of `rank_positives` by NumPy, whose product has all cores already."""
     ranks = []
-    with ThreadPoolExecutor(threads) as pool:
-        for rows in blocks:
-            scores, own, unseen = scores_of(rows), positives[rows], junk[rows]
-            bounds = itertools.pairwise(np.linspace(0, len(scores), threads + 1).astype(int))
-            parts = [slice(first, last) for first, last in bounds if first < last]
-            running = [pool.submit(_rank_rows, scores[p], own[p], unseen[p]) for p in parts]
-            for part in running:
-                ranks.extend(part.result())
+    for rows in blocks:
+        scores = scores_of(rows)  # (B, Ng)
+        shared = junk[rows.start]
+        shared_junk = all(each is shared for each in junk[rows])
+        if shared_junk and all(len(each) == 1 for each in positives[rows]):
+            ranks.extend(single_positive_ranks(scores, np.concatenate(positives[rows]), shared))
+        else:
+            ranks.extend(map(positive_ranks, scores, positives[rows], junk[rows]))
     return ranks
-
-
-def _rank_rows(scores, positives, junk):
-    """Ranks of B queries, their scores (B, Ng)."""
-    shared_junk = all(each is junk[0] for each in junk)
-    if shared_junk and all(len(each) == 1 for each in positives):
-        return single_positive_ranks(scores, np.concatenate(positives), junk[0])
-    return [positive_ranks(*row) for row in zip(scores, positives, junk, strict=True)]
 
 
 def _rank_blocks_torch(queries, gallery, positives, junk, blocks, device):

@@ -198,13 +198,6 @@ def number_within(lowest, highest=math.inf, above=False):
     return number
 
 
-def usable_cores():
-    """How many cores this process may use; fewer than there are in a container or under taskset."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 # ---------------------------------------------------------------- files
 @contextmanager
 def replacing(path):

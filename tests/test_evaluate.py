@@ -189,29 +189,6 @@ def test_torch_kernel_where_no_query_has_a_match():
     assert [each.tolist() for each in ranks] == [[]] * 5
 
 
-@pytest.mark.parametrize("threads", [1, 3, 64])
-def test_number_of_threads_changes_nothing(threads, monkeypatch):
-    """Fewer rows than threads, cameras, junk, and one positive or several within a block."""
-    query, gallery = tied_task(num_query=50)
-    alone = query.labels == query.labels[0]
-    labels = np.where(gallery.labels == query.labels[0], -1, gallery.labels)
-    labels[np.flatnonzero(labels == -1)[0]] = query.labels[0]
-    cameras = np.arange(len(labels)) % 3
-    gallery = gallery._replace(labels=labels, cameras=cameras)
-    query = query._replace(cameras=np.arange(50) % 3)
-    assert alone.any() and not alone.all()
-    expected = [
-        rank_positives(query._replace(features=query.features[[n]], labels=query.labels[[n]],
-                                      paths=[""], cameras=query.cameras[[n]]), gallery)[0][0]
-        for n in range(50)
-    ]  # fmt: skip
-    monkeypatch.setattr(evaluate_gpu, "usable_cores", lambda: threads)
-    monkeypatch.setattr(evaluate_gpu, "MAX_THREADS", threads)
-    for block_size in (1, 20, None):
-        ranks = rank_positives(query, gallery, block_size)[0]
-        assert [each.tolist() for each in ranks] == [each.tolist() for each in expected]
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_full_ranking_agrees_with_the_ranks(name):
     query, gallery = variant(name)
