@@ -29,6 +29,7 @@ from PIL import Image
 
 import utils
 import weather
+from perturb import frame_number
 
 MARKER = "prepare.yaml"  # in the output folder: how it was made
 UNKNOWN = "unknown"  # the class of queries whose building is not published
@@ -477,11 +478,14 @@ def _label_file(labels, stem):
 def _vigor_satellites(source, labels, city):
     """{ID: path} of a city's listed satellite images, and their line numbers."""
     folder = _vigor_folder(source, city, "satellite")
+    listed, numbers = {}, []
     lines = _read_lines(labels / VIGOR_LIST, f"VIGOR's satellite images of {city}")
-    # A name that is listed twice keeps its first place.
-    first = {name.strip(): number for number, name in reversed(lines.items())}
-    names = sorted(first, key=first.get)
-    return {f"{city}_{Path(name).stem}": folder / name for name in names}, map(first.get, names)
+    for number, line in lines.items():
+        name = f"{city}_{Path(line.strip()).stem}"
+        if name not in listed:
+            listed[name] = folder / line.strip()
+            numbers.append(number)
+    return listed, numbers
 
 
 def _vigor_panoramas(source, labels, city, label, listed):
@@ -726,17 +730,6 @@ def plan_limit_views(source, *, views):
     return plan
 
 
-class WeatherChange(NamedTuple):
-    """Draw a weather condition: uint8 (H, W, 3) -> the same shape."""
-
-    condition: str
-    seed: int
-
-    def __call__(self, image):
-        """Apply the change to one image."""
-        return weather.apply_weather(image, self.condition, self.seed)
-
-
 def plan_wx(source, *, conditions):
     """The test folders of a data folder once under each condition: <condition>/test/...
 
@@ -761,8 +754,7 @@ def plan_wx(source, *, conditions):
                 continue
             for name, paths in classes.items():
                 for path in paths:
-                    seed = weather.weather_seed(f"{name}/{path.name}", condition)
-                    change = WeatherChange(condition, seed)
+                    change = functools.partial(weather.draw_weather, path=path, condition=condition)
                     plan.entries.append(Entry(path, f"{place}/{name}/{path.stem}.png", change))
     return plan
 
@@ -775,10 +767,10 @@ def _add_layout(plan, source, folders):
 
 
 def _frame_number(path):
-    digits = re.search(r"\d+$", path.stem)
-    if not digits:
+    number = frame_number(path)
+    if number is None:
         raise ValueError(f"{path} has no frame number: expected a name like image-01.jpeg")
-    return int(digits.group())
+    return number
 
 
 # ---------------------------------------------------------------- the user's own pairs

@@ -26,7 +26,7 @@ from torchvision.transforms.v2 import functional as image_ops
 
 from cache import open_images
 from random_erasing import random_erasing
-from weather import CONDITIONS, apply_weather, choose_condition, weather_seed
+from weather import CONDITIONS, apply_weather, choose_condition
 
 try:
     import simplejpeg
@@ -179,12 +179,6 @@ def resize_bicubic(image, height, width):
         _as_tensor(image), [height, width], v2.InterpolationMode.BICUBIC, antialias=True
     )
     return resized.permute(1, 2, 0).contiguous().numpy()
-
-
-def draw_weather(image, path, condition):
-    """Draw a weather condition on an image, always the same for a file of one class and name."""
-    name = f"{Path(path).parent.name}/{Path(path).name}"
-    return apply_weather(image, condition, weather_seed(name, condition))
 
 
 def load_resized(path, height, width, change=None):

@@ -207,35 +207,13 @@ class _MuSeNet(model._MultiViewNet):
     """
 
     def __init__(
-        self,
-        class_num,
-        droprate,
-        stride=2,
-        pool="avg",
-        share_weight=False,
-        LPN=False,
-        block=4,
-        *,
-        backbone="resnet50",
-        return_f=False,
-        usam=False,
-        btnk=None,
-        return_weather=False,
+        self, *plain, backbone="resnet50", usam=False, btnk=None, return_weather=False, **options
     ):
-        modulated_blocks(backbone, btnk)  # refuses what does not fit before anything is built
+        # Refuses what does not fit before anything is built.
+        modulated_blocks("vgg16_bn" if options.get("VGG16") else backbone, btnk)
         if usam:
             raise ValueError("--musenet and --usam are two networks: choose one")
-        super().__init__(
-            class_num,
-            droprate,
-            stride,
-            pool,
-            share_weight,
-            LPN=LPN,
-            block=block,
-            backbone=backbone,
-            return_f=return_f,
-        )
+        super().__init__(*plain, backbone=backbone, **options)
         for branch in dict.fromkeys(self.adaptive):
             add_instance_norm(branch)
         self.pt_model = StyleNetwork(backbone, btnk)

@@ -71,7 +71,7 @@ class Perturbation(NamedTuple):
         Of no distance are images whose names do not end in the number of a frame.
         """
         if self.kind == "distance":
-            return [path for path in paths if _frame(path) in DISTANCES[self.amount]]
+            return [path for path in paths if frame_number(path) in DISTANCES[self.amount]]
         if self.kind == "images":
             # The middles of as many equal parts: one alone is not from the end of the way.
             count = min(int(self.amount), len(paths))
@@ -104,10 +104,10 @@ def _shifted(image, pixels, mirrored):
     return np.pad(kept, ((0, 0), (pixels, 0), (0, 0)), "symmetric" if mirrored else "constant")
 
 
-def _frame(path):
-    """Number of a drone image on its way, the last one in the name of its file; None without."""
-    numbers = re.findall("[0-9]+", path.stem)
-    return int(numbers[-1]) if numbers else None
+def frame_number(path):
+    """Number of a drone image on its way, at the end of its file's stem; None without."""
+    digits = re.search(r"\d+$", path.stem)
+    return int(digits.group()) if digits else None
 
 
 def parse_perturbations(text):

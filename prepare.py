@@ -467,7 +467,7 @@ def _view_tiles(scanned, name):
 
 def _weather_tiles(scanned, names, conditions):
     """Rows of five (tile, label): a drone image of each building under the conditions."""
-    from weather import condition_label, weather_seed
+    from weather import condition_label
 
     if not scanned.get("drone"):
         raise ValueError("--weather is drawn on drone images, and there is no train/drone")
@@ -477,13 +477,7 @@ def _weather_tiles(scanned, names, conditions):
         if not paths:
             continue
         path = paths[len(paths) // 2]
-        tiles = [
-            (
-                _read_tile(path, condition, weather_seed(f"{name}/{path.name}", condition)),
-                condition_label(condition),
-            )
-            for condition in conditions
-        ]
+        tiles = [(_read_tile(path, each), condition_label(each)) for each in conditions]
         rows += [tiles[start : start + 5] for start in range(0, len(tiles), 5)]
     return rows
 
@@ -493,13 +487,13 @@ def _columns(classes):
     return (0.0, 0.5, 1.0) if max(map(len, classes.values())) > 2 else (0.0,)
 
 
-def _read_tile(path, condition="normal", seed=0):
+def _read_tile(path, condition="normal"):
     from PIL import Image
 
     from dataset import read_image
-    from weather import apply_weather
+    from weather import draw_weather
 
-    image = apply_weather(read_image(path), condition, seed)
+    image = draw_weather(read_image(path), path, condition)
     return Image.fromarray(image).resize((TILE, TILE))
 
 

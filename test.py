@@ -223,8 +223,7 @@ class Variant(NamedTuple):
 
 def variants_of(opts, input_width):
     """The `Variant`s that --weather or --perturb asks for; else a single one, of nothing."""
-    from dataset import draw_weather
-    from weather import condition_label
+    from weather import condition_label, draw_weather
 
     if opts.weather:
         return [
@@ -295,9 +294,6 @@ def mean_metrics(metrics):
 
 def draw_perturbation(path, perturbations, metrics, title):
     """Plot Recall@1 and AP against the amounts of a perturbation."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     from perturb import KINDS
 
     kind = perturbations[0].kind
@@ -305,17 +301,11 @@ def draw_perturbation(path, perturbations, metrics, title):
     if kind != "distance":  # these have an order of their own
         points.sort(key=lambda point: point[0].amount)
     amounts = [each.amount for each, _ in points]
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    for key, label in (("recall@1", "Recall@1"), ("AP", "AP")):
-        axis.plot(amounts, [each[key] for _, each in points], marker="o", label=label)
-    axis.set(title=title, xlabel=f"{kind}: {KINDS[kind]}", ylabel="percent", ylim=(0, 100))
-    axis.legend(frameon=False)
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    with utils.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    with utils.chart(path, (6.4, 4)) as (axis,):
+        for key, label in (("recall@1", "Recall@1"), ("AP", "AP")):
+            axis.plot(amounts, [each[key] for _, each in points], marker="o", label=label)
+        axis.set(title=title, xlabel=f"{kind}: {KINDS[kind]}", ylabel="percent", ylim=(0, 100))
+        axis.legend(frameon=False)
 
 
 def report_variants(opts, task, variants, by_name, run_dir):

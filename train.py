@@ -17,6 +17,8 @@ import utils
 from utils import natural_int, number_within, positive_int, script
 
 SNAPSHOT_EVERY = 10  # epochs
+# An option that is off by default and has a `--no-` form, for what a recipe may have switched on.
+SWITCH = {"action": argparse.BooleanOptionalAction, "default": False}
 READ_EVERY = 100  # steps on a GPU between two looks at the loss
 VIEW_CHOICES = {"2": ("satellite", "drone"), "3": ("satellite", "street", "drone")}
 # What a resumed run may change: where and how it runs, and for how long, never what it computes.
@@ -80,14 +82,12 @@ def build_parser():
     data.add_argument(
         "--extra_Google",
         "--extra",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        **SWITCH,
         help="with --views 3: add the google images to the street branch",
     )
     data.add_argument(
         "--train_all",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        **SWITCH,
         help="train on all buildings; else a tenth is held out for validation",
     )
     data.add_argument(
@@ -111,8 +111,7 @@ def build_parser():
     )
     data.add_argument(
         "--joint_flips",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        **SWITCH,
         help="paired: mirror all images of a building in a batch, or none",
     )
     data.add_argument(
@@ -144,14 +143,12 @@ def build_parser():
     )
     data.add_argument(
         "--color_jitter",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        **SWITCH,
         help="jitter the colours",
     )
     data.add_argument(
         "--DA",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        **SWITCH,
         help="AutoAugment (ImageNet policy)",
     )
     data.add_argument(
@@ -245,8 +242,7 @@ def build_parser():
     )
     optim.add_argument(
         "--grad_checkpoint",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        **SWITCH,
         help="compute the blocks of the network twice instead of keeping what is in them",
     )
     optim.add_argument(
@@ -289,8 +285,7 @@ def _add_network_options(net):
     )
     net.add_argument(
         "--share",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        **SWITCH,
         help="one set of weights: satellite, drone",
     )
     net.add_argument(
@@ -302,21 +297,18 @@ def _add_network_options(net):
     net.add_argument("--stride", type=int, default=2, choices=(1, 2), help="last ResNet stage")
     net.add_argument(
         "--LPN",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        **SWITCH,
         help="square rings, each with its own head",
     )
     net.add_argument("--block", type=positive_int, default=4, help="number of rings of --LPN")
     net.add_argument(
         "--usam",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        **SWITCH,
         help="RK-Net's attention in a ResNet",
     )
     net.add_argument(
         "--musenet",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        **SWITCH,
         help="MuSe-Net: satellite and drone branches adapt to the weather (resnet50, 101, 18)",
     )
     net.add_argument(
@@ -352,8 +344,7 @@ def _add_loss_options(group):
         )
     group.add_argument(
         "--loss_merge",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        **SWITCH,
         help="metric losses compare the images of all views together, not view by view",
     )
 
@@ -786,8 +777,9 @@ def gather_views(outputs, labels, sizes):
     def gather(output, counts):
         *computed, condition = output  # the last is a label, as integers
         computed = [x if x is None else gather_batch(x + nothing, counts) for x in computed]
-        known = output.weather is not None
-        return Output(*computed, gather_batch(condition, counts) if known else None)
+        if condition is not None:
+            condition = gather_batch(condition, counts)
+        return Output(*computed, condition)
 
     return (
         {view: gather(outputs[view], sizes[view]) for view in present},
@@ -841,7 +833,8 @@ def train_step(training, batch, sizes):
     else:
         outputs = forward_views(training, images)
     outputs = {
-        view: y._replace(condition=condition_of(batch[view], device)) for view, y in outputs.items()
+        view: y if y.weather is None else y._replace(condition=condition_of(batch[view], device))
+        for view, y in outputs.items()
     }
     if utils.world_size() > 1:
         outputs, labels = gather_views(outputs, labels, sizes)
@@ -1119,34 +1112,25 @@ def load_epoch(run_dir, training, data):
 
 def draw_curves(path, log):
     """Draw loss, top-1 error and (where there is one) validation recall against the epoch."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     epochs = [entry["epoch"] for entry in log]
     validated = [entry for entry in log if "val_recall@1" in entry]
     panels = 3 if validated else 2
-    figure = Figure(figsize=(4.6 * panels, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels)
-    axes[0].plot(epochs, [entry["loss"] for entry in log], color="black")
-    axes[0].set(title="Training loss", xlabel="epoch", ylim=(0, None))
-    for key in dict.fromkeys(key for entry in log for key in entry if key.startswith("error_")):
-        errors = [entry.get(key, float("nan")) for entry in log]
-        axes[1].plot(epochs, errors, label=key.removeprefix("error_"))
-    axes[1].set(title="Top-1 training error (%)", xlabel="epoch", ylim=(0, 100))
-    if axes[1].lines:  # no classifier is trained without the instance loss
-        axes[1].legend(frameon=False)
-    if validated:
-        for key, label in (("val_recall@1", "Recall@1"), ("val_AP", "AP")):
-            points = [entry[key] for entry in validated]
-            axes[2].plot([entry["epoch"] for entry in validated], points, marker="o", label=label)
-        axes[2].set(title="Held-out buildings (%)", xlabel="epoch", ylim=(0, 100))
-        axes[2].legend(frameon=False)
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    with utils.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    with utils.chart(path, (4.6 * panels, 3.6), panels) as axes:
+        axes[0].plot(epochs, [entry["loss"] for entry in log], color="black")
+        axes[0].set(title="Training loss", xlabel="epoch", ylim=(0, None))
+        for key in dict.fromkeys(key for entry in log for key in entry if key.startswith("error_")):
+            errors = [entry.get(key, float("nan")) for entry in log]
+            axes[1].plot(epochs, errors, label=key.removeprefix("error_"))
+        axes[1].set(title="Top-1 training error (%)", xlabel="epoch", ylim=(0, 100))
+        if axes[1].lines:  # no classifier is trained without the instance loss
+            axes[1].legend(frameon=False)
+        if validated:
+            for key, label in (("val_recall@1", "Recall@1"), ("val_AP", "AP")):
+                points = [entry[key] for entry in validated]
+                measured = [entry["epoch"] for entry in validated]
+                axes[2].plot(measured, points, marker="o", label=label)
+            axes[2].set(title="Held-out buildings (%)", xlabel="epoch", ylim=(0, 100))
+            axes[2].legend(frameon=False)
 
 
 def format_epoch(entry, epochs):

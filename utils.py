@@ -216,6 +216,26 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def chart(path, size, panels=1):
+    """Yield the axes of `panels` charts side by side; the picture is written if the block succeeds.
+
+    `size` is (width, height) of the picture, in units of 110 pixels.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    yield axes
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
 def write_text(path, text):
     """Write a text file in one step (see `replacing`)."""
     with replacing(path) as temporary:

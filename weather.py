@@ -65,6 +65,7 @@ import argparse
 import hashlib
 import math
 from functools import partial
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -130,6 +131,14 @@ def weather_seed(name, condition, seed=0):
     name = name.encode() if isinstance(name, str) else name
     text = f"weather {SPEC_VERSION} {condition} {seed}\n".encode() + name
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+def draw_weather(image, path, condition):
+    """Draw a condition on the image of a file: always the same for one class folder and name."""
+    path = Path(path)
+    return apply_weather(
+        image, condition, weather_seed(f"{path.parent.name}/{path.name}", condition)
+    )
 
 
 def choose_condition(conditions, seed):

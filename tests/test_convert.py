@@ -763,6 +763,7 @@ def test_converted_images(source, workdir):
 def test_wx_has_the_pixels_that_test_draws(toy, tmp_path):
     """prepare.py wx and test.py --weather: the same images, PNG against drawn when loaded."""
     import dataset
+    import weather
 
     out = tmp_path / "wx"
     prepare.main(["wx", str(toy), "--out", str(out), "--conditions", "rain,normal"])
@@ -771,7 +772,7 @@ def test_wx_has_the_pixels_that_test_draws(toy, tmp_path):
     assert originals
     for path in originals:
         name = path.relative_to(toy)
-        rain = partial(dataset.draw_weather, condition="rain")
+        rain = partial(weather.draw_weather, condition="rain")
         drawn = dataset.load_resized(path, 40, 40, rain)
         written = out / "rain" / name.with_suffix(".png")
         assert np.array_equal(dataset.load_resized(written, 40, 40), drawn)

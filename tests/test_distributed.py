@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from conftest import SMALL, fails
+from conftest import SMALL, fails, without_batch_norm
 from PIL import Image
-from torch import nn
 
 import dataset
 import losses
@@ -86,14 +85,7 @@ def network_without_batch_norm(opts, class_num):
         droprate=0,
         return_f="infonce" in opts.loss_weights,
     )
-    for parent in list(network.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-                setattr(parent, name, nn.Identity())
-    # Without batch norm the activations would grow from block to block.
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.mul_(0.5)
+    without_batch_norm(network)
     return network
 
 

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "demo": {"evaluate_gpu", "features", "utils"},
     "prepare": {"campus", "convert", "dataset", "utils", "weather"},
     "extract": {"dataset", "features", "utils"},
-    "convert": {"dataset", "utils", "weather"},
+    "convert": {"dataset", "perturb", "utils", "weather"},
     "protocols": {"evaluate_gpu", "features", "utils"},
     "evaluate_gpu": {"features", "rerank", "utils"},
     "rerank": {"features", "utils"},

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conftest import without_batch_norm
 from torch import nn
 
 import losses
@@ -121,17 +122,6 @@ def test_a_step_in_parts_is_the_step_of_the_batch(monkeypatch, saving, share):
     for name, gradient in expected.items():
         error = (parted[2][name] - gradient).norm() / gradient.norm()
         assert error < 1e-5, (name, error)
-
-
-def without_batch_norm(network):
-    """Take batch norm out; its weights, halved, keep the activations from growing instead."""
-    for parent in list(network.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-                setattr(parent, name, nn.Identity())
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.mul_(0.5)
 
 
 def test_both_passes_drop_the_same_and_count_statistics_once():
