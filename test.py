@@ -390,6 +390,7 @@ def score_tasks(opts, results, features, variant, touched):
 def main(argv=None):
     """Run the tasks; returns {"<query>_<gallery>": metrics}, of a single task its metrics."""
     opts = parse_args(argv)
+    utils.import_torch()
     import model
     from dataset import open_view, split_folder
     from extract import view_features

@@ -429,7 +429,7 @@ def parse_args(argv=None):
     _check_combinations(parser, opts)
     if opts.backbone_lr is None:
         opts.backbone_lr = 1.0 if opts.no_pretrained else 0.1
-    if opts.step_size is None:
+    if opts.step_size is None and opts.schedule == "step":
         opts.step_size = max(1, round(opts.epochs * 2 / 3))  # the published 80 of 120
     opts.world_size = utils.world_size()
     return opts
@@ -467,6 +467,10 @@ def _check_combinations(parser, opts):
             f"--micro_batchsize {opts.micro_batchsize} is above --batchsize {opts.batchsize}"
         )
     _check_sampling(parser, opts)
+    if opts.step_size and opts.schedule != "step" and not opts.resume:
+        parser.error(f"--step_size is of --schedule step, not of {opts.schedule}")
+    if opts.block != parser.get_default("block") and not opts.LPN and not opts.resume:
+        parser.error(f"--block {opts.block} is the number of rings of --LPN: add it")
     if opts.moving_avg == 0:
         parser.error("--moving_avg 0 would keep no average: give a decay such as 0.999, or 1")
     if opts.droprate == 1:
@@ -499,6 +503,9 @@ def _check_sampling(parser, opts):
     for flag, given in paired.items():
         if given and opts.sampler != "paired":
             parser.error(f"{flag} is of --sampler paired, not of {opts.sampler}")
+    looking = opts.hard_negatives in ("similarity", "both")
+    if opts.hard_negatives_every != parser.get_default("hard_negatives_every") and not looking:
+        parser.error("--hard_negatives_every is of --hard_negatives similarity or both: add it")
     if opts.hard_negatives == "similarity" and opts.epochs <= opts.hard_negatives_every:
         parser.error(
             f"--hard_negatives similarity looks every {opts.hard_negatives_every} epochs, never in "
@@ -1182,6 +1189,7 @@ def main(argv=None):
     """Train as the options say; returns the last epoch's record and the run folder."""
     opts = parse_args(argv)
     run_dir, earlier = open_run(opts)
+    utils.import_torch()
     device = utils.select_device(opts.device, opts.gpu_ids)
     saved = {k: v for k, v in vars(opts).items() if k not in ("resume", "overwrite")}
     print(f"run {run_dir} on {device}:", " ".join(f"{k}={v}" for k, v in sorted(saved.items())))

@@ -60,7 +60,8 @@ def run_options(recipe, opts, seed):
     batch = min(max(own.get("batchsize", 8), smallest), largest)
     argv += ["--epochs", opts.passes, "--batchsize", batch]
     argv += ["--warm_epoch", own.get("warm_epoch", 0) / epochs * opts.passes]
-    argv += ["--step_size", max(1, round(opts.passes * 2 / 3))]
+    if own.get("schedule", "step") == "step":
+        argv += ["--step_size", max(1, round(opts.passes * 2 / 3))]
     if own.get("optimizer", "sgd") == "sgd":
         argv += SGD_RATES
     argv += ["--seed", seed, "--device", opts.device]

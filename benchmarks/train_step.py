@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import measure  # noqa: E402
 
-from utils import Parser, positive_int, script, select_device  # noqa: E402
+from utils import Parser, dtype_of, positive_int, script, select_device  # noqa: E402
 
 WAYS = ("published", "ours, float32", "ours, bfloat16")
 VIEWS = ("satellite", "drone")
@@ -100,8 +100,38 @@ def our_step(opts, batch, device):
     return lambda: float(sum(step().values()))
 
 
+def least_seconds(step, dtype, device):
+    """Seconds that the multiplications of a step would take at the rate of a large matrix product.
+
+    The product is a convolution of 1 x 1, so that it is made by the library of the other ones.
+    """
+    import torch
+    from torch.nn.functional import conv2d
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    channels, side = 1024, 32
+    options = {"device": device, "dtype": dtype}
+    images = torch.randn(8, channels, side, side, **options)
+    images = images.to(memory_format=torch.channels_last)
+    weights = torch.randn(channels, channels, 1, 1, **options)
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        conv2d(images, weights)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    rate = 2 * len(images) * side**2 * channels**2 / median(seconds)
+    return counter.get_total_flops() / rate
+
+
 def time_steps(opts):
-    """Run one way in this process: {"seconds": of each step, "losses": of the first ones}."""
+    """Run one way in this process.
+
+    Returns {"seconds": of each step, "losses": of the first ones, "least": `least_seconds`}.
+    """
     import torch
 
     import train
@@ -120,7 +150,9 @@ def time_steps(opts):
         start = time.perf_counter()
         losses.append(step())
         seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds[WARM_UP:], "losses": losses}
+    precision = "bf16" if opts.way == "ours, bfloat16" else "fp32"
+    least = least_seconds(step, dtype_of(precision), device)
+    return {"seconds": seconds[WARM_UP:], "losses": losses, "least": least}
 
 
 def parse_args(argv=None):
@@ -145,7 +177,8 @@ def main(argv=None):
         result = time_steps(opts)
         print(json.dumps(result))
         return result
-    seconds, losses, peaks = {way: [] for way in WAYS}, {}, {}
+    seconds, least = {way: [] for way in WAYS}, {way: [] for way in WAYS}
+    losses, peaks = {}, {}
     arguments = ["--device", opts.device, "--steps", opts.steps, "--batchsize", opts.batchsize]
 
     def start(way):
@@ -153,6 +186,7 @@ def main(argv=None):
         _, peak, out = measure.run_process(command)
         result = json.loads(out.splitlines()[-1])
         seconds[way].append(median(result["seconds"]))
+        least[way].append(result["least"])
         losses[way], peaks[way] = result["losses"], max(peak, peaks.get(way, 0))
 
     # A process each: how glibc keeps memory can be chosen once in a process.
@@ -172,14 +206,16 @@ def main(argv=None):
             measure.ratio(seconds["published"], its),
             len(VIEWS) * opts.batchsize / median(its),
             peaks[way],
+            measure.ratio(its, least[way]),
         ]
         for way, its in seconds.items()
     ]
-    measure.print_table(rows, ["way", "published / this", "images/s", "peak MiB"])
+    headers = ["way", "published / this", "images/s", "peak MiB", "this / bare products"]
+    measure.print_table(rows, headers)
     print("losses of the first steps: " + "; ".join(
         f"{way} {', '.join(f'{loss:.4f}' for loss in its[:3])}" for way, its in losses.items()
     ))  # fmt: skip
-    result = {"seconds": seconds, "losses": losses, "peak_mib": peaks}
+    result = {"seconds": seconds, "least": least, "losses": losses, "peak_mib": peaks}
     measure.write_json(opts.json, result)
     return {**result, "ratios": {row[0]: row[1].ratio for row in rows}}
 

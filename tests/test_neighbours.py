@@ -124,7 +124,9 @@ def test_a_run_draws_its_batches_by_them(towns, workdir, monkeypatch, kind, expe
     monkeypatch.setattr(train, "train_step", record)
     monkeypatch.setattr(train, "save_epoch", lambda *args: None)
     options = ["--data_dir", str(towns), *SMALL, "--share", "--batchsize", "8", "--train_all"]
-    options += ["--epochs", "4", "--hard_negatives", kind, "--hard_negatives_every", "2"]
+    options += ["--epochs", "4", "--hard_negatives", kind]
+    if kind in ("similarity", "both"):
+        options += ["--hard_negatives_every", "2"]
     train.main(options)
     assert [len(batch) for batch in batches] == [8] * 32
     found = ""

@@ -240,3 +240,16 @@ def test_stopwatch_counts_what_its_items_take():
         seen.append(number)
     total = time.perf_counter() - began
     assert seen == [0, 1, 2] and 0.06 <= watch.seconds <= total - 0.15
+
+
+def test_what_torch_makes_at_its_import_is_no_business_of_the_collector():
+    """Hundred thousands of objects are set aside, and the collector works again afterwards."""
+    code = (
+        "import gc, sys, utils; utils.import_torch(); frozen = gc.get_freeze_count();"
+        "utils.import_torch();"
+        "print(gc.isenabled(), 'torchvision' in sys.modules, frozen, gc.get_freeze_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    enabled, imported, frozen, after = done.stdout.split()
+    assert (enabled, imported) == ("True", "True")
+    assert int(frozen) > 100_000 and after == frozen
