@@ -14,10 +14,12 @@ import functools
 import hashlib
 import io
 import itertools
+import math
 import os
 import random
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,6 +38,7 @@ UNKNOWN = "unknown"  # the class of queries whose building is not published
 TESTABLE_VIEWS = ("satellite", "street", "drone")
 JPEG = {"quality": 95, "subsampling": 0}  # of images whose pixels change, if .jpg
 COORDINATES = ["building", "latitude", "longitude"]
+DEGREES = (90, 180)  # the limits of latitude and longitude
 COLUMN_ALIASES = {"building": "id", "lat": "latitude", "lon": "longitude", "lng": "longitude"}
 
 CVUSA_SPLITS = {"train": ("train-19zl.csv", 35532), "test": ("val-19zl.csv", 8884)}
@@ -119,7 +122,8 @@ class PanoramaChange(NamedTuple):
     def __call__(self, image):
         """Apply the change to one image."""
         height, width, _ = image.shape
-        rows = image[round(self.top * height) : max(1, round(self.bottom * height))]
+        first = min(round(self.top * height), height - 1)  # of a low image one row stays
+        rows = image[first : max(first + 1, round(self.bottom * height))]
         return np.roll(rows, round(self.roll / 360 * width), axis=1)
 
 
@@ -176,8 +180,14 @@ def _is_image(path):
     return is_image_name(path)
 
 
+def _file_names(folder):
+    """The names of the files in a folder, links to files included, dangling ones not."""
+    with os.scandir(folder) as found:
+        return {entry.name for entry in found if entry.is_file()}
+
+
 def _images(folder):
-    return sorted(path for path in folder.iterdir() if _is_image(path))
+    return sorted(path for path in map(folder.joinpath, _file_names(folder)) if _is_image(path))
 
 
 def _class_images(folder):
@@ -211,9 +221,24 @@ def _read_text(path, what):
 
 
 def _read_lines(path, what):
-    """{number from 1: line} of the lines of a split file that are not empty."""
-    lines = _read_text(path, what).splitlines()
-    return {number: line for number, line in enumerate(lines, 1) if line.strip()}
+    """{number from 1: line} of the lines of a split file that are not empty; one at least."""
+    lines = _read_text(path, what).split("\n")  # splitlines() would split at U+0085 too
+    found = {number: line for number, line in enumerate(lines, 1) if line.strip()}
+    if not found:
+        raise ValueError(f"{path} is empty: expected {what}")
+    return found
+
+
+def _numbers(texts, where, limits=()):
+    """Check that texts are finite numbers, the first ones within +-limits; ValueError if not."""
+    for text, limit in itertools.zip_longest(texts, limits, fillvalue=math.inf):
+        try:
+            valid = "_" not in text and math.isfinite(float(text)) and abs(float(text)) <= limit
+        except ValueError:
+            valid = False
+        if not valid:
+            span = f" from -{limit} to {limit}" if math.isfinite(limit) else ""
+            raise ValueError(f"{where} has {text!r}, expected a number{span}")
 
 
 def _table(header, rows):
@@ -232,7 +257,7 @@ class _Listing:
     def __contains__(self, path):
         folder = path.parent
         if folder not in self._names:
-            self._names[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+            self._names[folder] = _file_names(folder) if folder.is_dir() else set()
         return path.name in self._names[folder]
 
 
@@ -259,6 +284,16 @@ def _complete(records, paths_of, what, plan, skip_missing, lines=()):
             )
         plan.notes.append(f"{sentence}: left out")
     return complete
+
+
+def _note_repeated(plan, names, what):
+    """Note what is listed more than once: in train and test, it would be tested on by heart."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        plan.notes.append(
+            f"{len(repeated)} {what} are listed more than once, perhaps in train and test, "
+            f"first {repeated[0]}"
+        )
 
 
 # ---------------------------------------------------------------- pairs of satellite and street
@@ -305,7 +340,7 @@ def plan_cvusa(source, *, polar=None, crop=(0, 1), roll=0, seed=0, skip_missing=
         lines, pairs = _read_lines(path, "CVUSA's list of satellite and street images"), []
         for number, line in lines.items():
             parts = [part.strip() for part in line.split(",")]
-            if len(parts) < 2:
+            if len(parts) < 2 or not all(parts[:2]):
                 raise ValueError(
                     f"{path} line {number} is {line!r}: expected satellite,street,... paths"
                 )
@@ -314,6 +349,7 @@ def plan_cvusa(source, *, polar=None, crop=(0, 1), roll=0, seed=0, skip_missing=
         pairs = _complete(pairs, lambda pair: pair[1:], what, plan, skip_missing, lines)
         _add_pairs(plan, split, pairs, polar, crop, roll, seed)
         names += [pair.name for pair in pairs]
+    _note_repeated(plan, names, "pairs")
     locations = source / "split_locations" / "all.csv"
     if locations.is_file():
         plan.sidecars["coordinates.csv"] = _cvusa_coordinates(locations, names)
@@ -322,12 +358,16 @@ def plan_cvusa(source, *, polar=None, crop=(0, 1), roll=0, seed=0, skip_missing=
 
 def _cvusa_coordinates(path, names):
     """coordinates.csv of the satellite images; line n of `path` is image n."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = _read_lines(path, "CVUSA's coordinates, a line for each image")
     rows = []
     for name in names:
-        if not name.isdigit() or not 1 <= int(name) <= len(lines):
+        if not name.isdigit() or int(name) not in lines:
             raise ValueError(f"{path} has {len(lines)} lines and none for image {name}")
-        rows.append([name, *(part.strip() for part in lines[int(name) - 1].split(",")[:2])])
+        place = [part.strip() for part in lines[int(name)].split(",")[:2]]
+        if len(place) != 2:
+            raise ValueError(f"{path} line {int(name)} is no latitude,longitude,...: mend it")
+        _numbers(place, f"{path} line {int(name)}", DEGREES)
+        rows.append([name, *place])
     return _table(COORDINATES, rows)
 
 
@@ -386,8 +426,8 @@ def _read_act_data(path):
             split: data[f"{split}Set"][f"{split}Ind"][0, 0].ravel().astype(int) - 1
             for split in ("train", "val")
         }
-    except (KeyError, ValueError, IndexError, TypeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # damaged bytes lead the reader into errors of any type
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(
             f"{path} cannot be read ({reason}): expected panoIds, trainSet.trainInd, valSet.valInd"
         ) from None
@@ -433,7 +473,7 @@ def plan_vigor(
         "test/query_street": (None, test),
         "test/gallery_satellite": (gallery, gallery),
     }
-    satellites, semi_positives = {}, []
+    satellites, semi_positives, taken = {}, [], []
     for split, cities in (("train", VIGOR_TRAIN[area]), ("test", VIGOR_TEST[area])):
         label = f"same_area_balanced_{split}" if area == "same" else "pano_label_balanced"
         street = "train/street" if split == "train" else "test/query_street"
@@ -453,9 +493,11 @@ def plan_vigor(
                 known = used if split == "test" else listed
                 semi_positives.append(_semi_positives(plan.entries[-1].target, panorama, known))
                 used[panorama.names[0]] = panorama.satellite
+                taken.append(panorama.path.name)
         folder = "train/satellite" if split == "train" else "test/gallery_satellite"
         plan.add_classes(folder, {name: [path] for name, path in used.items()})
         satellites |= used
+    _note_repeated(plan, taken, "panoramas")
     plan.sidecars["coordinates.csv"] = _vigor_coordinates(satellites)
     four = ("positive", "semi_1", "semi_2", "semi_3")
     header = [f"{which}{part}" for which in four for part in ("", "_delta_1", "_delta_2")]
@@ -500,10 +542,12 @@ def _vigor_panoramas(source, labels, city, label, listed):
                 "a satellite image with two offsets, 13 in all"
             )
         names = [f"{city}_{Path(name).stem}" for name in parts[1::3]]
-        if names[0] not in listed:
-            raise ValueError(
-                f"{path} line {number} names {parts[1]}, which {VIGOR_LIST} does not hold"
-            )
+        for name, own in zip(names, parts[1::3], strict=True):
+            if name not in listed:
+                raise ValueError(
+                    f"{path} line {number} names {own}, which {VIGOR_LIST} does not hold"
+                )
+        _numbers([*parts[2::3], *parts[3::3]], f"{path} line {number}")
         offsets = list(zip(parts[2::3], parts[3::3], strict=True))
         satellite = listed[names[0]]
         panoramas.append(Panorama(folder / parts[0], names, offsets, satellite, number))
@@ -582,7 +626,7 @@ def _sues200_height(source, height):
             drone = _class_images(folder / str(height))
         elif folder != source:
             places = [path for path in sorted(folder.iterdir()) if (path / str(height)).is_dir()]
-            drone = {path.name: _images(path / str(height)) for path in places}
+            drone |= {path.name: _images(path / str(height)) for path in places}
     if not drone:
         raise FileNotFoundError(
             f"{source} has no drone images of {height} m: expected drone*/<ID>/{height}/ or "
@@ -654,7 +698,9 @@ def _denseuav_coordinates(source):
                 raise ValueError(
                     f"{path} line {number} is {line!r}: expected `path E<lon> N<lat> <height>`"
                 )
-            coordinates[parts[0].split("/")[-2]] = marked["N"], marked["E"]
+            place = marked["N"], marked["E"]
+            _numbers(place, f"{path} line {number}", DEGREES)
+            coordinates[parts[0].split("/")[-2]] = place  # the last height's, as published
     return coordinates
 
 
@@ -683,11 +729,20 @@ def plan_university160k(source, *, names=None, train=None, skip_missing=False):
     else:
         lines = _read_lines(Path(names), "a query's file name a line")
         listed, what = [queries / line.strip() for line in lines.values()], f"queries of {names}"
+        if len(set(listed)) < len(listed):
+            twice = Counter(query.name for query in listed).most_common(1)[0][0]
+            raise ValueError(f"{names} names {twice} more than once: remove the repeated lines")
         listed = _complete(listed, lambda query: (query,), what, plan, skip_missing, lines)
     plan.add_classes("test/query_drone", {UNKNOWN: listed})
     plan.sidecars["query_drone_name.txt"] = "".join(f"{query.name}\n" for query in listed)
     plan.empty_classes.append(f"test/gallery_satellite/{UNKNOWN}")
-    for found in sorted(filter(_is_image, gallery.rglob("*"))):
+    answers = {UNKNOWN: queries}  # by file stem
+    for found in sorted(path for path in gallery.rglob("*") if _is_image(path) and path.is_file()):
+        if found.stem in answers:
+            raise ValueError(
+                f"{found} and {answers[found.stem]} are one answer, {found.stem}: rename one"
+            )
+        answers[found.stem] = found
         plan.add("test/gallery_satellite", found.stem, found)
     images = DISTRACTORS_160K, DISTRACTORS_160K + 951  # with the buildings' own or without
     plan.official = {"test/query_drone": (None, None), "test/gallery_satellite": (None, images)}
@@ -723,7 +778,7 @@ def plan_limit_views(source, *, views):
         folders += [f"test/{role}_{view}" for view in TESTABLE_VIEWS]
     _add_layout(plan, source, folders)
     if (source / "coordinates.csv").is_file():
-        text = (source / "coordinates.csv").read_text(encoding="utf-8")
+        text = _read_text(source / "coordinates.csv", "the buildings' coordinates")
         plan.sidecars["coordinates.csv"] = text
     if len(drone) == 701 or "university" in source.resolve().name.lower():
         plan.official["train/drone"] = (701, 701 * views)
@@ -800,21 +855,24 @@ def plan_pairs(sources, *, views=None, test_share=0.2, seed=0, skip_missing=Fals
         for path in sources:
             _need_folder(path, "a folder of images")
         views = views or _view_names([path.name for path in sources], "the folders are named")
-        rows = _rows_of_folders(*sources, plan)
+        rows = present = _rows_of_folders(*sources, plan)
     else:
         own, rows, lines = _rows_of_csv(sources[0])
         views = views or _view_names(own, f"{sources[0]} has image columns")
         what = f"rows of {sources[0]}"
-        rows = _complete(rows, lambda row: row[:2], what, plan, skip_missing, lines)
-    buildings = _name_buildings(rows)
+        present = _complete(rows, lambda row: row[:2], what, plan, skip_missing, lines)
+    # Of all rows: a copy that is completed later keeps the names and the halves.
+    buildings, present = _name_buildings(rows), set(present)
     test = _choose_test(sorted(buildings), test_share, seed)
-    for name, its in sorted(buildings.items()):
+    buildings = {name: [row for row in its if row in present] for name, its in buildings.items()}
+    buildings = {name: its for name, its in sorted(buildings.items()) if its}
+    for name, its in buildings.items():
         prefixes = ("test/query_", "test/gallery_") if name in test else ("train/",)
         for view, paths in zip(views, zip(*(row[:2] for row in its), strict=True), strict=True):
             for prefix in prefixes:
                 _add_distinct(plan, f"{prefix}{view}/{name}", dict.fromkeys(paths))
     places = {name: [row.place for row in its if row.place] for name, its in buildings.items()}
-    known = [[name, *found[0]] for name, found in sorted(places.items()) if found]
+    known = [[name, *found[0]] for name, found in places.items() if found]
     if known:
         plan.sidecars["coordinates.csv"] = _table(COORDINATES, known)
     return plan
@@ -862,10 +920,13 @@ def _rows_of_csv(path):
     first = text.strip().partition("\n")[0]
     reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count))
     table = {}  # {number of a row's last line: cells}
-    for row in reader:
-        cells = [cell.strip() for cell in row]
-        if any(cells):
-            table[reader.line_num] = cells
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                table[reader.line_num] = cells
+    except csv.Error as error:
+        raise ValueError(f"{path} line {reader.line_num} is no CSV ({error}): mend it") from None
     names = [name.lower() for name in next(iter(table.values()), [])]
     header = [COLUMN_ALIASES.get(name, name) for name in names]
     columns = [name for name in header if name not in ("id", "latitude", "longitude")]
@@ -891,15 +952,7 @@ def _degrees(row, path, number):
     pair = row.get("latitude"), row.get("longitude")
     if not any(pair):
         return None
-    try:
-        valid = abs(float(pair[0])) <= 90 and abs(float(pair[1])) <= 180
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ValueError(
-            f"{path} line {number} has latitude {pair[0]!r}, longitude {pair[1]!r}: "
-            "expected degrees"
-        )
+    _numbers(pair, f"{path} line {number}", DEGREES)
     return pair
 
 
@@ -950,9 +1003,12 @@ def _choose_test(names, share, seed):
                 "--test_share 0 or 1 makes one half alone"
             )
         count = min(max(2, count), len(names) - 2)
+
     # By a hash and not by a shuffle: a building added later moves no more others than it must.
-    order = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-    return set(order[:count])
+    def draw(name):
+        return hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest()
+
+    return set(sorted(names, key=draw)[:count])
 
 
 def _add_distinct(plan, folder, paths):
@@ -1016,17 +1072,20 @@ def carry_out(plan, out, mark, *, copy=False, dry_run=False, num_workers=1):
     (classes, images)}, "made": {"hard links": n, ...}, "notes": [...]}.
     """
     out = Path(out)
-    entries = _distinct(plan.entries)
-    plan.entries = entries
+    _check_output(out, mark, {entry.target for entry in plan.entries})
+    _check_sources(plan.entries)
+    plan.entries = entries = _distinct(plan.entries)
     counts = count_plan(plan)
     notes = plan.notes + compare_counts(plan.name, counts, plan.official)
     made = {}
-    _check_output(out, mark, {entry.target for entry in entries})
     if not dry_run:
         utils.write_yaml(out / MARKER, mark)
         for target in plan.empty_classes:
             (out / target).mkdir(parents=True, exist_ok=True)
-        made = _place_all(entries, out, copy, num_workers)
+        try:
+            made = _place_all(entries, out, copy, num_workers)
+        except OSError as error:
+            raise OSError(f"{error}; {out} is not complete: mend that and run this again") from None
         for name, text in plan.sidecars.items():
             path = out / name
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -1045,6 +1104,21 @@ def _distinct(entries):
                 f"{first.source} and {entry.source} would both become {entry.target}: rename one"
             )
     return list(by_target.values())
+
+
+def _check_sources(entries):
+    """ValueError for a source that the layout cannot hold, before anything is written."""
+    for source, target, _ in entries:
+        if not _is_image(source):
+            raise ValueError(
+                f"{source} is not read as an image by its name: name a file ending in .jpg, .png, "
+                "..., without a dot at the beginning"
+            )
+        try:
+            target.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(source).decode(errors="backslashreplace")
+            raise ValueError(f"{shown} has a name that is not UTF-8: rename it") from None
 
 
 def _check_output(out, mark, targets):

@@ -341,6 +341,9 @@ def check_testing(root, folders, findings):
 
 def claims_university1652(root, folders):
     """Whether the folder's name or its class counts say that it is University-1652."""
+    marker = root / convert.MARKER
+    if marker.is_file() and utils.read_yaml(marker).get("command") != "limit-views":
+        return False
     if "university" in root.resolve().name.lower():
         return True
     full = [("train/satellite", 701), ("train/drone", 701), ("test/gallery_satellite", 951)]
@@ -388,7 +391,10 @@ def check_data(opts):
     findings = Findings()
     check_names(root, findings)
     check_contents(root, folders, findings)
-    check_training(folders, findings)
+    if (root / "train").is_dir():
+        check_training(folders, findings)
+    else:
+        findings.note("train/ is missing: this folder can be tested on alone")
     check_testing(root, folders, findings)
     if claims_university1652(root, folders):
         check_official_counts(folders, findings)
@@ -408,7 +414,8 @@ def report(root, folders, findings):
             f"{root} cannot be trained and tested as it is: {len(findings.problems)} problem(s), "
             f"first: {findings.problems[0][0]}"
         )
-    print(f"{root} can be trained and tested")
+    trainable = any(name.startswith("train/") for name in folders)
+    print(f"{root} can be {'trained and tested' if trainable else 'tested'}")
     return {
         "folders": {n: (len(f.classes), len(f.images)) for n, f in folders.items()},
         "notes": [sentence for sentence, _ in findings.notes],
@@ -669,6 +676,8 @@ def convert_data(opts):
     values = vars(opts)
     planner, _, _, own = CONVERTERS[opts.command]
     options = {name: values[name] for name in (own[key].get("dest", key) for key in own)}
+    if "heights" in options:
+        options["heights"] = sorted(set(options["heights"]))
     plan = planner(opts.source, **options)
     return convert.carry_out(
         plan,
@@ -687,6 +696,8 @@ def _mark(opts, options):
     if opts.command == "wx":
         mark["version"] = SPEC_VERSION
     for name, value in options.items():
+        if name in ("names", "train") and value:
+            value = str(Path(value).resolve())
         if name != "skip_missing":  # a copy may be completed later
             mark[name] = list(value) if isinstance(value, tuple) else value
     return mark

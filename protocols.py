@@ -353,11 +353,12 @@ def read_coordinates(path):
             f"{path} has the columns {', '.join(header) or 'none'}, expected "
             "name,latitude,longitude (degrees) or name,x,y (metres)"
         )
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path} has the columns {', '.join(header)}: name each once")
     columns = [header.index(axis) for axis in axes]
     places = {}
     for line, cells in rows[1:]:
-        if len(cells) <= max(name, *columns):
-            raise ValueError(f"{path}, line {line}: {len(cells)} columns, expected {len(header)}")
+        _check_width(cells, header, f"{path}, line {line}")
         place = tuple(_coordinate(cells[i], header[i], f"{path}, line {line}") for i in columns)
         if places.setdefault(_clean(cells[name]), place) != place:
             raise ValueError(
@@ -365,6 +366,12 @@ def read_coordinates(path):
                 "image with its folder, or remove a line"
             )
     return Coordinates(places, axes != AXES[0], str(path))
+
+
+def _check_width(cells, header, where):
+    """ValueError where a line has more or fewer cells than there are columns."""
+    if len(cells) != len(header):
+        raise ValueError(f"{where}: {len(cells)} columns, expected {len(header)}")
 
 
 def _coordinate(text, axis, where):
@@ -393,8 +400,10 @@ def read_matches(path):
         )
     chosen = [i for i, column in enumerate(header) if re.fullmatch(r"semi_\d+", column)]
     names = {}
-    for _, cells in rows[1:]:
-        found = [cells[i] for i in chosen if i < len(cells)] if chosen else cells[1:]
+    for line, cells in rows[1:]:
+        if chosen:  # else a line has as many images as it has
+            _check_width(cells, header, f"{path}, line {line}")
+        found = [cells[i] for i in chosen] if chosen else cells[1:]
         names.setdefault(_clean(cells[0]), []).extend(_clean(cell) for cell in found if cell)
     return Matches(names, str(path))
 
@@ -873,6 +882,8 @@ def parse_args(argv=None):
     )
     opts = parser.parse_args(argv)
     if opts.protocol == "sues200":
+        if len(set(opts.heights)) < len(opts.heights):
+            parser.error(f"--heights {' '.join(opts.heights)}: name each height once")
         if len(opts.features) != len(opts.heights):
             parser.error(
                 f"{len(opts.features)} file(s) for the heights {' '.join(opts.heights)}: name one "

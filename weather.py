@@ -128,7 +128,8 @@ def weather_seed(name, condition, seed=0):
     `name` identifies the image: a str such as `<ID>/<file name>`, or its bytes. `seed` chooses
     among several drawings of the whole set.
     """
-    name = name.encode() if isinstance(name, str) else name
+    # A file's name need not be text: Python keeps its bytes as surrogates.
+    name = name.encode(errors="surrogateescape") if isinstance(name, str) else name
     text = f"weather {SPEC_VERSION} {condition} {seed}\n".encode() + name
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 

@@ -100,39 +100,35 @@ def our_step(opts, batch, device):
     return lambda: float(sum(step().values()))
 
 
-def least_seconds(step, dtype, device):
-    """Seconds that the multiplications of a step would take at the rate of a large matrix product.
+def product_rate(dtype, device):
+    """Additions and multiplications a second of a large matrix product: the limit of a step.
 
     The product is a convolution of 1 x 1, so that it is made by the library of the other ones.
     """
     import torch
-    from torch.nn.functional import conv2d
-    from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
-        step()
     channels, side = 1024, 32
-    options = {"device": device, "dtype": dtype}
-    images = torch.randn(8, channels, side, side, **options)
+    images = torch.randn(8, channels, side, side, device=device, dtype=dtype)
     images = images.to(memory_format=torch.channels_last)
-    weights = torch.randn(channels, channels, 1, 1, **options)
+    weights = torch.randn(channels, channels, 1, 1, device=device, dtype=dtype)
     seconds = []
     for _ in range(10):
         start = time.perf_counter()
-        conv2d(images, weights)
+        torch.nn.functional.conv2d(images, weights)
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    rate = 2 * len(images) * side**2 * channels**2 / median(seconds)
-    return counter.get_total_flops() / rate
+    return 2 * len(images) * side**2 * channels**2 / median(seconds)
 
 
 def time_steps(opts):
     """Run one way in this process.
 
-    Returns {"seconds": of each step, "losses": of the first ones, "least": `least_seconds`}.
+    Returns {"seconds": of each step, "losses": of the first ones, "least": seconds of a step whose
+    products, and nothing else, went at `product_rate`}.
     """
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     import train
 
@@ -145,14 +141,15 @@ def time_steps(opts):
     torch.manual_seed(0)
     build = published_step if opts.way == "published" else our_step
     step = build(train_opts, batch, device)
-    losses, seconds = [], []
-    for _ in range(opts.steps):
+    with FlopCounterMode(display=False) as counter:
+        losses, seconds = [step()], []
+    for _ in range(opts.steps - 1):
         start = time.perf_counter()
         losses.append(step())
         seconds.append(time.perf_counter() - start)
     precision = "bf16" if opts.way == "ours, bfloat16" else "fp32"
-    least = least_seconds(step, dtype_of(precision), device)
-    return {"seconds": seconds[WARM_UP:], "losses": losses, "least": least}
+    least = counter.get_total_flops() / product_rate(dtype_of(precision), device)
+    return {"seconds": seconds[WARM_UP - 1 :], "losses": losses, "least": least}
 
 
 def parse_args(argv=None):

@@ -215,21 +215,6 @@ def test_training_steps_have_the_same_loss(capsys):
     fails(train_step.main, ["--steps", "1"], capsys, "--steps 1 is the warm-up alone")
 
 
-def test_least_seconds_are_those_of_the_multiplications():
-    """Forty of the product by which the rate is measured take forty times the seconds of one."""
-    train_step = load_benchmark("train_step")
-    images, weights = torch.randn(8, 1024, 32, 32), torch.randn(1024, 1024, 1, 1)
-    found = {}
-    for count in (1, 40):
-
-        def step(count=count):
-            for _ in range(count):
-                torch.nn.functional.conv2d(images, weights)
-
-        found[count] = train_step.least_seconds(step, torch.float32, torch.device("cpu"))
-    assert 20 < found[40] / found[1] < 80
-
-
 # ---------------------------------------------------------------- toy_difficulty.py
 def test_colour_histogram_counts_colours(tmp_path):
     pixels = np.zeros((2, 4, 3), np.uint8)

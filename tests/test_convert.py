@@ -423,8 +423,8 @@ def test_pairs_that_cannot_be_made(source, workdir, capsys):
         ("drone,satellite", "", "and 0 rows"),
         ("drone,satellite,latitude", "a,b,1", "one of latitude and longitude"),
         ("drone,satellite", "a", "line 2 is ['a']"),
-        ("drone,satellite,latitude,longitude", "a,b,91,3", "latitude '91', longitude '3'"),
-        ("drone,satellite,latitude,longitude", "a,b,1,", "longitude ''"),
+        ("drone,satellite,latitude,longitude", "a,b,91,3", "line 2 has '91', expected a number"),
+        ("drone,satellite,latitude,longitude", "a,b,1,", "has '', expected a number"),
     ):
         published_layouts.text(table, [header, row])
         fails(prepare.main, ["pairs", table], capsys, words)
@@ -619,8 +619,7 @@ def test_nothing_left(source, capsys):
     line = fails(prepare.main, argv, capsys, "4 of 4 pairs of", "add what is missing")
     assert "--skip_missing" not in line
     (source / "splits/train-19zl.csv").write_text("\n")
-    (source / "splits/val-19zl.csv").write_text("\n")
-    fails(prepare.main, argv, capsys, "no image for train/satellite/", "part of CVUSA")
+    fails(prepare.main, argv, capsys, "train-19zl.csv is empty: expected CVUSA's list")
 
 
 def test_broken_releases(source, capsys):
@@ -629,8 +628,9 @@ def test_broken_releases(source, capsys):
     published_layouts.text(source / "splits/train-19zl.csv", ["bingmap/19/0000001.jpg"])
     fails(prepare.main, ["cvusa", source], capsys, "expected satellite,street")
     fails(prepare.main, ["cvact", source], capsys, "ACT_data.mat not found")
-    (source / "ACT_data.mat").write_bytes(b"no mat file, though it is named like one" * 9)
-    fails(prepare.main, ["cvact", source], capsys, "ACT_data.mat cannot be read")
+    for content in (b"", b"no mat file, though it is named like one" * 9, b"hello"):
+        (source / "ACT_data.mat").write_bytes(content)
+        fails(prepare.main, ["cvact", source], capsys, "ACT_data.mat cannot be read")
     fails(prepare.main, ["vigor", source], capsys, "splits/Chicago not found", "train-19zl.csv")
     fails(prepare.main, ["sues200", source], capsys, "neither satellite-view/ nor")
     (source / "satellite-view").mkdir()
@@ -679,6 +679,150 @@ def test_broken_lists(source, workdir, capsys):
     frame.rename(frame.with_name("first.jpeg"))
     fails(prepare.main, ["limit-views", workdir / "u", "--views", "3"], capsys,
           "first.jpeg has no frame number")  # fmt: skip
+
+
+def test_numbers_of_a_release_are_checked_where_they_are_read(source, workdir, capsys):
+    """Not later, when a protocol reads the side file that was made of them."""
+    published_layouts.cvusa(source / "c")
+    path = source / "c/split_locations/all.csv"
+    lines = path.read_text().splitlines()
+    argv = ["cvusa", source / "c"]
+    for third, expected in (
+        ("hello", "is no latitude,longitude"),
+        ("north,3", "line 3 has 'north'"),
+        ("91,3", "line 3 has '91', expected a number from -90 to 90"),
+    ):
+        published_layouts.text(path, [*lines[:2], third, *lines[3:]])
+        fails(prepare.main, argv, capsys, path, expected)
+    path.write_bytes(b"\xe9,1\n")
+    fails(prepare.main, argv, capsys, f"{path} is no UTF-8 text")
+    published_layouts.vigor(source / "v")
+    path = source / "v/splits/Chicago/same_area_balanced_train.txt"
+    cells = path.read_text().split("\n")[0].split()
+    for place, value, expected in (
+        (5, "left", "line 1 has 'left', expected a number"),
+        (4, "satellite_1_2.png", "line 1 names satellite_1_2.png"),
+    ):
+        published_layouts.text(path, [" ".join([*cells[:place], value, *cells[place + 1 :]])])
+        fails(prepare.main, ["vigor", source / "v"], capsys, path, expected)
+    published_layouts.denseuav(source / "d")
+    path = source / "d/Dense_GPS_ALL.txt"
+    published_layouts.text(path, ["train/drone/000000/H80.JPG E999 N30"])
+    fails(prepare.main, ["denseuav", source / "d"], capsys, f"{path} line 1 has '999'")
+    assert not (workdir / "data").exists()
+
+
+def test_what_is_no_file_leaves_no_half_made_tree(source, workdir, capsys):
+    """A folder or a dangling link of an image's name is as good as missing."""
+    published_layouts.cvusa(source)
+    image = source / "bingmap/19/0000003.jpg"
+    argv = ["cvusa", source, "--out", "out"]
+    for replace in (image.mkdir, lambda: image.symlink_to("nowhere.jpg")):
+        image.unlink()
+        replace()
+        fails(prepare.main, argv, capsys, "train-19zl.csv lack a file", f"{image} (line 2)")
+        if image.is_dir():
+            image.rmdir()
+            image.touch()
+    image.unlink()
+    published_layouts.picture(image)
+    for line, expected in (
+        (",,", "line 1 is ',,': expected satellite,street"),
+        ("bingmap/19/0000003.jpg,streetview/panos,x", "panos (line 1)"),
+    ):
+        published_layouts.text(source / "splits/train-19zl.csv", [line])
+        fails(prepare.main, argv, capsys, "train-19zl.csv", expected)
+    (source / "drone").mkdir()
+    published_layouts.picture(source / "satellite/a.jpg")
+    (source / "drone/a.jpg").mkdir()
+    fails(prepare.main, ["pairs", source / "drone", source / "satellite"], capsys, "no images")
+    assert not (workdir / "out").exists()
+
+
+def test_sources_that_the_layout_cannot_hold(source, workdir, capsys):
+    """Files that nothing reads as images, and names that are no text."""
+    for view in ("drone", "satellite"):
+        for number in range(4):
+            published_layouts.picture(source / view / f"{number}.png")
+    (source / "drone/0.png").rename(source / "drone/0.heic")
+    rows = [f"drone/{n}.{'png' if n else 'heic'},satellite/{n}.png" for n in range(4)]
+    published_layouts.text(source / "pairs.csv", ["drone,satellite", *rows])
+    argv = ["pairs", source / "pairs.csv", "--out", "out"]
+    fails(prepare.main, argv, capsys, "0.heic is not read as an image")
+    published_layouts.text(source / "pairs.csv", ["drone,satellite", *rows[1:], '"' + 140000 * "a"])
+    fails(prepare.main, argv, capsys, "pairs.csv line 5 is no CSV", "field larger than")
+    folders = ["pairs", source / "drone", source / "satellite", "--test_share", "1"]
+    (source / "drone/0.heic").unlink()
+    for view in ("drone", "satellite"):
+        strange = os.fsencode(source / view) + b"/\xff.png"
+        os.rename(source / view / "3.png", strange)
+    fails(
+        prepare.main, [*folders, "--out", "out"], capsys, "\\xff.png has a name that is not UTF-8"
+    )
+    assert not (workdir / "out").exists()
+
+
+def test_pairs_that_are_completed_later_keep_their_names_and_halves(source, workdir):
+    for number in range(8):
+        published_layouts.picture(source / f"a/{number}.png")
+        published_layouts.picture(source / f"b/{number}.png")
+    rows = [f"a/{number}.png,b/{number}.png" for number in range(8)]
+    published_layouts.text(source / "pairs.csv", ["drone,satellite", *rows])
+    argv = ["pairs", source / "pairs.csv", "--out", "out", "--skip_missing"]
+    (source / "a/2.png").rename(source / "hidden.png")
+    prepare_data(*argv)
+    first = made(workdir / "out")
+    (source / "hidden.png").rename(source / "a/2.png")
+    prepare_data(*argv)
+    added = made(workdir / "out") - first
+    assert first < made(workdir / "out") and {name.split("/")[2] for name in added} == {"0003"}
+
+
+def test_a_place_that_is_in_train_and_test_is_noted(source, workdir):
+    published_layouts.cvusa(source)
+    train, test = (source / f"splits/{split}-19zl.csv" for split in ("train", "val"))
+    lines = [*train.read_text().splitlines()[:1], *test.read_text().splitlines()]
+    published_layouts.text(test, lines)
+    notes = prepare_data("cvusa", source, "--out", "out")["notes"]
+    assert any("1 pairs are listed more than once" in note for note in notes)
+
+
+def test_answers_of_university160k_are_distinct(source, workdir, capsys):
+    """An answer is a file stem, so that two images of one stem would be one answer."""
+    published_layouts.university160k(source)
+    gallery = source / "test/gallery_satellite_160k"
+    argv = ["university160k", source, "--out", "out"]
+    for name in (f"{min(gallery.rglob('*.jpg')).stem}.png", "unknown.png"):
+        other = published_layouts.picture(gallery / "more" / name)
+        fails(prepare.main, argv, capsys, "are one answer", other.stem)
+        other.unlink()
+    names = next(source.rglob("query_drone_name.txt"))
+    lines = names.read_text().splitlines()
+    published_layouts.text(names, [*lines, lines[0]])
+    fails(prepare.main, argv, capsys, f"{names} names {lines[0]} more than once")
+    assert not (workdir / "out").exists()
+
+
+def test_sues200_beside_other_folders_of_drones(source, workdir):
+    published_layouts.sues200(source)
+    (source / "drone_zips").mkdir()
+    (source / "drone_zips/readme.txt").write_text("zips")
+    argv = ["sues200", source, "--out", "out", "--height", "200", "150", "150"]
+    counts = prepare_data(*argv)["counts"]
+    assert counts["150/test/gallery_drone"] == counts["200/test/gallery_drone"]
+    assert counts["150/test/gallery_drone"][1] > 0
+
+
+def test_an_unreadable_image_says_that_the_folder_is_incomplete(source, workdir, capsys):
+    published_layouts.cvusa(source)
+    image = source / "bingmap/19/0000003.jpg"
+    image.write_text("hi")
+    argv = ["cvusa", source, "--out", "out", "--polar"]
+    fails(prepare.main, argv, capsys, image, "out is not complete", "run this again")
+    image.unlink()
+    published_layouts.picture(image)
+    prepare_data(*argv)
+    assert (workdir / "out/train/satellite/0000003/0000003.jpg").is_file()
 
 
 # ---------------------------------------------------------------- pixels

@@ -133,6 +133,15 @@ def test_official_counts_where_the_folder_claims_to_be_university1652(data, tmp_
     assert "test/gallery_street/ has 7 classes, University-1652 has 793" in notes
 
 
+def test_a_folder_that_was_made_of_another_data_set_is_judged_by_itself(data, tmp_path):
+    """Its name may be that of University-160k, and a folder for tests alone has no train/."""
+    renamed = data.rename(tmp_path / "university160k")
+    (renamed / "prepare.yaml").write_text("command: university160k\n")
+    assert "University-1652" not in notes_of(renamed)
+    shutil.rmtree(renamed / "train")
+    assert "train/ is missing: this folder can be tested on alone" in notes_of(renamed)
+
+
 def test_picture_of_the_views(toy, workdir, capsys):
     result = prepare.main(["show", str(toy), "--buildings", "2", "--output", "v.png"])
     assert len(result["buildings"]) == 2

@@ -643,6 +643,8 @@ def test_planar_coordinates(tmp_path, columns):
         ("name,lat,lon\na,1,2\n", "has the columns name, lat, lon"),
         ("latitude,longitude\n1,2\n", "expected name,latitude"),
         ("name,latitude,longitude\na,1\n", "line 2: 2 columns, expected 3"),
+        ("name,latitude,longitude\na,30,001,90,001\n", "line 2: 5 columns, expected 3"),
+        ("name,latitude,longitude,latitude\na,1,2,3\n", "name each once"),
         ("name,latitude,longitude\na,1,2\nb,1,east\n", "line 3: longitude is 'east'"),
         ("name,latitude,longitude\na,120.5,30.2\n", "'120.5', expected a number from -90 to 90"),
         ("name,x,y\na,nan,2\n", "x is 'nan', expected a number$"),
@@ -699,6 +701,7 @@ def test_matches_of_any_columns(tmp_path):
         ("query,gallery\nx.jpg,g1.jpg\n", "no line for any of the 2 queries, first test/query"),
         ("query,gallery\nq0.jpg,g9.jpg\n", "names 1 images that are not among the 4 .* g9.jpg"),
         ("query,gallery\nq0.jpg,same.jpg\n", "names same.jpg, as several images are called"),
+        ("query,positive,semi_1\nq0.jpg,g1.jpg\n", "line 2: 2 columns, expected 3"),
     ],
 )
 def test_matches_that_cannot_be(tmp_path, text, expected):
@@ -805,6 +808,7 @@ def test_command_of_several_heights(scored, capsys):
         (["vigor", "r.npz"], "vigor needs --semi_positives"),
         (["cvusa", "r.npz", "--coordinates", "c.csv"], "cvusa does not use --coordinates"),
         (["cvusa", "r.npz", "r.npz"], "2 files: the protocol cvusa takes one"),
+        (["sues200", "r.npz", "r.npz", "--heights", "150", "150"], "name each height once"),
         (["sues200", "r.npz"], "1 file(s) for the heights 150 200 250 300"),
         (["university160k", "r.npz", "--query_list", "n.txt", "--answer", "a.zip"], ".txt"),
         (["cvusa", "none.npz"], "none.npz not found"),
