@@ -70,7 +70,15 @@ def build_parser():
     utils.add_machine_options(run)
     run.add_argument("--seed", type=natural_int, default=0, help="seed of everything random")
 
-    data = parser.add_argument_group("data")
+    _add_data_options(parser.add_argument_group("data"))
+    _add_network_options(parser.add_argument_group("network"))
+    _add_loss_options(parser.add_argument_group("losses"))
+    _add_optimisation_options(parser.add_argument_group("optimisation"))
+    utils.add_refused(parser.add_argument_group("published flags that are refused"), REFUSED)
+    return parser
+
+
+def _add_data_options(data):
     data.add_argument("--data_dir", default="./data/train", help="data folder or its train/")
     data.add_argument(
         "--views",
@@ -141,16 +149,8 @@ def build_parser():
         action="store_true",
         help="do not turn satellite images, as those in polar coordinates must not be",
     )
-    data.add_argument(
-        "--color_jitter",
-        **SWITCH,
-        help="jitter the colours",
-    )
-    data.add_argument(
-        "--DA",
-        **SWITCH,
-        help="AutoAugment (ImageNet policy)",
-    )
+    data.add_argument("--color_jitter", **SWITCH, help="jitter the colours")
+    data.add_argument("--DA", **SWITCH, help="AutoAugment (ImageNet policy)")
     data.add_argument(
         "--erasing_p", type=number_within(0, 1), default=0.0, help="random erasing, probability"
     )
@@ -176,10 +176,77 @@ def build_parser():
     )
     utils.add_cache_option(data)
 
-    _add_network_options(parser.add_argument_group("network"))
-    _add_loss_options(parser.add_argument_group("losses"))
 
-    optim = parser.add_argument_group("optimisation")
+def _add_network_options(net):
+    net.add_argument(
+        "--backbone",
+        default="resnet50",
+        help="network of the branches: resnet18, resnet50, resnet101, vgg16_bn, convnext_tiny, "
+        "swin_t, vit_b_16, ... of torchvision, or timm:NAME; a wrong name prints all",
+    )
+    net.add_argument(
+        "--use_vgg16",
+        dest="backbone",
+        action="store_const",
+        const="vgg16_bn",
+        default=argparse.SUPPRESS,
+        help="the same as --backbone vgg16_bn",
+    )
+    net.add_argument("--share", **SWITCH, help="one set of weights: satellite, drone")
+    net.add_argument(
+        "--droprate", type=number_within(0, 1), default=0.5, help="dropout before the classifier"
+    )
+    net.add_argument(
+        "--pool", default="avg", choices=("avg", "max", "avg+max", "gem", "cls"), help="pool"
+    )
+    net.add_argument("--stride", type=int, default=2, choices=(1, 2), help="last ResNet stage")
+    net.add_argument("--LPN", **SWITCH, help="square rings, each with its own head")
+    net.add_argument("--block", type=positive_int, default=4, help="number of rings of --LPN")
+    net.add_argument("--usam", **SWITCH, help="RK-Net's attention in a ResNet")
+    net.add_argument(
+        "--musenet",
+        **SWITCH,
+        help="MuSe-Net: satellite and drone branches adapt to the weather (resnet50, 101, 18)",
+    )
+    net.add_argument(
+        "--btnk",
+        type=_switches,
+        default=None,
+        metavar="0,1,...",
+        help="blocks that --musenet modulates, 0 or 1 for each of layer1, then of layer2 "
+        "(None: layer1 without its first)",
+    )
+    net.add_argument(
+        "--ibn_weights",
+        default=None,
+        help="file of IBN-Net's weights for --musenet (None: downloaded; with --weights made of "
+        "these)",
+    )
+    net.add_argument("--no_pretrained", action="store_true", help="start from random weights")
+    net.add_argument("--weights", default=None, help="file of torchvision backbone weights")
+
+
+def _add_loss_options(group):
+    group.add_argument(
+        "--loss_weights",
+        type=_loss_weights,
+        default={"instance": 1.0},
+        metavar="NAME=WEIGHT,...",
+        help="weights of the loss terms, e.g. instance=1,infonce=0.5; a wrong name prints all; "
+        "instance is 1 unless it is named",
+    )
+    for name in PUBLISHED_LOSSES:
+        group.add_argument(
+            f"--{name}", action="store_true", help=f"the same as --loss_weights {name}=1"
+        )
+    group.add_argument(
+        "--loss_merge",
+        **SWITCH,
+        help="metric losses compare the images of all views together, not view by view",
+    )
+
+
+def _add_optimisation_options(optim):
     optim.add_argument("--epochs", type=positive_int, default=120, help="epochs to train")
     optim.add_argument("--optimizer", default="sgd", choices=("sgd", "adamw"), help="optimizer")
     optim.add_argument(
@@ -262,90 +329,6 @@ def build_parser():
         "--compile",
         action="store_true",
         help="torch.compile the network: minutes at the start, pays on a GPU in a long run",
-    )
-
-    utils.add_refused(parser.add_argument_group("published flags that are refused"), REFUSED)
-    return parser
-
-
-def _add_network_options(net):
-    net.add_argument(
-        "--backbone",
-        default="resnet50",
-        help="network of the branches: resnet18, resnet50, resnet101, vgg16_bn, convnext_tiny, "
-        "swin_t, vit_b_16, ... of torchvision, or timm:NAME; a wrong name prints all",
-    )
-    net.add_argument(
-        "--use_vgg16",
-        dest="backbone",
-        action="store_const",
-        const="vgg16_bn",
-        default=argparse.SUPPRESS,
-        help="the same as --backbone vgg16_bn",
-    )
-    net.add_argument(
-        "--share",
-        **SWITCH,
-        help="one set of weights: satellite, drone",
-    )
-    net.add_argument(
-        "--droprate", type=number_within(0, 1), default=0.5, help="dropout before the classifier"
-    )
-    net.add_argument(
-        "--pool", default="avg", choices=("avg", "max", "avg+max", "gem", "cls"), help="pool"
-    )
-    net.add_argument("--stride", type=int, default=2, choices=(1, 2), help="last ResNet stage")
-    net.add_argument(
-        "--LPN",
-        **SWITCH,
-        help="square rings, each with its own head",
-    )
-    net.add_argument("--block", type=positive_int, default=4, help="number of rings of --LPN")
-    net.add_argument(
-        "--usam",
-        **SWITCH,
-        help="RK-Net's attention in a ResNet",
-    )
-    net.add_argument(
-        "--musenet",
-        **SWITCH,
-        help="MuSe-Net: satellite and drone branches adapt to the weather (resnet50, 101, 18)",
-    )
-    net.add_argument(
-        "--btnk",
-        type=_switches,
-        default=None,
-        metavar="0,1,...",
-        help="blocks that --musenet modulates, 0 or 1 for each of layer1, then of layer2 "
-        "(None: layer1 without its first)",
-    )
-    net.add_argument(
-        "--ibn_weights",
-        default=None,
-        help="file of IBN-Net's weights for --musenet (None: downloaded; with --weights made of "
-        "these)",
-    )
-    net.add_argument("--no_pretrained", action="store_true", help="start from random weights")
-    net.add_argument("--weights", default=None, help="file of torchvision backbone weights")
-
-
-def _add_loss_options(group):
-    group.add_argument(
-        "--loss_weights",
-        type=_loss_weights,
-        default={"instance": 1.0},
-        metavar="NAME=WEIGHT,...",
-        help="weights of the loss terms, e.g. instance=1,infonce=0.5; a wrong name prints all; "
-        "instance is 1 unless it is named",
-    )
-    for name in PUBLISHED_LOSSES:
-        group.add_argument(
-            f"--{name}", action="store_true", help=f"the same as --loss_weights {name}=1"
-        )
-    group.add_argument(
-        "--loss_merge",
-        **SWITCH,
-        help="metric losses compare the images of all views together, not view by view",
     )
 
 
