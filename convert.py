@@ -856,6 +856,8 @@ def plan_pairs(sources, *, views=None, test_share=0.2, seed=0, skip_missing=Fals
             _need_folder(path, "a folder of images")
         views = views or _view_names([path.name for path in sources], "the folders are named")
         rows = present = _rows_of_folders(*sources, plan)
+    elif sources[0].is_dir():
+        raise ValueError(f"{sources[0]} is one folder: give a second one, or a CSV file of pairs")
     else:
         own, rows, lines = _rows_of_csv(sources[0])
         views = views or _view_names(own, f"{sources[0]} has image columns")
@@ -930,6 +932,11 @@ def _rows_of_csv(path):
     names = [name.lower() for name in next(iter(table.values()), [])]
     header = [COLUMN_ALIASES.get(name, name) for name in names]
     columns = [name for name in header if name not in ("id", "latitude", "longitude")]
+    if any(_is_image(Path(name)) for name in columns):
+        raise ValueError(
+            f"{path} begins with {','.join(header)!r}: expected a header above the rows, such as "
+            "drone,satellite (id, latitude, longitude if known)"
+        )
     if len(columns) != 2 or len(set(header)) != len(header) or len(table) < 2:
         raise ValueError(
             f"{path} has the header {','.join(header)!r} and {max(0, len(table) - 1)} rows: "

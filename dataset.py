@@ -143,6 +143,8 @@ def read_image(path):
         if decoded is not None:
             return decoded
         with Image.open(io.BytesIO(content)) as image:
+            if image.mode.startswith(("I", "F")):  # to cut it off at 255 would leave it white
+                raise ValueError(f"its pixels are of mode {image.mode}, expected 8 bits a colour")
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = re.sub("<_io.BytesIO[^>]*>", "the file", " ".join(str(error).split()))

@@ -8,6 +8,7 @@ torchrun --nproc_per_node 4 train.py --name two_view --data_dir data/toy       #
 
 import argparse
 import functools
+import inspect
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -424,7 +425,12 @@ def _flag(key):
 
 def _check_combinations(parser, opts):
     if opts.extra_Google and len(opts.view_names) != 3:
-        parser.error("--extra_Google adds to the street branch of three views: give --views 3")
+        parser.error(
+            "--extra_Google adds to the street branch of three views: give --views 3, or "
+            "--no-extra_Google where a recipe has set it"
+        )
+    if opts.pad >= min(opts.h, opts.w):
+        parser.error(f"--pad {opts.pad} does not fit images of {opts.h} x {opts.w}: lower it")
     if opts.no_pretrained and opts.weights:
         parser.error("--no_pretrained and --weights FILE contradict each other")
     if opts.resume and opts.overwrite:
@@ -684,7 +690,11 @@ def distribute(network, device):
     from torch.nn.parallel import DistributedDataParallel
 
     own = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=own, broadcast_buffers=False)
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return DistributedDataParallel(
+        network, device_ids=own, **{name: False}
+    )  # torch 2.14 renamed it
 
 
 def average_statistics(*networks):

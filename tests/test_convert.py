@@ -762,6 +762,14 @@ def test_sources_that_the_layout_cannot_hold(source, workdir, capsys):
     assert not (workdir / "out").exists()
 
 
+def test_pairs_that_are_not_said_clearly(source, workdir, capsys):
+    """A table without a header would lose its first pair; one folder is no pair of folders."""
+    published_layouts.text(source / "pairs.csv", ["a/0.png,b/0.png", "a/1.png,b/1.png"])
+    argv = ["pairs", source / "pairs.csv", "--views", "drone,satellite"]
+    fails(prepare.main, argv, capsys, "begins with 'a/0.png,b/0.png'", "such as drone,satellite")
+    fails(prepare.main, ["pairs", source], capsys, f"{source} is one folder: give a second one")
+
+
 def test_pairs_that_are_completed_later_keep_their_names_and_halves(source, workdir):
     for number in range(8):
         published_layouts.picture(source / f"a/{number}.png")

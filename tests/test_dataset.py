@@ -115,6 +115,14 @@ def test_unreadable_images_are_named(tmp_path):
     assert dataset.read_image(whole).shape == (64, 64, 3)
 
 
+def test_sixteen_bits_are_refused(tmp_path):
+    """Pillow would cut them off at 255."""
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(path)
+    with pytest.raises(OSError, match="deep.png cannot be read as an image .*expected 8 bits"):
+        dataset.read_image(path)
+
+
 def test_grey_and_transparent_images_become_rgb(tmp_path):
     for mode in ("L", "RGBA", "P", "CMYK"):
         path = tmp_path / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"

@@ -224,6 +224,8 @@ def test_contradictions_are_one_line(capsys):
         (["--hard_negatives", "similarity", "--sampler", "independent"], "is of --sampler paired"),
         (["--step_size", "80,40"], "rising list"),
         (["--step_size", "80", "--schedule", "cosine"], "--step_size is of --schedule step"),
+        (["--pad", "64", "--h", "64"], "--pad 64 does not fit images of 64 x 384"),
+        (["--extra_Google"], "give --views 3, or --no-extra_Google"),
         (["--block", "6"], "--block 6 is the number of rings of --LPN"),
         (["--hard_negatives_every", "2"], "is of --hard_negatives similarity or both"),
         (["--hard_negatives", "coordinates", "--hard_negatives_every", "2"], "similarity or both"),
