@@ -286,9 +286,14 @@ def _complete(records, paths_of, what, plan, skip_missing, lines=()):
     return complete
 
 
+def _repeated(names):
+    """The names that come more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
 def _note_repeated(plan, names, what):
     """Note what is listed more than once: in train and test, it would be tested on by heart."""
-    repeated = [name for name, count in Counter(names).items() if count > 1]
+    repeated = _repeated(names)
     if repeated:
         plan.notes.append(
             f"{len(repeated)} {what} are listed more than once, perhaps in train and test, "
@@ -473,7 +478,7 @@ def plan_vigor(
         "test/query_street": (None, test),
         "test/gallery_satellite": (gallery, gallery),
     }
-    satellites, semi_positives, taken = {}, [], []
+    satellites, semi_positives = {}, []
     for split, cities in (("train", VIGOR_TRAIN[area]), ("test", VIGOR_TEST[area])):
         label = f"same_area_balanced_{split}" if area == "same" else "pano_label_balanced"
         street = "train/street" if split == "train" else "test/query_street"
@@ -493,11 +498,10 @@ def plan_vigor(
                 known = used if split == "test" else listed
                 semi_positives.append(_semi_positives(plan.entries[-1].target, panorama, known))
                 used[panorama.names[0]] = panorama.satellite
-                taken.append(panorama.path.name)
         folder = "train/satellite" if split == "train" else "test/gallery_satellite"
         plan.add_classes(folder, {name: [path] for name, path in used.items()})
         satellites |= used
-    _note_repeated(plan, taken, "panoramas")
+    _note_repeated(plan, (Path(target).name for target, *_ in semi_positives), "panoramas")
     plan.sidecars["coordinates.csv"] = _vigor_coordinates(satellites)
     four = ("positive", "semi_1", "semi_2", "semi_3")
     header = [f"{which}{part}" for which in four for part in ("", "_delta_1", "_delta_2")]
@@ -547,8 +551,8 @@ def _vigor_panoramas(source, labels, city, label, listed):
                 raise ValueError(
                     f"{path} line {number} names {own}, which {VIGOR_LIST} does not hold"
                 )
-        _numbers([*parts[2::3], *parts[3::3]], f"{path} line {number}")
         offsets = list(zip(parts[2::3], parts[3::3], strict=True))
+        _numbers(itertools.chain.from_iterable(offsets), f"{path} line {number}")
         satellite = listed[names[0]]
         panoramas.append(Panorama(folder / parts[0], names, offsets, satellite, number))
     return panoramas
@@ -729,9 +733,8 @@ def plan_university160k(source, *, names=None, train=None, skip_missing=False):
     else:
         lines = _read_lines(Path(names), "a query's file name a line")
         listed, what = [queries / line.strip() for line in lines.values()], f"queries of {names}"
-        if len(set(listed)) < len(listed):
-            twice = Counter(query.name for query in listed).most_common(1)[0][0]
-            raise ValueError(f"{names} names {twice} more than once: remove the repeated lines")
+        if twice := _repeated(query.name for query in listed):
+            raise ValueError(f"{names} names {twice[0]} more than once: remove the repeated lines")
         listed = _complete(listed, lambda query: (query,), what, plan, skip_missing, lines)
     plan.add_classes("test/query_drone", {UNKNOWN: listed})
     plan.sidecars["query_drone_name.txt"] = "".join(f"{query.name}\n" for query in listed)

@@ -691,10 +691,9 @@ def distribute(network, device):
 
     own = [device] if device.type == "cuda" else None
     known = inspect.signature(DistributedDataParallel.__init__).parameters
+    # The name since torch 2.14, and the one before.
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    return DistributedDataParallel(
-        network, device_ids=own, **{name: False}
-    )  # torch 2.14 renamed it
+    return DistributedDataParallel(network, device_ids=own, **{name: False})
 
 
 def average_statistics(*networks):
