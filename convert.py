@@ -29,9 +29,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-import utils
-import weather
-from perturb import frame_number
+from imaging import weather
+from imaging.perturb import frame_number
+from runtime import files, progress
 
 MARKER = "prepare.yaml"  # in the output folder: how it was made
 UNKNOWN = "unknown"  # the class of queries whose building is not published
@@ -175,7 +175,7 @@ def polar_transform(image, height=112, width=616):
 
 # ---------------------------------------------------------------- reading published folders
 def _is_image(path):
-    from dataset import is_image_name
+    from imaging.files import is_image_name
 
     return is_image_name(path)
 
@@ -1089,7 +1089,7 @@ def carry_out(plan, out, mark, *, copy=False, dry_run=False, num_workers=1):
     notes = plan.notes + compare_counts(plan.name, counts, plan.official)
     made = {}
     if not dry_run:
-        utils.write_yaml(out / MARKER, mark)
+        files.write_yaml(out / MARKER, mark)
         for target in plan.empty_classes:
             (out / target).mkdir(parents=True, exist_ok=True)
         try:
@@ -1099,7 +1099,7 @@ def carry_out(plan, out, mark, *, copy=False, dry_run=False, num_workers=1):
         for name, text in plan.sidecars.items():
             path = out / name
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                utils.write_text(path, text)
+                files.write_text(path, text)
     _print_summary(out, plan, counts, made, notes, dry_run)
     return {"out": str(out), "counts": counts, "made": made, "notes": notes}
 
@@ -1139,7 +1139,7 @@ def _check_output(out, mark, targets):
         raise ValueError(f"{out} exists and holds something else: give another --out, or remove it")
     if not (out / MARKER).is_file():
         return
-    earlier = utils.read_yaml(out / MARKER)
+    earlier = files.read_yaml(out / MARKER)
     differing = sorted(k for k in {*earlier, *mark} if earlier.get(k) != mark.get(k))
     if differing:
         key = differing[0]
@@ -1167,7 +1167,7 @@ def _place_all(entries, out, copy, num_workers):
         try:
             linked = (_place(e.source, out / e.target, copy) for e in entries if not e.change)
             ways = itertools.chain(linked, (future.result() for future in waiting))
-            for way in utils.progress_bar(ways, "images", total=len(entries)):
+            for way in progress.progress_bar(ways, "images", total=len(entries)):
                 made[way] = made.get(way, 0) + 1
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -1181,7 +1181,7 @@ def _place(source, target, copy):
     if os.path.lexists(target):
         target.unlink()
     if copy:
-        with utils.replacing(target) as temporary:
+        with files.replacing(target) as temporary:
             shutil.copy2(source, temporary)
         return "copies"
     real = os.path.realpath(source)  # a hard link to a symbolic one would be a symbolic one
@@ -1204,12 +1204,12 @@ def _place(source, target, copy):
 
 def _convert(entry, target):
     """Write the changed image, with the time of its source; returns the way it was done."""
-    from dataset import read_image
+    from imaging.files import read_image
 
     if _is_right(entry.source, target, copy=True):
         return "there already"
     image = Image.fromarray(entry.change(read_image(entry.source)))
-    with utils.replacing(target) as temporary:
+    with files.replacing(target) as temporary:
         image.save(temporary, **(JPEG if entry.target.endswith(".jpg") else {}))
         times = os.stat(entry.source)
         os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -13,8 +13,9 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 
 from evaluate_gpu import rank_gallery, rank_positives
-from features import load_features
-from utils import Parser, natural_int, positive_int, replacing, script
+from evaluation.feature_file import load_features
+from runtime.cli import Parser, natural_int, positive_int, script
+from runtime.files import replacing
 
 COLUMNS = 10  # retrieved images side by side; a longer ranking goes on below
 MAX_LINES = 200  # lines of images in a picture: about 50,000 pixels, below matplotlib's limit

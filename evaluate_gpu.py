@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from features import JUNK, check_features, load_features
-from utils import Parser, is_out_of_memory, script, write_text
+from evaluation.feature_file import JUNK, check_features, load_features
+from runtime.cli import Parser, is_out_of_memory, script
+from runtime.files import write_text
 
 BLOCK_SCORES = 2**24  # scores held at a time (64 MiB of float32), where MIN_ROWS allows
 MAX_ROWS = 2**12  # queries at a time: more save no time, and cost memory in a short gallery
@@ -402,7 +403,7 @@ def report(metrics, query, gallery, notes=()):
 
 # ---------------------------------------------------------------- the command
 def parse_args(argv=None):
-    from rerank import add_protocol_options, protocol_of
+    from evaluation.rerank import add_protocol_options, protocol_of
 
     parser = Parser(
         description="Score a feature file: Recall@K and AP as published, and beside them.",
@@ -436,7 +437,7 @@ def parse_args(argv=None):
 
 @script
 def main(argv=None) -> dict:
-    from rerank import apply_protocol
+    from evaluation.rerank import apply_protocol
 
     opts = parse_args(argv)
     query, gallery = load_features(opts.features, paths=False)

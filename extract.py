@@ -5,8 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from dataset import ImageBatches, batch_loader, in_batches, to_network_input
-from features import Features
-from utils import is_main, is_out_of_memory, progress_bar, rank, sum_over_ranks, world_size
+from evaluation.feature_file import Features
+from runtime.cli import is_out_of_memory
+from runtime.processes import is_main, rank, sum_over_ranks, world_size
+from runtime.progress import progress_bar
 
 
 @torch.inference_mode()
@@ -31,7 +33,7 @@ def extract_features(
         network: a multi-view network in evaluation mode, e.g. model.inference_copy: `embed` gives
             what is summed, `finish` makes features of it, `input_spec` says how to normalise.
         branch: number of the branch, 1 to 3 (model.branch_numbers).
-        images: `cache.ResizedImages` that holds the paths (dataset.open_view).
+        images: `cache.ResizedImages` that holds the paths (cache.open_view).
 
     Returns:
         float32 array (N, D), rows of norm 1; of several processes each returns all rows. Where the

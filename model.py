@@ -12,14 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from backbones import TIMM, Branch, check_network, make_branch, pooled_dim
+from networks.backbones import TIMM, Branch, check_network, make_branch, pooled_dim
 
 # What scripts need of the backbones they find here.
-from backbones import check_input_size as check_input_size
-from backbones import download_imagenet_weights as download_imagenet_weights
-from backbones import ft_net as ft_net
-from backbones import ft_net_VGG16 as ft_net_VGG16
-from backbones import input_spec as input_spec
+from networks.backbones import check_input_size as check_input_size
+from networks.backbones import download_imagenet_weights as download_imagenet_weights
+from networks.backbones import ft_net as ft_net
+from networks.backbones import ft_net_VGG16 as ft_net_VGG16
+from networks.backbones import input_spec as input_spec
 
 # The order of the published three-view network: model_1 satellite, model_2 street, model_3 drone.
 THREE_VIEWS = ("satellite", "street", "drone")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import campus
 import convert
-import utils
-from utils import natural_int, number_within, positive_int, script
-from weather import CONDITIONS, SPEC_VERSION, parse_conditions
+from imaging.weather import CONDITIONS, SPEC_VERSION, parse_conditions
+from runtime import cli, files, progress
+from runtime.cli import natural_int, number_within, positive_int, script
 
 TRAIN_FOLDERS = tuple(f"train/{view}" for view in ("satellite", "drone", "street", "google"))
 TEST_FOLDERS = tuple(
@@ -44,7 +44,7 @@ UNIVERSITY_1652 = {
 # ---------------------------------------------------------------- options
 def parse_args(argv=None):
     """Options: a sub-command and its own."""
-    parser = utils.Parser(
+    parser = cli.Parser(
         description="Make, check and convert data folders in the University-1652 layout."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -152,7 +152,7 @@ def make_toy(opts):
     spec.pop("num_workers")
     mark = {**spec, "version": campus.VERSION}
     marker = out / "campus.yaml"
-    if marker.is_file() and utils.read_yaml(marker) == mark:
+    if marker.is_file() and files.read_yaml(marker) == mark:
         print(f"{out} is there already")
         return {"out": str(out), "rendered": False}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -164,14 +164,14 @@ def make_toy(opts):
     partial.mkdir(parents=True)
     total = opts.num_train + opts.num_test + opts.num_distractors
     try:
-        with utils.progress_bar(None, "buildings", total=total) as bar:
+        with progress.progress_bar(None, "buildings", total=total) as bar:
             counts = campus.render_campus(
                 partial,
                 **spec,
                 num_workers=opts.num_workers,
                 progress=lambda finished: bar.update(finished - bar.n),
             )
-        utils.write_yaml(partial / marker.name, mark)
+        files.write_yaml(partial / marker.name, mark)
         if out.exists():
             out.rmdir()
         partial.replace(out)
@@ -219,7 +219,7 @@ class Findings:
 
 def scan_folder(path):
     """List a view's folder without opening an image."""
-    from dataset import is_image_name
+    from imaging.files import is_image_name
 
     found = Folder({})
     for entry in sorted(path.iterdir()):
@@ -238,12 +238,12 @@ def find_unreadable(paths):
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(_why_unreadable, paths)
-        reasons = list(utils.progress_bar(results, "decoding", len(paths)))
+        reasons = list(progress.progress_bar(results, "decoding", len(paths)))
     return [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason]
 
 
 def _why_unreadable(path):
-    from dataset import read_image
+    from imaging.files import read_image
 
     try:
         read_image(path)
@@ -342,7 +342,7 @@ def check_testing(root, folders, findings):
 def claims_university1652(root, folders):
     """Whether the folder's name or its class counts say that it is University-1652."""
     marker = root / convert.MARKER
-    if marker.is_file() and utils.read_yaml(marker).get("command") != "limit-views":
+    if marker.is_file() and files.read_yaml(marker).get("command") != "limit-views":
         return False
     if "university" in root.resolve().name.lower():
         return True
@@ -432,7 +432,7 @@ def show_data(opts):
 
     from PIL import Image, ImageDraw
 
-    from dataset import scan_classes, split_folder
+    from imaging.files import scan_classes, split_folder
 
     folder = split_folder(opts.folder, "train")
     views = [name.removeprefix("train/") for name in TRAIN_FOLDERS]
@@ -455,7 +455,7 @@ def show_data(opts):
                     (6, 4), label, "white", stroke_width=2, stroke_fill="black", font_size=14
                 )
                 sheet.paste(tile, (TILE * column, TILE * row))
-    with utils.replacing(opts.output) as temporary:
+    with files.replacing(opts.output) as temporary:
         sheet.save(temporary, quality=88)
     print(f"picture: {opts.output}, buildings {', '.join(chosen)}")
     return {"output": opts.output, "buildings": chosen}
@@ -474,7 +474,7 @@ def _view_tiles(scanned, name):
 
 def _weather_tiles(scanned, names, conditions):
     """Rows of five (tile, label): a drone image of each building under the conditions."""
-    from weather import condition_label
+    from imaging.weather import condition_label
 
     if not scanned.get("drone"):
         raise ValueError("--weather is drawn on drone images, and there is no train/drone")
@@ -497,8 +497,8 @@ def _columns(classes):
 def _read_tile(path, condition="normal"):
     from PIL import Image
 
-    from dataset import read_image
-    from weather import draw_weather
+    from imaging.files import read_image
+    from imaging.weather import draw_weather
 
     image = draw_weather(read_image(path), path, condition)
     return Image.fromarray(image).resize((TILE, TILE))

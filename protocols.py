@@ -44,8 +44,10 @@ from evaluate_gpu import (
     rank_positives,
     warnings_about,
 )
-from features import JUNK, check_features, load_features
-from utils import Parser, progress_bar, replacing, script, write_text
+from evaluation.feature_file import JUNK, check_features, load_features
+from runtime.cli import Parser, script
+from runtime.files import replacing, write_text
+from runtime.progress import progress_bar
 
 EARTH_RADIUS = 6_378_137.0  # metres: the equator's, as DenseUAV; the Earth's mean is 6 371 009
 CHUNK = 256  # scores of which only the best is looked at first

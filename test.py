@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import utils
-from utils import positive_int, script
+from runtime import cli, files, processes, startup
+from runtime.cli import positive_int, script
 
 FEATURE_FILE = "pytorch_result.mat"
 REFUSED = {
@@ -29,9 +30,9 @@ REFUSED = {
 
 def build_parser():
     """The parser; what describes the network comes from the run folder, not from here."""
-    from rerank import add_protocol_options
+    from evaluation.rerank import add_protocol_options
 
-    parser = utils.Parser(
+    parser = cli.Parser(
         description="Extract features, save them as .mat and print the recall.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -81,26 +82,26 @@ def build_parser():
         "scale=0.5:1.5:0.25 of degrees, pixels of the input, times; pad=PIXELS; "
         "distance=long,middle,short of the drone; images=1,3 of a building",
     )
-    utils.add_precision_options(parser)
-    utils.add_cache_option(parser)
-    utils.add_machine_options(parser)
+    cli.add_precision_options(parser)
+    cli.add_cache_option(parser)
+    cli.add_machine_options(parser)
     parser.add_argument("--h", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--w", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--views", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--pool", default=None, help="must agree with the run")
     add_protocol_options(parser)
-    utils.add_refused(parser, REFUSED)
+    cli.add_refused(parser, REFUSED)
     return parser
 
 
 def _conditions(text):
-    from weather import parse_conditions
+    from imaging.weather import parse_conditions
 
     return parse_conditions(text)
 
 
 def _perturbations(text):
-    from perturb import parse_perturbations
+    from imaging.perturb import parse_perturbations
 
     return parse_perturbations(text)
 
@@ -117,7 +118,7 @@ def _scales(text):
 
 def parse_args(argv=None):
     """Options of a test; refused ones end the program."""
-    from rerank import protocol_of
+    from evaluation.rerank import protocol_of
 
     parser = build_parser()
     opts = parser.parse_args(argv)
@@ -146,7 +147,7 @@ def check_agreement(opts, run_opts):
 def load_run(name, which_epoch, device):
     """The trained network of a run folder on a device, its branch numbers, and its options."""
     import model
-    import musenet
+    from networks import musenet
 
     run_dir = utils.run_folder(name)
     checkpoint = utils.find_checkpoint(run_dir, which_epoch)
@@ -200,7 +201,8 @@ def check_known(classes, test_dir, folder):
 
 def open_views(test_dir, tasks):
     """{"query_drone": {ID: paths}, ...} of the folders the tasks need, and the IDs' labels."""
-    from dataset import retrieval_labels, scan_classes
+    from dataset import retrieval_labels
+    from imaging.files import scan_classes
 
     folders = sorted({f"query_{q}" for q, _ in tasks} | {f"gallery_{g}" for _, g in tasks})
     scanned = {folder: scan_classes(test_dir / folder) for folder in folders}
@@ -217,13 +219,13 @@ class Variant(NamedTuple):
     name: str  # added to the name of its feature file
     label: str  # of its row
     touches: str  # the folders of images that differ have this in their names
-    change: Callable | None = None  # see dataset.load_resized
+    change: Callable | None = None  # see cache.load_resized
     choose: Callable = list  # image files of a class -> those to be used
 
 
 def variants_of(opts, input_width):
     """The `Variant`s that --weather or --perturb asks for; else a single one, of nothing."""
-    from weather import condition_label, draw_weather
+    from imaging.weather import condition_label, draw_weather
 
     if opts.weather:
         return [
@@ -294,7 +296,7 @@ def mean_metrics(metrics):
 
 def draw_perturbation(path, perturbations, metrics, title):
     """Plot Recall@1 and AP against the amounts of a perturbation."""
-    from perturb import KINDS
+    from imaging.perturb import KINDS
 
     kind = perturbations[0].kind
     points = list(zip(perturbations, metrics, strict=True))
@@ -344,8 +346,8 @@ def score_task(task, query, gallery, path, run_dir, protocol, label=""):
     The file holds the features as the network gave them, whatever the protocol of the ranking.
     """
     from evaluate_gpu import evaluate, published_line, report, warnings_about
-    from features import save_features
-    from rerank import apply_protocol
+    from evaluation.feature_file import save_features
+    from evaluation.rerank import apply_protocol
 
     save_features(path, query, gallery)
     query, gallery, scores, notes = apply_protocol(protocol, query, gallery)
@@ -365,7 +367,7 @@ def add_result(run_dir, line):
     """Add a line to the run's result.txt."""
     result = run_dir / "result.txt"
     earlier = result.read_text(encoding="utf-8") if result.is_file() else ""
-    utils.write_text(result, f"{earlier}{line}\n")
+    files.write_text(result, f"{earlier}{line}\n")
 
 
 def score_tasks(opts, results, features, variant, touched):
@@ -390,14 +392,15 @@ def score_tasks(opts, results, features, variant, touched):
 def main(argv=None):
     """Run the tasks; returns {"<query>_<gallery>": metrics}, of a single task its metrics."""
     opts = parse_args(argv)
-    utils.import_torch()
+    startup.import_torch()
     import model
-    from dataset import open_view, split_folder
     from extract import view_features
+    from imaging.cache import open_view
+    from imaging.files import split_folder
 
     device = utils.select_device(opts.device, opts.gpu_ids)
-    utils.join_processes(device)
-    utils.keep_freed_memory()
+    processes.join_processes(device)
+    startup.keep_freed_memory()
     network, branches, run_opts = load_run(opts.name, opts.which_epoch, device)
     check_agreement(opts, run_opts)
     test_dir = split_folder(opts.test_dir, "test")
@@ -405,7 +408,7 @@ def main(argv=None):
     check_variants(opts, tasks)
     scanned, label_of = open_views(test_dir, tasks)
     height, width = model.input_size_from_opts(run_opts)
-    network = model.inference_copy(network, utils.dtype_of(utils.precision_of(opts)))
+    network = model.inference_copy(network, utils.dtype_of(cli.precision_of(opts)))
     variants = variants_of(opts, width)
     touched = sorted(folder for folder in scanned if variants[0].touches in folder)
     chosen = {each: choose_images(each, scanned, touched, test_dir) for each in variants}
@@ -414,7 +417,7 @@ def main(argv=None):
         classes = chosen[variant][folder] if variant else scanned[folder]
         paths = [path for images in classes.values() for path in images]
         change = variant.change if variant else None
-        with utils.main_process_first() if opts.cache == "disk" else nullcontext():
+        with processes.main_process_first() if opts.cache == "disk" else nullcontext():
             images = open_view(paths, height, width, opts.cache, opts.num_workers, change)
         return view_features(
             network,
@@ -433,9 +436,9 @@ def main(argv=None):
     results = {task: {} for task in tasks}
     for variant in variants:
         features.update({folder: extract(folder, variant) for folder in touched})
-        if utils.is_main():  # the first process saves and scores
+        if processes.is_main():  # the first process saves and scores
             score_tasks(opts, results, features, variant, touched)
-    if not utils.is_main():
+    if not processes.is_main():
         return {}
     for task, its in results.items():
         if variants[0].name in its:

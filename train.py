@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import utils
-from utils import natural_int, number_within, positive_int, script
+from runtime import cli, processes, progress, startup
+from runtime.cli import natural_int, number_within, positive_int, script
 
 SNAPSHOT_EVERY = 10  # epochs
 # An option that is off by default and has a `--no-` form, for what a recipe may have switched on.
@@ -54,7 +55,7 @@ def view_names(text):
 
 def build_parser():
     """The parser: published flags under their published names, then our additions."""
-    parser = utils.Parser(
+    parser = cli.Parser(
         description="Train a network into model/<name>/.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -68,14 +69,14 @@ def build_parser():
     )
     run.add_argument("--resume", action="store_true", help="continue the run --name exactly")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run of this name")
-    utils.add_machine_options(run)
+    cli.add_machine_options(run)
     run.add_argument("--seed", type=natural_int, default=0, help="seed of everything random")
 
     _add_data_options(parser.add_argument_group("data"))
     _add_network_options(parser.add_argument_group("network"))
     _add_loss_options(parser.add_argument_group("losses"))
     _add_optimisation_options(parser.add_argument_group("optimisation"))
-    utils.add_refused(parser.add_argument_group("published flags that are refused"), REFUSED)
+    cli.add_refused(parser.add_argument_group("published flags that are refused"), REFUSED)
     return parser
 
 
@@ -175,7 +176,7 @@ def _add_data_options(data):
         default=0.0,
         help="strength of a random change of brightness, contrast and each colour's gamma",
     )
-    utils.add_cache_option(data)
+    cli.add_cache_option(data)
 
 
 def _add_network_options(net):
@@ -320,7 +321,7 @@ def _add_optimisation_options(optim):
         help="decay of an exponential moving average of the weights per step, "
         "saved in their place; 1: none",
     )
-    utils.add_precision_options(optim)
+    cli.add_precision_options(optim)
     optim.add_argument(
         "--sync_bn",
         action="store_true",
@@ -340,7 +341,7 @@ def _loss_weights(text):
 
 
 def _conditions(text):
-    from weather import parse_conditions
+    from imaging.weather import parse_conditions
 
     return list(parse_conditions(text))  # a list, as opts.yaml gives it back
 
@@ -378,10 +379,10 @@ def parse_args(argv=None):
     parser = build_parser()
     opts = parser.parse_args(argv)
     if not opts.resume:
-        opts = parser.parse_args(utils.with_config(parser, argv))
+        opts = parser.parse_args(cli.with_config(parser, argv))
     else:  # opts.yaml holds what the recipe said
         saved = utils.read_opts(utils.run_folder(opts.name))
-        begun, now = saved.get("world_size", 1), utils.world_size()
+        begun, now = saved.get("world_size", 1), processes.world_size()
         if begun != now:
             parser.error(
                 f"{opts.name} was begun with {begun} process(es), not with {now}: --resume "
@@ -415,7 +416,7 @@ def parse_args(argv=None):
         opts.backbone_lr = 1.0 if opts.no_pretrained else 0.1
     if opts.step_size is None and opts.schedule == "step":
         opts.step_size = max(1, round(opts.epochs * 2 / 3))  # the published 80 of 120
-    opts.world_size = utils.world_size()
+    opts.world_size = processes.world_size()
     return opts
 
 
@@ -445,7 +446,7 @@ def _check_combinations(parser, opts):
     if opts.weather and "drone" not in opts.view_names:
         parser.error("--weather is drawn on drone images, and --views has none")
     _check_musenet(parser, opts)
-    if opts.sync_bn and utils.world_size() == 1:
+    if opts.sync_bn and processes.world_size() == 1:
         parser.error("--sync_bn joins the batches of several processes: start them with torchrun")
     if opts.compile and (opts.micro_batchsize or opts.grad_checkpoint):
         parser.error(
@@ -537,6 +538,9 @@ class TrainingData:
 def open_data(opts, pin_memory):
     """Scan the views asked for, split the buildings, build the loader."""
     import dataset
+    from imaging.augmentation import Augmentation
+    from imaging.cache import open_view
+    from training import samplers
 
     views = input_views(opts)
     scanned = dataset.scan_training_views(opts.data_dir, views)
@@ -549,7 +553,7 @@ def open_data(opts, pin_memory):
         class_names = [name for name in class_names if name not in held_out[pair[0]]]
     samples = dataset.label_samples(scanned, class_names)
     images = {
-        view: dataset.open_view(
+        view: open_view(
             [path for paths in scanned[view].values() for path in paths],
             opts.h,
             opts.w,
@@ -559,7 +563,7 @@ def open_data(opts, pin_memory):
         for view in views
     }
     augmentations = {
-        view: dataset.Augmentation(
+        view: Augmentation(
             opts.h,
             opts.w,
             turned=view == "satellite" and not opts.no_turn,
@@ -578,12 +582,12 @@ def open_data(opts, pin_memory):
         "images_per_building": opts.images_per_building,
         "joint_flips": opts.joint_flips,
     }
-    sampler = dataset.SAMPLERS[opts.sampler](
+    sampler = samplers.SAMPLERS[opts.sampler](
         samples,
         opts.batchsize,
         opts.seed,
-        rank=utils.rank(),
-        world_size=utils.world_size(),
+        rank=processes.rank(),
+        world_size=processes.world_size(),
         **(paired if opts.sampler == "paired" else {}),
     )
     loader = dataset.batch_loader(
@@ -628,7 +632,7 @@ class Training:
 def build_network(opts, class_num):
     """The network of the options, with ImageNet or given weights unless --no_pretrained."""
     import model
-    import musenet
+    from networks import musenet
 
     build, own = model.build_model, {}
     if opts.musenet:
@@ -674,7 +678,7 @@ def compile_network(network, device):
     """
     import torch
 
-    alone = utils.world_size() == 1  # else gradients are exchanged in the midst of a pass
+    alone = processes.world_size() == 1  # else gradients are exchanged in the midst of a pass
     mode = "reduce-overhead" if device.type == "cuda" and alone else "default"
     return torch.compile(network, dynamic=False, mode=mode)
 
@@ -685,7 +689,7 @@ def distribute(network, device):
     Batch norm's running statistics are not exchanged in every step: their update is linear, so to
     average them once, after an epoch (`average_statistics`), comes to the same.
     """
-    if utils.world_size() == 1:
+    if processes.world_size() == 1:
         return network
     from torch.nn.parallel import DistributedDataParallel
 
@@ -701,7 +705,7 @@ def average_statistics(*networks):
     for network in networks:
         for buffer in network.buffers():
             if buffer.is_floating_point():
-                utils.sum_over_ranks(buffer).div_(utils.world_size())
+                processes.sum_over_ranks(buffer).div_(processes.world_size())
 
 
 def build_training(opts, network, device, class_num):
@@ -710,8 +714,8 @@ def build_training(opts, network, device, class_num):
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     import losses
-    import optimisation
     from model import branches_of, split_parameters
+    from training import optimisation
 
     if opts.sync_bn:
         if device.type != "cuda":
@@ -741,7 +745,7 @@ def build_training(opts, network, device, class_num):
         scaler=torch.amp.GradScaler(device.type, enabled=opts.fp16),
         average=average,
         device=device,
-        precision=utils.precision_of(opts),
+        precision=cli.precision_of(opts),
         clip={"norm": opts.clip_norm, "value": opts.clip_value},
         micro_batchsize=opts.micro_batchsize,
     )
@@ -816,10 +820,10 @@ def train_step(training, batch, sizes):
     every step. `sizes` {view: images in the batch of each process}; the loss and the answers are
     those of the batch of all.
     """
-    import gradient_cache
     from dataset import to_network_input
     from model import predicted_classes
-    from optimisation import clip_gradients
+    from training import gradient_cache
+    from training.optimisation import clip_gradients
 
     device, spec = training.device, training.network.input_spec
     images = {view: to_network_input(x, device, spec) for view, (x, *_) in batch.items()}
@@ -835,11 +839,11 @@ def train_step(training, batch, sizes):
         view: y if y.weather is None else y._replace(condition=condition_of(batch[view], device))
         for view, y in outputs.items()
     }
-    if utils.world_size() > 1:
+    if processes.world_size() > 1:
         outputs, labels = gather_views(outputs, labels, sizes)
     terms = training.losses(outputs, labels)
     loss = sum(terms.values())
-    if utils.world_size() > 1:  # the processes wait for gradients of what no term uses too
+    if processes.world_size() > 1:  # the processes wait for gradients of what no term uses too
         loss = loss + sum(0 * x.sum() for y in outputs.values() for x in y[:3] if x is not None)
     training.optimizer.zero_grad(set_to_none=True)
     training.scaler.scale(loss).backward()
@@ -917,18 +921,18 @@ def find_neighbours(training, data, opts, epoch):
     """Before an epoch, where it is due: set the near neighbours that fill a building's batch."""
     import torch
 
-    import neighbours
+    from training import hard_negatives
 
     if opts.hard_negatives == "none":
         return
     count = opts.batchsize * opts.world_size  # more are never looked at
     found = None
     if opts.hard_negatives != "similarity" and epoch == 0:
-        places = neighbours.read_places(opts.data_dir, data.class_names)
-        found = neighbours.close_by(*places, count)
+        places = hard_negatives.read_places(opts.data_dir, data.class_names)
+        found = hard_negatives.close_by(*places, count)
     looks = epoch > 0 and epoch % opts.hard_negatives_every == 0
     if opts.hard_negatives != "coordinates" and looks:
-        found = neighbours.alike(*building_features(training, data, opts, epoch), count)
+        found = hard_negatives.alike(*building_features(training, data, opts, epoch), count)
     if found is not None:
         data.sampler.neighbours = torch.from_numpy(found)
 
@@ -985,19 +989,19 @@ def train_one_epoch(training, data, epoch, lr_factor):
     training.losses.train()
     data.sampler.epoch = epoch
     tally = Tally(READ_EVERY if training.device.type == "cuda" else 1)
-    batches = utils.Stopwatch(utils.progress_bar(data.loader, f"epoch {epoch}"))
+    batches = progress.Stopwatch(progress.progress_bar(data.loader, f"epoch {epoch}"))
     for batch in batches:
         counts = [len(batch[view][1]) if view in batch else 0 for view in training.views]
-        gathered = zip(*utils.gather_counts(counts), strict=True)
+        gathered = zip(*processes.gather_counts(counts), strict=True)
         sizes = dict(zip(training.views, gathered, strict=True))
         if not any(map(sum, sizes.values())):  # no view had two images
             continue
-        if utils.world_size() > 1:
+        if processes.world_size() > 1:
             batch = with_every_view(batch, training.views)
         for group in training.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor(epoch, tally.steps / len(data.loader))
         tally.add(*train_step(training, batch, sizes), sizes)
-    if utils.world_size() > 1:
+    if processes.world_size() > 1:
         average_statistics(training.network, *filter(None, [training.average]))
     return {**tally.summary(), "seconds_waiting": batches.seconds}
 
@@ -1026,7 +1030,7 @@ def validate(training, opts, data):
         )
         for view in (query_view, gallery_view)
     )
-    if not utils.is_main():  # the first process scores and writes
+    if not processes.is_main():  # the first process scores and writes
         return {}
     metrics = evaluate(query, gallery)
     return {"val_recall@1": metrics["recall@1"], "val_AP": metrics["AP"]}
@@ -1083,7 +1087,7 @@ def save_epoch(run_dir, training, data, epoch, log):
 
 def load_epoch(run_dir, training, data):
     """Restore the last complete epoch; returns (the next epoch, the log so far)."""
-    from optimisation import load_optimizer
+    from training.optimisation import load_optimizer
 
     path = run_dir / "train_state.pth"
     state = utils.load_tensors(path)
@@ -1151,7 +1155,7 @@ def format_epoch(entry, epochs):
 def run_epochs(training, data, opts, run_dir, start, log):
     """Train from epoch `start` to the end, writing each; returns the log."""
 
-    from optimisation import learning_rate_factor
+    from training.optimisation import learning_rate_factor
 
     lr_factor = functools.partial(
         learning_rate_factor,
@@ -1161,7 +1165,7 @@ def run_epochs(training, data, opts, run_dir, start, log):
         step_size=opts.step_size,
     )
     for epoch in range(start, opts.epochs):
-        utils.seed_everything(opts.seed, epoch, utils.rank())
+        utils.seed_everything(opts.seed, epoch, processes.rank())
         began = time.perf_counter()
         find_neighbours(training, data, opts, epoch)
         stats = train_one_epoch(training, data, epoch, lr_factor)
@@ -1171,7 +1175,7 @@ def run_epochs(training, data, opts, run_dir, start, log):
         entry["seconds"] = time.perf_counter() - began
         log.append(entry)
         print(format_epoch(entry, opts.epochs), flush=True)
-        if utils.is_main():
+        if processes.is_main():
             save_epoch(run_dir, training, data, epoch, log)
     return log
 
@@ -1181,13 +1185,13 @@ def main(argv=None):
     """Train as the options say; returns the last epoch's record and the run folder."""
     opts = parse_args(argv)
     run_dir, earlier = open_run(opts)
-    utils.import_torch()
+    startup.import_torch()
     device = utils.select_device(opts.device, opts.gpu_ids)
     saved = {k: v for k, v in vars(opts).items() if k not in ("resume", "overwrite")}
     print(f"run {run_dir} on {device}:", " ".join(f"{k}={v}" for k, v in sorted(saved.items())))
-    utils.join_processes(device)
-    utils.keep_freed_memory()
-    with utils.main_process_first() if opts.cache == "disk" else nullcontext():
+    processes.join_processes(device)
+    startup.keep_freed_memory()
+    with processes.main_process_first() if opts.cache == "disk" else nullcontext():
         data = open_data(opts, pin_memory=device.type == "cuda")
     utils.seed_everything(opts.seed)
     network = build_network(opts, len(data.class_names))
@@ -1205,14 +1209,14 @@ def main(argv=None):
             if opts.schedule == "cosine":
                 more = "its learning rate has come to zero"
             print(f"the run has its {start} epochs already: {more}")
-    if utils.is_main():
+    if processes.is_main():
         for path in earlier:
             path.unlink(missing_ok=True)
         utils.write_opts(
             run_dir, {**saved, "nclasses": len(data.class_names), "views": len(opts.view_names)}
         )
     log = run_epochs(training, data, opts, run_dir, start, log)
-    if utils.is_main():
+    if processes.is_main():
         utils.save_tensors(run_dir / utils.LAST_WEIGHTS, training.evaluated.state_dict())
         draw_curves(run_dir / "train.jpg", log)
     print(f"weights: {run_dir / utils.LAST_WEIGHTS}, curves: {run_dir / 'train.jpg'}")

@@ -14,8 +14,8 @@ sys.path.insert(0, str(ROOT))
 import measure  # noqa: E402
 from input_pipeline import jpeg_contents  # noqa: E402
 
-from features import load_features  # noqa: E402
-from utils import Parser, positive_int, script  # noqa: E402
+from evaluation.feature_file import load_features  # noqa: E402
+from runtime.cli import Parser, positive_int, script  # noqa: E402
 
 TASK = {"query_drone": 2, "gallery_satellite": 1}  # test folder: branch
 

@@ -17,7 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import measure  # noqa: E402
 
-from utils import Parser, keep_freed_memory, script, select_device  # noqa: E402
+from runtime.cli import Parser, script  # noqa: E402
+from runtime.startup import keep_freed_memory  # noqa: E402
+from utils import select_device  # noqa: E402
 
 PUBLISHED_VIEWS = ("satellite", "street", "drone", "google")  # google is loaded, used or not
 VIEWS = ("satellite", "street", "drone")
@@ -102,19 +104,21 @@ class OurLoader:
 
     def __init__(self, folder, side, batch_size, place, num_workers):
         import dataset
+        from imaging import cache
+        from imaging.augmentation import Augmentation
+        from training import samplers
 
         scanned = dataset.scan_training_views(folder, VIEWS)
         samples = dataset.label_samples(scanned, dataset.class_list(scanned))
         paths = {view: [path for path, _ in pairs] for view, pairs in samples.items()}
         self.images = {
-            view: dataset.open_view(paths[view], side, side, place, os.cpu_count())
-            for view in VIEWS
+            view: cache.open_view(paths[view], side, side, place, os.cpu_count()) for view in VIEWS
         }
         augmentations = {
-            view: dataset.Augmentation(side, side, turned=view == "satellite") for view in VIEWS
+            view: Augmentation(side, side, turned=view == "satellite") for view in VIEWS
         }
         # As in the published loop, 8 of each view a step and what does not fill a batch left out.
-        self.sampler = dataset.IndependentSampler(samples, batch_size)
+        self.sampler = samplers.IndependentSampler(samples, batch_size)
         self.loader = dataset.batch_loader(
             dataset.TrainingViews(samples, self.images, augmentations),
             self.sampler,
@@ -136,7 +140,7 @@ class OurLoader:
 
 def decode_only(folder, count):
     """Decode `count` images on all cores and throw them away: the limit."""
-    from dataset import read_image
+    from imaging.files import read_image
 
     files = sorted(Path(folder, "train", "drone").glob("*/*.jpg"))
     chosen = [files[number % len(files)] for number in range(count)]

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils import positive_int, write_text  # noqa: E402
+from runtime.cli import positive_int  # noqa: E402
+from runtime.files import write_text  # noqa: E402
 
 # Started by a large process, a child would count that process's memory as its own peak: Linux
 # keeps the larger of before and after exec. This small process between the two starts it instead.

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import measure  # noqa: E402
 
-from utils import Parser, positive_int, read_config, script  # noqa: E402
+from runtime.cli import Parser, positive_int, read_config, script  # noqa: E402
 
 BATCHES = (16, 32)  # smallest and largest, pairs; others leave too few or too slow steps here
 # Of SGD, from random weights: those of `make demo`. Published ones belong to ImageNet weights, and
@@ -87,8 +87,8 @@ def run_recipe(recipe, opts, seed):
     import test
     import train
     from evaluate_gpu import evaluate
-    from features import load_features
-    from rerank import Protocol, apply_protocol
+    from evaluation.feature_file import load_features
+    from evaluation.rerank import Protocol, apply_protocol
 
     start = time.perf_counter()
     with quietly():

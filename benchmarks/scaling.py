@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from measure import add_options, interleave, print_table, ratio, run_process, write_json  # noqa: E402
 
 from evaluate_gpu import choose_device, evaluate, rank_positives  # noqa: E402
-from features import load_features, npz_member  # noqa: E402
-from utils import Parser, script  # noqa: E402
+from evaluation.feature_file import load_features, npz_member  # noqa: E402
+from runtime.cli import Parser, script  # noqa: E402
 
 # (queries, gallery, width) of each point; the first of a series is what the others grow from.
 FULL = {

@@ -12,8 +12,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from evaluate_gpu import evaluate, published_line  # noqa: E402
-from features import load_features  # noqa: E402
-from utils import Parser, progress_bar, script  # noqa: E402
+from evaluation.feature_file import load_features  # noqa: E402
+from runtime.cli import Parser, script  # noqa: E402
+from runtime.progress import progress_bar  # noqa: E402
 
 BINS = (4, 8, 16)  # per channel; the best of them counts
 

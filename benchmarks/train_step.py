@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import measure  # noqa: E402
 
-from utils import Parser, dtype_of, positive_int, script, select_device  # noqa: E402
+from runtime.cli import Parser, positive_int, script  # noqa: E402
+from utils import dtype_of, select_device  # noqa: E402
 
 WAYS = ("published", "ours, float32", "ours, bfloat16")
 VIEWS = ("satellite", "drone")
@@ -85,9 +86,9 @@ def published_step(opts, batch, device):
 def our_step(opts, batch, device):
     """A function that does one step as train.py does."""
     import train
-    import utils
+    from runtime import startup
 
-    utils.keep_freed_memory()
+    startup.keep_freed_memory()
     network = train.build_network(opts, CLASSES)
     training = train.build_training(opts, network, device, CLASSES)
     training.network.train()

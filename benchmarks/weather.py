@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import measure  # noqa: E402
 
-from utils import Parser, keep_freed_memory, positive_int, script  # noqa: E402
+from runtime.cli import Parser, positive_int, script  # noqa: E402
+from runtime.startup import keep_freed_memory  # noqa: E402
 
 SEEDS_EACH = 4  # drawings of every image and condition; those of a fall differ much in their time
 
@@ -66,7 +67,7 @@ def repeated(images):
 
 def draw_all(condition, images):
     """All images under all seeds in one condition."""
-    from weather import apply_weather, weather_seed
+    from imaging.weather import apply_weather, weather_seed
 
     return [
         apply_weather(image, condition, weather_seed(str(number), condition))
@@ -97,7 +98,7 @@ def parse_args(argv=None):
 def main(argv=None):
     """Time all conditions in turn and print the table; returns what --json writes."""
     opts = parse_args(argv)
-    from weather import CONDITIONS, SPEC_VERSION
+    from imaging.weather import CONDITIONS, SPEC_VERSION
 
     keep_freed_memory()  # as train.py does
     count, side = (2, 48) if opts.quick else (4, opts.side)

@@ -16,12 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import measure  # noqa: E402
 
 import recipes  # noqa: E402
-from utils import read_config, script  # noqa: E402
+from runtime.cli import read_config, script  # noqa: E402
 
 
 def networks(names):
     """{name: options}: each recipe, then under weather where it is not so by itself."""
-    from weather import CONDITIONS
+    from imaging.weather import CONDITIONS
 
     found = {}
     for path in recipes.find_recipes(names):
@@ -53,7 +53,7 @@ def run_network(path, opts, seed):
 
 def table_rows(results):
     """A row a condition, then the mean: Recall@1 of every network, mean and deviation of seeds."""
-    from weather import condition_label
+    from imaging.weather import condition_label
 
     def row(label, condition):
         columns = [

@@ -8,8 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-import backbones
 import model
+from networks import backbones
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = ("resnet101", "convnext_tiny", "swin_t", "swin_v2_t", "vit_b_32")

@@ -12,7 +12,7 @@ import torch
 from conftest import fails
 from PIL import Image
 
-from features import Features, save_features
+from evaluation.feature_file import Features, save_features
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -337,7 +337,7 @@ def test_the_steps_are_trained(toy, workdir, capsys):
 def test_training_under_weather_is_compared(toy, workdir, capsys):
     """A recipe, the same under weather, and MuSe-Net, which has weather of its own."""
     benchmark = load_benchmark("weather_training")
-    import weather
+    from imaging import weather
 
     found = benchmark.networks(["baseline", "musenet"])
     assert list(found) == ["baseline", "baseline + weather", "musenet"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import blocks
+from networks import blocks
 
 
 def test_gem_between_mean_and_maximum():

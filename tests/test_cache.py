@@ -12,9 +12,8 @@ import pytest
 from conftest import fails
 from PIL import Image
 
-import cache
-import dataset
 import train
+from imaging import cache
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,59 +42,59 @@ def forbid_decoding(monkeypatch):
 @pytest.mark.parametrize("place", ["ram", "disk"])
 @pytest.mark.parametrize("num_threads", [0, 1, 4])
 def test_it_holds_the_same_pixels(paths, place, num_threads):
-    plain = dataset.open_view(paths, 16, 24)
-    kept = dataset.open_view(paths, 16, 24, place, num_threads)
+    plain = cache.open_view(paths, 16, 24)
+    kept = cache.open_view(paths, 16, 24, place, num_threads)
     for path in reversed(paths):
         assert kept[path].shape == (16, 24, 3) and kept[path].dtype == np.uint8
         assert np.array_equal(kept[path], plain[path])
 
 
 def test_the_disk_is_found_again_until_something_changes(paths, monkeypatch):
-    dataset.open_view(paths, 16, 24, "disk")
+    cache.open_view(paths, 16, 24, "disk")
     (first,) = cached_files()
     assert first.startswith("drone-") and "16x24" in first
     with monkeypatch.context() as patch:
         forbid_decoding(patch)
-        dataset.open_view(paths, 16, 24, "disk")
-    dataset.open_view(paths, 16, 16, "disk")  # another size: a second file
+        cache.open_view(paths, 16, 24, "disk")
+    cache.open_view(paths, 16, 16, "disk")  # another size: a second file
     assert len(cached_files()) == 2
 
     Image.new("RGB", (30, 20), (9, 9, 9)).save(paths[3])  # another image: in place of the first
-    kept = dataset.open_view(paths, 16, 24, "disk")
+    kept = cache.open_view(paths, 16, 24, "disk")
     assert (kept[paths[3]] == 9).all()
     assert len(cached_files()) == 2 and first not in cached_files()
 
     os.utime(paths[5], ns=(1, 1))  # a touched file might hold something else
     before = cached_files()
-    dataset.open_view(paths, 16, 24, "disk")
+    cache.open_view(paths, 16, 24, "disk")
     assert cached_files() != before and len(cached_files()) == 2
 
 
 def test_an_equal_folder_elsewhere_has_its_own(paths, workdir):
-    dataset.open_view(paths, 16, 24, "disk")
+    cache.open_view(paths, 16, 24, "disk")
     (workdir / "drone").rename(workdir / "other")
     moved = [workdir / "other" / path.relative_to(workdir / "drone") for path in paths]
-    dataset.open_view(moved, 16, 24, "disk")
+    cache.open_view(moved, 16, 24, "disk")
     assert len(cached_files()) == 2
 
 
 def test_a_damaged_file_is_made_again(paths):
-    dataset.open_view(paths, 16, 24, "disk")
+    cache.open_view(paths, 16, 24, "disk")
     (name,) = cached_files()
     for content in (b"", Path("cache", name).read_bytes()[:-100]):
         Path("cache", name).write_bytes(content)
-        kept = dataset.open_view(paths, 16, 24, "disk")
-        assert np.array_equal(kept[paths[-1]], dataset.load_resized(paths[-1], 16, 24))
+        kept = cache.open_view(paths, 16, 24, "disk")
+        assert np.array_equal(kept[paths[-1]], cache.load_resized(paths[-1], 16, 24))
 
 
 SLOW_BUILD = """
 import sys, time
 from pathlib import Path
-import cache, dataset
+from imaging import cache
 paths = sorted(Path("drone").glob("*/*.png"))
 def slow(path):
     time.sleep(0.5)
-    return dataset.load_resized(path, 16, 24)
+    return cache.load_resized(path, 16, 24)
 print("building", flush=True)
 cache.open_images([p.resolve() for p in paths], slow, (16, 24), "disk", 2)
 """
@@ -120,13 +119,13 @@ def test_killed_half_way_and_built_by_two_at_once(paths):
     (partial,) = [name for name in cached_files() if name.startswith(".partial-")]
     assert len(whole) == 1
     ordered = sorted(paths)
-    kept = dataset.open_view(ordered, 16, 24, "disk")
+    kept = cache.open_view(ordered, 16, 24, "disk")
     for path in paths:
-        assert np.array_equal(kept[path], dataset.load_resized(path, 16, 24))
+        assert np.array_equal(kept[path], cache.load_resized(path, 16, 24))
 
     # What the killed run left goes once nobody can be writing to it.
     os.utime(Path("cache", partial), (0, 0))
-    dataset.open_view(ordered, 16, 16, "disk")
+    cache.open_view(ordered, 16, 16, "disk")
     assert partial not in cached_files()
 
 
@@ -134,17 +133,17 @@ def test_an_unreadable_image_leaves_no_cache(paths):
     paths[7].write_bytes(b"no image")
     for place in ("ram", "disk"):
         with pytest.raises(OSError, match=r"7.png cannot be read as an image"):
-            dataset.open_view(paths, 16, 24, place, 2)
+            cache.open_view(paths, 16, 24, place, 2)
     assert cached_files() == []
 
 
 def test_too_little_room_is_said_beforehand(paths, monkeypatch):
     monkeypatch.setattr(cache, "_free_memory", lambda: 1000)
     with pytest.raises(OSError, match="12 images of 16 x 24 pixels need .* GiB of memory.*disk"):
-        dataset.open_view(paths, 16, 24, "ram")
+        cache.open_view(paths, 16, 24, "ram")
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(OSError, match="GiB of disk space for cache/.*--cache ram"):
-        dataset.open_view(paths, 16, 24, "disk")
+        cache.open_view(paths, 16, 24, "disk")
     assert cached_files() == []
 
 

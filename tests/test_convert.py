@@ -914,8 +914,7 @@ def test_converted_images(source, workdir):
 # ---------------------------------------------------------------- weather
 def test_wx_has_the_pixels_that_test_draws(toy, tmp_path):
     """prepare.py wx and test.py --weather: the same images, PNG against drawn when loaded."""
-    import dataset
-    import weather
+    from imaging import cache, weather
 
     out = tmp_path / "wx"
     prepare.main(["wx", str(toy), "--out", str(out), "--conditions", "rain,normal"])
@@ -925,10 +924,10 @@ def test_wx_has_the_pixels_that_test_draws(toy, tmp_path):
     for path in originals:
         name = path.relative_to(toy)
         rain = partial(weather.draw_weather, condition="rain")
-        drawn = dataset.load_resized(path, 40, 40, rain)
+        drawn = cache.load_resized(path, 40, 40, rain)
         written = out / "rain" / name.with_suffix(".png")
-        assert np.array_equal(dataset.load_resized(written, 40, 40), drawn)
-        assert not np.array_equal(dataset.load_resized(path, 40, 40), drawn)
+        assert np.array_equal(cache.load_resized(written, 40, 40), drawn)
+        assert not np.array_equal(cache.load_resized(path, 40, 40), drawn)
         assert (out / "normal" / name).samefile(path)
     satellite = next((toy / "test" / "gallery_satellite").rglob("*.jpg"))
     assert (out / "rain" / satellite.relative_to(toy)).samefile(satellite)

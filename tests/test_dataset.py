@@ -11,6 +11,10 @@ from PIL import Image
 from torchvision.transforms import v2
 
 import dataset
+from imaging import augmentation, cache, files
+from imaging.augmentation import Augmentation
+from imaging.cache import open_view
+from training import samplers
 
 
 def make_images(folder, names, size=(20, 16), colour=(200, 100, 50)):
@@ -40,12 +44,12 @@ def folder(tmp_path):
 
 
 def test_data_folder_or_its_split(folder):
-    assert dataset.split_folder(folder, "train") == folder / "train"
-    assert dataset.split_folder(folder / "train", "train") == folder / "train"
+    assert files.split_folder(folder, "train") == folder / "train"
+    assert files.split_folder(folder / "train", "train") == folder / "train"
     with pytest.raises(FileNotFoundError, match="neither test/.*query_satellite.*found train"):
-        dataset.split_folder(folder, "test")
+        files.split_folder(folder, "test")
     with pytest.raises(FileNotFoundError, match="prepare.py toy"):
-        dataset.split_folder(folder / "absent", "train")
+        files.split_folder(folder / "absent", "train")
 
 
 def test_only_images_count_and_only_views_asked_for_are_opened(folder):
@@ -62,12 +66,12 @@ def test_empty_view_is_an_error(tmp_path):
     (tmp_path / "0001").mkdir()
     (tmp_path / "0001" / "a.txt").touch()
     with pytest.raises(ValueError, match="holds no images"):
-        dataset.scan_classes(tmp_path)
+        files.scan_classes(tmp_path)
 
 
 def test_labels_stay_aligned_by_name(folder):
     """Published defect 22: labels came from each folder's own class list, shifted by empty ones."""
-    scanned = dataset.scan_training_views(folder, dataset.VIEWS)
+    scanned = dataset.scan_training_views(folder, files.VIEWS)
     assert scanned["google"]["0012"] == []
     names = dataset.class_list(scanned)
     assert names == ["0003", "0007", "0012"]
@@ -111,8 +115,8 @@ def test_unreadable_images_are_named(tmp_path):
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(OSError, match=f"{name} cannot be read as an image .*replace or remove"):
-            dataset.read_image(path)
-    assert dataset.read_image(whole).shape == (64, 64, 3)
+            files.read_image(path)
+    assert files.read_image(whole).shape == (64, 64, 3)
 
 
 def test_sixteen_bits_are_refused(tmp_path):
@@ -120,14 +124,14 @@ def test_sixteen_bits_are_refused(tmp_path):
     path = tmp_path / "deep.png"
     Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(path)
     with pytest.raises(OSError, match="deep.png cannot be read as an image .*expected 8 bits"):
-        dataset.read_image(path)
+        files.read_image(path)
 
 
 def test_grey_and_transparent_images_become_rgb(tmp_path):
     for mode in ("L", "RGBA", "P", "CMYK"):
         path = tmp_path / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
         Image.new(mode, (5, 4)).save(path)
-        image = dataset.read_image(path)
+        image = files.read_image(path)
         assert image.shape == (4, 5, 3) and image.dtype == np.uint8 and image.flags.writeable
 
 
@@ -135,12 +139,12 @@ def test_grey_and_transparent_images_become_rgb(tmp_path):
 def test_jpegs_are_decoded_as_by_pillow(tmp_path, monkeypatch, decoder):
     """Sampling of colours, progressive, grey, CMYK, cut, turned by EXIF, larger than allowed."""
     if decoder == "Pillow":
-        monkeypatch.setattr(dataset, "simplejpeg", None)
+        monkeypatch.setattr(files, "simplejpeg", None)
     noise = Image.effect_noise((70, 50), 90)
     noise = Image.merge("RGB", [noise, noise.rotate(90), noise.rotate(180)])
     turned = Image.Exif()
     turned[0x0112] = 6
-    files = {
+    saved = {
         "444.jpg": (noise, {"subsampling": 0}),
         "420.jpg": (noise, {"subsampling": 2, "quality": 60}),
         "progressive.jpg": (noise, {"progressive": True}),
@@ -148,15 +152,15 @@ def test_jpegs_are_decoded_as_by_pillow(tmp_path, monkeypatch, decoder):
         "grey.jpg": (noise.convert("L"), {}),
         "cmyk.jpg": (noise.convert("CMYK"), {}),
     }
-    for name, (image, options) in files.items():
+    for name, (image, options) in saved.items():
         image.save(tmp_path / name, **options)
-        ours = dataset.read_image(tmp_path / name)
+        ours = files.read_image(tmp_path / name)
         assert ours.flags.writeable and ours.flags.c_contiguous
         with Image.open(tmp_path / name) as image:
             assert np.array_equal(ours, np.asarray(image.convert("RGB"))), name
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(OSError, match=r"444.jpg cannot be read as an image \(.*bomb"):
-        dataset.read_image(tmp_path / "444.jpg")
+        files.read_image(tmp_path / "444.jpg")
 
 
 def test_network_input_is_imagenet_normalisation():
@@ -175,7 +179,7 @@ def test_resize_matches_pillow_bicubic():
     """The published resize is Pillow's; ours runs on tensors and differs by one level at most."""
     pixels = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
     expected = Image.fromarray(pixels).resize((32, 24), Image.Resampling.BICUBIC)
-    ours = dataset.resize_bicubic(pixels, 24, 32)
+    ours = cache.resize_bicubic(pixels, 24, 32)
     assert ours.shape == (24, 32, 3) and ours.flags.c_contiguous
     assert np.abs(ours.astype(int) - np.asarray(expected, int)).max() <= 1
 
@@ -191,7 +195,7 @@ def test_an_edge_window_is_pad_and_crop():
     for top in range(2 * pad + 1):
         for left in range(2 * pad + 1):
             expected = v2.functional.crop(padded, top, left, 9, 11)
-            ours = dataset.edge_window(image, top - pad, left - pad, 9, 11)
+            ours = augmentation.edge_window(image, top - pad, left - pad, 9, 11)
             assert np.array_equal(ours, np.asarray(expected)), (top, left)
 
 
@@ -204,7 +208,7 @@ def test_a_turned_window_is_pad_affine_and_crop(angle):
     turned = v2.functional.affine(padded, -angle, [0, 0], 1.0, [0.0, 0.0])
     for top, left in ((0, 0), (4, 4), (8, 3)):
         expected = np.asarray(v2.functional.crop(turned, top, left, 40, 52))
-        ours = dataset.turned_window(image, angle, top, left, pad)
+        ours = augmentation.turned_window(image, angle, top, left, pad)
         differing = (ours != expected).any(axis=2).mean()
         assert differing < 0.002, (top, left, differing)  # a border between pixels, hit exactly
 
@@ -217,7 +221,7 @@ def test_shifts_and_flips_are_drawn_evenly():
     """Published RandomCrop and RandomHorizontalFlip: all offsets alike, half of all flipped."""
     columns, rows = np.meshgrid(np.arange(30), np.arange(30))
     image = np.stack([rows, columns, rows], axis=2).astype(np.uint8) * 8
-    seen = draws_of(dataset.Augmentation(30, 30, pad=2), image, 3000)
+    seen = draws_of(Augmentation(30, 30, pad=2), image, 3000)
     tops = collections.Counter(int(out[15, 15, 0]) // 8 - 15 for out in seen)
     flipped = np.mean([out[15, 20, 1] < out[15, 10, 1] for out in seen])
     assert sorted(tops) == [-2, -1, 0, 1, 2]
@@ -231,12 +235,12 @@ def test_satellites_are_turned_evenly_between_a_quarter_left_and_right():
     image[20, 20:] = 255  # a ray to the right
     image[19:22, 20:] = 255
     angles = []
-    for out in draws_of(dataset.Augmentation(41, 41, turned=True, pad=0), image, 2000):
+    for out in draws_of(Augmentation(41, 41, turned=True, pad=0), image, 2000):
         y, x = np.nonzero(out[..., 0])
         angles.append(np.degrees(np.arctan2(20 - y.mean(), abs(x.mean() - 20))))
     angles = np.sort(angles)
     assert np.abs(angles - np.linspace(-90, 90, len(angles))).max() < 8
-    still = draws_of(dataset.Augmentation(41, 41, pad=0), image, 20)
+    still = draws_of(Augmentation(41, 41, pad=0), image, 20)
     assert all((out[20] > 0).any() and not out[0].any() for out in still)
 
 
@@ -245,8 +249,8 @@ def test_rearranging_leaves_the_cached_image_alone():
     before = image.copy()
     image.flags.writeable = False
     for turned in (False, True):
-        augmentation = dataset.Augmentation(20, 20, turned=turned, pad=0, erasing_p=1.0)
-        for out in draws_of(augmentation, image, 10):
+        changes = Augmentation(20, 20, turned=turned, pad=0, erasing_p=1.0)
+        for out in draws_of(changes, image, 10):
             assert out.shape == image.shape and out.dtype == np.uint8
     assert np.array_equal(image, before)
 
@@ -256,12 +260,11 @@ def training_views(folder, views=("satellite", "drone"), cache="none", **options
     scanned = dataset.scan_training_views(folder, views)
     samples = dataset.label_samples(scanned, dataset.class_list(scanned))
     images = {
-        view: dataset.open_view([path for path, _ in pairs], 32, 32, cache)
+        view: open_view([path for path, _ in pairs], 32, 32, cache)
         for view, pairs in samples.items()
     }
     augmentations = {
-        view: dataset.Augmentation(32, 32, turned=view == "satellite", **options)
-        for view in samples
+        view: Augmentation(32, 32, turned=view == "satellite", **options) for view in samples
     }
     return dataset.TrainingViews(samples, images, augmentations)
 
@@ -295,7 +298,7 @@ def test_paired_batches_hold_distinct_buildings_and_all_their_views():
             "street": {0: 2, 5: 1},
         }
     )
-    sampler = dataset.PairedSampler(samples, batch_size=4, seed=1)
+    sampler = samplers.PairedSampler(samples, batch_size=4, seed=1)
     batches = list(sampler)
     assert len(batches) == len(sampler) == 3
     shown = collections.Counter()
@@ -312,7 +315,7 @@ def test_paired_batches_hold_distinct_buildings_and_all_their_views():
 
 def test_paired_epoch_shows_every_satellite_image_once():
     samples = samples_of({"satellite": {0: 3, 1: 1, 2: 2}, "drone": {0: 1, 1: 1, 2: 1, 3: 1}})
-    draws = [draw for batch in dataset.PairedSampler(samples, 2) for draw in batch]
+    draws = [draw for batch in samplers.PairedSampler(samples, 2) for draw in batch]
     satellites = sorted(draw.index for draw in draws if draw.view == "satellite")
     # The third image of building 0 would be alone in its round, and batch norm needs two.
     assert len(satellites) == 5 and len(set(satellites)) == 5
@@ -323,16 +326,16 @@ def test_no_batch_is_too_small_for_batch_norm():
     for count in range(2, 40):
         samples = samples_of({"satellite": dict.fromkeys(range(count), 1)})
         for batch_size in (1, 2, 3, 8):
-            sizes = [len(batch) for batch in dataset.PairedSampler(samples, batch_size)]
+            sizes = [len(batch) for batch in samplers.PairedSampler(samples, batch_size)]
             assert sum(sizes) == count and min(sizes) >= 2 and max(sizes) <= max(3, batch_size)
     with pytest.raises(ValueError, match="at least 2"):
-        dataset.PairedSampler(samples_of({"satellite": {0: 5}}), 4)
+        samplers.PairedSampler(samples_of({"satellite": {0: 5}}), 4)
 
 
 def test_samplers_depend_on_seed_and_epoch_only():
     counts = {"satellite": dict.fromkeys(range(8), 1), "drone": dict.fromkeys(range(8), 5)}
     samples = samples_of(counts)
-    for kind in dataset.SAMPLERS.values():
+    for kind in samplers.SAMPLERS.values():
         sampler, again, other = kind(samples, 4, 1), kind(samples, 4, 1), kind(samples, 4, 2)
         assert list(sampler) == list(again) != list(other)
         again.epoch = 1
@@ -341,19 +344,19 @@ def test_samplers_depend_on_seed_and_epoch_only():
 
 def test_independent_sampler_is_the_published_zip():
     samples = samples_of({"satellite": dict.fromkeys(range(10), 1), "drone": {0: 30, 1: 30}})
-    batches = list(dataset.IndependentSampler(samples, 4))
+    batches = list(samplers.IndependentSampler(samples, 4))
     assert len(batches) == 2  # the last, partial batch of the ten satellites is skipped
     for batch in batches:
         assert collections.Counter(draw.view for draw in batch) == {"satellite": 4, "drone": 4}
     with pytest.raises(ValueError, match="10 satellite images do not fill a batch of 16"):
-        dataset.IndependentSampler(samples, 16)
+        samplers.IndependentSampler(samples, 16)
 
 
 def test_an_epoch_over_the_drone_images_shows_each_once():
     samples = samples_of(
         {"satellite": dict.fromkeys(range(6), 1), "drone": {0: 7, 1: 4, 2: 4, 3: 4}}
     )
-    batches = list(dataset.PairedSampler(samples, 3, anchor_view="drone"))
+    batches = list(samplers.PairedSampler(samples, 3, anchor_view="drone"))
     drones = [draw.index for batch in batches for draw in batch if draw.view == "drone"]
     # Three images of building 0 are alone in their rounds; buildings 4 and 5 have none to show.
     assert len(drones) == len(set(drones)) == 16
@@ -366,7 +369,7 @@ def test_p_buildings_of_k_images_each():
     samples = samples_of(
         {"satellite": dict.fromkeys(range(9), 1), "drone": dict.fromkeys(range(9), 5)}
     )
-    sampler = dataset.PairedSampler(samples, 12, anchor_view="drone", images_per_building=4)
+    sampler = samplers.PairedSampler(samples, 12, anchor_view="drone", images_per_building=4)
     batches = list(sampler)
     assert len(batches) == len(sampler) == 6  # 5 images are two rounds of 4, the second drawn again
     seen = collections.Counter()
@@ -385,7 +388,7 @@ def test_joint_flips_mirror_a_building_or_not(toy):
         {"satellite": dict.fromkeys(range(40), 1), "drone": dict.fromkeys(range(40), 2)}
     )
     flips = {}
-    for batch in dataset.PairedSampler(samples, 8, joint_flips=True):
+    for batch in samplers.PairedSampler(samples, 8, joint_flips=True):
         for draw in batch:
             flips.setdefault(samples[draw.view][draw.index][1], set()).add(draw.mirrored)
     assert all(len(drawn) == 1 for drawn in flips.values())
@@ -430,7 +433,7 @@ def test_batches_of_neighbours_are_their_definition(count, batches):
         for here in range(count)
     }
     labels = random.Random(1).sample(range(count), count)
-    ours = dataset.batches_of_neighbours(labels, batches, neighbours, random.Random(2))
+    ours = samplers.batches_of_neighbours(labels, batches, neighbours, random.Random(2))
     expected = brute_force_neighbour_batches(labels, batches, neighbours, random.Random(2))
     assert ours == expected
     assert sorted(sum(ours, [])) == list(range(count))  # 0 too, and each once
@@ -438,7 +441,7 @@ def test_batches_of_neighbours_are_their_definition(count, batches):
     samples = samples_of(
         {"satellite": dict.fromkeys(range(count), 1), "drone": dict.fromkeys(range(count), 2)}
     )
-    sampler = dataset.PairedSampler(samples, -(-count // batches), seed=1)
+    sampler = samplers.PairedSampler(samples, -(-count // batches), seed=1)
 
     def spread(sampler):
         drawn = [[samples[d.view][d.index][1] for d in batch] for batch in sampler]
@@ -456,7 +459,7 @@ def test_batches_of_neighbours_are_their_definition(count, batches):
 def test_processes_share_the_batches_of_one(kind, world_size):
     counts = {"satellite": dict.fromkeys(range(26), 1), "drone": dict.fromkeys(range(23), 4)}
     samples = samples_of(counts)
-    sampler = dataset.SAMPLERS[kind]
+    sampler = samplers.SAMPLERS[kind]
     together = list(sampler(samples, 4 * world_size, seed=3))
     alone = [list(sampler(samples, 4, 3, rank, world_size)) for rank in range(world_size)]
     assert {len(batches) for batches in alone} == {len(together)}
@@ -480,7 +483,7 @@ def test_batches_are_the_same_with_any_number_of_workers(toy, num_workers, color
             toy, ["satellite", "drone", "google"], pad=4, color_jitter=color_jitter, erasing_p=0.5
         )
         assert views.needs_processes == color_jitter
-        sampler = dataset.PairedSampler(views.samples, 4, seed=5)
+        sampler = samplers.PairedSampler(views.samples, 4, seed=5)
         torch.manual_seed(workers)  # must not matter
         return list(dataset.batch_loader(views, sampler, workers))
 
@@ -543,7 +546,7 @@ def test_threads_stop_at_an_error_and_when_nobody_listens(folder):
 def test_test_batches_keep_the_order_of_the_paths(toy):
     (paths,) = dataset.scan_training_views(toy, ["drone"]).values()
     paths = [path for images in paths.values() for path in images]
-    images = dataset.open_view(paths, 24, 32)
+    images = cache.open_view(paths, 24, 32)
     for num_workers in (0, 2):
         batches = list(
             dataset.batch_loader(
@@ -551,7 +554,7 @@ def test_test_batches_keep_the_order_of_the_paths(toy):
             )
         )
         assert [len(batch) for batch in batches] == [5, 5, 5, 1]
-        expected = np.stack([dataset.load_resized(path, 24, 32) for path in paths])
+        expected = np.stack([cache.load_resized(path, 24, 32) for path in paths])
         assert np.array_equal(torch.cat(batches).permute(0, 2, 3, 1).numpy(), expected)
 
 
@@ -569,9 +572,9 @@ class Fixed:
 
 
 def test_tone_curves_are_their_formula():
-    assert np.array_equal(dataset.tone_curves(0, Fixed(*[0] * 5)), [np.arange(256)] * 3)
+    assert np.array_equal(augmentation.tone_curves(0, Fixed(*[0] * 5)), [np.arange(256)] * 3)
     brightness, contrast, gammas = 0.2, -0.3, (0.1, 0.0, -0.25)
-    curves = dataset.tone_curves(0.4, Fixed(brightness, contrast, *gammas))
+    curves = augmentation.tone_curves(0.4, Fixed(brightness, contrast, *gammas))
     assert curves.shape == (3, 256) and curves.dtype == np.uint8
     for channel, gamma in enumerate(gammas):
         for level in (0, 1, 77, 128, 254, 255):
@@ -582,8 +585,8 @@ def test_tone_curves_are_their_formula():
 
 def test_recolouring_applies_one_curve_to_each_colour():
     image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
-    plain = dataset.Augmentation(20, 24, pad=0).rearrange(image, random.Random(3))
-    recoloured = dataset.Augmentation(20, 24, pad=0, recolouring=0.3)
+    plain = Augmentation(20, 24, pad=0).rearrange(image, random.Random(3))
+    recoloured = Augmentation(20, 24, pad=0, recolouring=0.3)
     changed = recoloured.rearrange(image, random.Random(3))
     if np.array_equal(plain[:, ::-1], image):
         plain = plain[:, ::-1]
@@ -603,7 +606,7 @@ def test_recolouring_applies_one_curve_to_each_colour():
 def test_zoom_magnifies_about_the_middle(zoom):
     """A linear ramp stays one under bilinear interpolation, steeper or flatter by the zoom."""
     ramp = np.linspace(0, 250, 41)[None, :, None] * np.ones((41, 1, 3))
-    out = dataset.turned_window(ramp.round().astype(np.uint8), 0.0, 0, 0, 0, zoom)
+    out = augmentation.turned_window(ramp.round().astype(np.uint8), 0.0, 0, 0, 0, zoom)
     middle = out[20, 14:27, 0].astype(float)
     expected = 125 + (np.arange(14, 27) - 20) * (250 / 40) / zoom
     assert np.abs(middle - expected).max() < 1.5
@@ -612,12 +615,12 @@ def test_zoom_magnifies_about_the_middle(zoom):
 def test_zoom_is_drawn_evenly_up_and_down(monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        dataset, "turned_window", lambda image, *where: drawn.append(where[-1]) or image
+        augmentation, "turned_window", lambda image, *where: drawn.append(where[-1]) or image
     )
-    augmentation = dataset.Augmentation(8, 8, pad=1, zoom=1.5)
+    changes = Augmentation(8, 8, pad=1, zoom=1.5)
     image = np.zeros((8, 8, 3), np.uint8)
     for seed in range(400):
-        augmentation.rearrange(image, random.Random(seed))
+        changes.rearrange(image, random.Random(seed))
     logs = np.log(drawn) / math.log(1.5)
     assert logs.min() > -1 and logs.max() < 1 and abs(logs.mean()) < 0.1
     assert abs((np.abs(logs) < 0.5).mean() - 0.5) < 0.1

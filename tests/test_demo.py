@@ -10,7 +10,7 @@ from PIL import Image
 
 import demo
 from evaluate_gpu import rank_gallery
-from features import Features, load_features, save_features
+from evaluation.feature_file import Features, load_features, save_features
 
 RED, GREEN, BLUE = (215, 25, 28), (26, 150, 65), (31, 59, 115)
 

@@ -13,11 +13,12 @@ import torch
 from conftest import SMALL, fails, without_batch_norm
 from PIL import Image
 
-import dataset
 import losses
 import test as test_script
 import train
 import utils
+from runtime import processes
+from training import samplers
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--num_workers", "0", "--device", "cpu", "--batchsize", "3"]
@@ -36,10 +37,11 @@ for argv in json.loads(sys.argv[1]):
 """
 ONE_FAILS = """
 import sys
-import train, utils
+import train
+from runtime import processes
 original = train.train_step
 def step(training, batch, sizes):
-    if utils.rank() == 1:
+    if processes.rank() == 1:
         raise OSError("a.jpg cannot be read: remove it")
     return original(training, batch, sizes)
 train.train_step = step
@@ -52,8 +54,8 @@ CONTRASTIVE = ["--views", "2", "--loss_weights", "instance=1,infonce=1"]
 
 def check_gathered_gradients():
     """Runs in each process: the gradient of its rows is that of one process with all rows."""
-    utils.join_processes(torch.device("cpu"))
-    rank, sizes = utils.rank(), [1, 4]
+    processes.join_processes(torch.device("cpu"))
+    rank, sizes = processes.rank(), [1, 4]
     full = torch.arange(15.0, dtype=torch.float64).view(5, 3).sin()
     own = full.split(sizes)[rank].clone().requires_grad_()
     gathered = losses.gather_batch(own, sizes)
@@ -69,7 +71,7 @@ def check_gathered_gradients():
     (own @ gathered.T).exp().sum().backward()
     torch.testing.assert_close(own.grad, whole.grad.split(sizes)[rank])
     assert len(losses.gather_batch(own[:0] if rank else own, [1, 0])) == 1
-    utils.leave_processes()
+    processes.leave_processes()
     # A file each: two processes that print at once may print on one line.
     Path(f"gathered_{rank}").touch()
 
@@ -145,7 +147,7 @@ def seed_with_a_missing_view(buildings, with_street, epochs):
     for seed in range(10_000):
         pairs = []
         for epoch in range(epochs):
-            ranks = [dataset.PairedSampler(samples, 3, seed, rank, 2) for rank in (0, 1)]
+            ranks = [samplers.PairedSampler(samples, 3, seed, rank, 2) for rank in (0, 1)]
             for sampler in ranks:
                 sampler.epoch = epoch
             pairs += zip(*([[d.view for d in draws] for draws in s] for s in ranks), strict=True)

@@ -23,7 +23,7 @@ from evaluate_gpu import (
     rank_positives,
     warnings_about,
 )
-from features import Features, load_features, save_features
+from evaluation.feature_file import Features, load_features, save_features
 
 ROOT = Path(evaluate_gpu.__file__).parent
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from features import MAT_LIMIT, Features, check_features, load_features, save_features
+from evaluation.feature_file import (
+    MAT_LIMIT,
+    Features,
+    check_features,
+    load_features,
+    save_features,
+)
 
 
 def make(labels, dim=4, seed=0, cameras=None):

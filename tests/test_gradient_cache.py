@@ -9,7 +9,7 @@ from torch import nn
 
 import losses
 import train
-from gradient_cache import GradientCache, split_batch
+from training.gradient_cache import GradientCache, split_batch
 
 
 class Network(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 from scipy.io import loadmat, savemat
 from scipy.sparse import coo_matrix
 
-from matfile import map_arrays
+from evaluation.matfile import map_arrays
 
 
 def assert_equal_to_loadmat(path, names):

@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 import losses
 import model
-import musenet
 import test as script
 import train
 import utils
+from networks import musenet
 
 
 def randomised(network):
@@ -562,11 +562,12 @@ def test_batches_carry_the_condition_that_was_drawn():
     import numpy as np
 
     import dataset
-    import weather
+    from imaging import weather
+    from imaging.augmentation import Augmentation
 
     images = {view: {"a": np.full((40, 40, 3), 90, np.uint8)} for view in ("satellite", "drone")}
-    augmentations = {"satellite": dataset.Augmentation(40, 40),
-                     "drone": dataset.Augmentation(40, 40, weather=("rain", "wind"))}  # fmt: skip
+    augmentations = {"satellite": Augmentation(40, 40),
+                     "drone": Augmentation(40, 40, weather=("rain", "wind"))}  # fmt: skip
     samples = {view: [("a", 3)] for view in images}
     views = dataset.TrainingViews(samples, images, augmentations)
     with pytest.MonkeyPatch.context() as patch:

@@ -12,8 +12,9 @@ from conftest import SMALL, fails
 from PIL import Image
 
 import dataset
-import neighbours
 import train
+from imaging import files
+from training import hard_negatives, samplers
 
 
 def unit_rows(count, seed):
@@ -23,14 +24,14 @@ def unit_rows(count, seed):
 
 @pytest.mark.parametrize("block", [3, 256])
 def test_alike_is_the_mutual_similarity(monkeypatch, block):
-    monkeypatch.setattr(neighbours, "BLOCK", block)
+    monkeypatch.setattr(hard_negatives, "BLOCK", block)
     one, other = unit_rows(10, 0), unit_rows(10, 1)
-    found = neighbours.alike(one, other, 4)
+    found = hard_negatives.alike(one, other, 4)
     assert found.shape == (10, 4) and found.dtype == np.int64
     for a in range(10):
         scores = {b: float(one[a] @ other[b] + one[b] @ other[a]) for b in range(10) if b != a}
         assert found[a].tolist() == sorted(scores, key=lambda b: -scores[b])[:4]
-    assert neighbours.alike(one, other, 50).shape == (10, 9)
+    assert hard_negatives.alike(one, other, 50).shape == (10, 9)
 
 
 @pytest.mark.parametrize("longitude", [10, 180])
@@ -43,37 +44,37 @@ def test_close_by_is_the_distance_on_the_sphere(longitude):
         (math.cos(a) * math.cos(b), math.cos(a) * math.sin(b), math.sin(a))
         for a, b in np.radians(places)
     ]
-    found = neighbours.close_by(places, False, 3)
+    found = hard_negatives.close_by(places, False, 3)
     for a in range(9):
         distance = {b: math.dist(vectors[a], vectors[b]) for b in range(9) if b != a}
         assert found[a].tolist() == sorted(distance, key=distance.get)[:3]
     # In degrees taken for a plane, the order would be another one for some.
-    assert not np.array_equal(found, neighbours.close_by(places, True, 3))
+    assert not np.array_equal(found, hard_negatives.close_by(places, True, 3))
 
 
 def test_equal_places_keep_their_order_and_leave_the_building_out():
-    assert neighbours.close_by(np.zeros((4, 2)), True, 3).tolist() == [
+    assert hard_negatives.close_by(np.zeros((4, 2)), True, 3).tolist() == [
         [1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]  # fmt: skip
 
 
 def test_places_of_the_buildings(tmp_path):
     (tmp_path / "train").mkdir()
     with pytest.raises(FileNotFoundError, match="coordinates.csv not found.*similarity"):
-        neighbours.read_places(tmp_path / "train", ["0001"])
+        hard_negatives.read_places(tmp_path / "train", ["0001"])
     table = tmp_path / "coordinates.csv"
     table.write_text("building,latitude,longitude\n0002,3.5,-4\n0001,1,2\n")
     for folder in (tmp_path, tmp_path / "train"):
-        places, planar = neighbours.read_places(folder, ["0001", "0002"])
+        places, planar = hard_negatives.read_places(folder, ["0001", "0002"])
         assert places.tolist() == [[1, 2], [3.5, -4]] and not planar
     with pytest.raises(ValueError, match="1 of 2 buildings, first 0003"):
-        neighbours.read_places(tmp_path, ["0001", "0003"])
+        hard_negatives.read_places(tmp_path, ["0001", "0003"])
 
 
 def test_batches_hold_close_buildings():
     """Those of a batch are distinct and near, and each building is in one batch of an epoch."""
     places = np.random.default_rng(3).uniform(0, 0.01, (64, 2))
     samples = {view: [(f"{n}", n) for n in range(64)] for view in ("satellite", "drone")}
-    sampler = dataset.PairedSampler(samples, 16)
+    sampler = samplers.PairedSampler(samples, 16)
 
     def mean_distance():
         batches = [sorted({d.index for d in draws}) for draws in sampler]
@@ -82,7 +83,7 @@ def test_batches_hold_close_buildings():
         return np.mean([np.hypot(*(places[a] - places[b])) for a, b in pairs])
 
     plain = mean_distance()
-    sampler.neighbours = torch.from_numpy(neighbours.close_by(places, False, 16))
+    sampler.neighbours = torch.from_numpy(hard_negatives.close_by(places, False, 16))
     assert mean_distance() < 0.9 * plain
 
 
@@ -162,7 +163,7 @@ def test_features_of_buildings_are_those_of_their_images(towns, workdir, tmp_pat
         path = data / "train" / view / f"{number:04}" / "a.png"
         if not path.exists():
             return None
-        pixels = torch.from_numpy(dataset.read_image(path)).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(files.read_image(path)).permute(2, 0, 1)[None]
         image = dataset.to_network_input(pixels, "cpu")
         branch = {"satellite": 1, "drone": 2}[view]
         with torch.no_grad():

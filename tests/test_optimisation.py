@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import SMALL, fails
 
-import backbones
-import optimisation
 import train
 import utils
+from networks import backbones
+from training import optimisation
 
 
 # ---------------------------------------------------------------- learning rate

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perturb import KINDS, Perturbation, parse_perturbations
+from imaging.perturb import KINDS, Perturbation, parse_perturbations
 
 
 def noise(height=20, width=30):

@@ -14,7 +14,7 @@ from conftest import fails
 
 import protocols
 from evaluate_gpu import evaluate, find_matches, published_order, rank_positives
-from features import Features, save_features
+from evaluation.feature_file import Features, save_features
 from protocols import (
     Coordinates,
     Matches,

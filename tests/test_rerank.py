@@ -5,10 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-import rerank
 from evaluate_gpu import evaluate, rank_positives
-from features import Features
-from rerank import (
+from evaluation import rerank
+from evaluation.feature_file import Features
+from evaluation.rerank import (
     Protocol,
     apply_protocol,
     distractors_as_junk,
@@ -18,7 +18,7 @@ from rerank import (
     merge_queries,
     nearest,
 )
-from utils import Parser
+from runtime.cli import Parser
 
 METHODS = {"k_reciprocal": k_reciprocal, "gnn": gnn}
 

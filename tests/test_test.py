@@ -13,7 +13,8 @@ import extract
 import model
 import test as script
 import utils
-from features import load_features
+from evaluation.feature_file import load_features
+from imaging import cache
 
 CPU = torch.device("cpu")
 QUICK = ["--num_workers", "0", "--device", "cpu", "--batchsize", "8"]
@@ -66,11 +67,11 @@ def test_each_view_goes_through_its_own_branch(toy, small_run, workdir):
     path = backward["query_path"][0].strip()
     for stored, branch in ((backward["query_f"][0], 1), (forward["gallery_f"], 1)):
         own = extract.extract_features(
-            network, branch, [path], dataset.open_view([path], 32, 32), device=CPU
+            network, branch, [path], cache.open_view([path], 32, 32), device=CPU
         )[0]
         assert np.abs(np.atleast_2d(stored) - own).max(axis=1).min() < 1e-5
     other = extract.extract_features(
-        network, 2, [path], dataset.open_view([path], 32, 32), device=CPU
+        network, 2, [path], cache.open_view([path], 32, 32), device=CPU
     )[0]
     assert np.abs(backward["query_f"][0] - other).max() > 1e-3
 
@@ -182,7 +183,7 @@ def test_feature_is_the_sum_over_image_and_mirror(toy):
             return images[:, :, :, 0].mean(2)  # (B, 3), the left column
 
     paths = [next((toy / "test" / "gallery_satellite").glob("*/*.jpg"))]
-    images = dataset.open_view(paths, 16, 16)
+    images = cache.open_view(paths, 16, 16)
     pixels = torch.from_numpy(images[paths[0]]).permute(2, 0, 1)
     image = dataset.to_network_input(pixels[None], CPU)[0]
     both = image[:, :, 0].mean(1) + image[:, :, -1].mean(1)
@@ -222,7 +223,7 @@ def test_one_doubled_batch_equals_two_passes():
 def test_out_of_memory_halves_the_batch_and_goes_on(toy, monkeypatch, capsys):
     paths = sorted((toy / "test" / "gallery_drone").glob("*/*"))[:11]
     whole = extract.extract_features(
-        Mean(), 1, paths, dataset.open_view(paths, 16, 16), device=CPU, batch_size=8
+        Mean(), 1, paths, cache.open_view(paths, 16, 16), device=CPU, batch_size=8
     )
     sizes = []
 
@@ -234,7 +235,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(toy, monkeypatch, capsys):
             return super().embed(images, branch)
 
     features = extract.extract_features(
-        Small(), 1, paths, dataset.open_view(paths, 16, 16), device=CPU, batch_size=8
+        Small(), 1, paths, cache.open_view(paths, 16, 16), device=CPU, batch_size=8
     )
     np.testing.assert_array_equal(features, whole)
     assert sizes[:3] == [8, 4, 2] and max(sizes[3:]) == 2
@@ -245,7 +246,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(toy, monkeypatch, capsys):
             torch.empty(2**60)  # what the CPU's allocator says
 
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator|not enough memory"):
-        extract.extract_features(Broken(), 1, paths, dataset.open_view(paths, 16, 16), device=CPU)
+        extract.extract_features(Broken(), 1, paths, cache.open_view(paths, 16, 16), device=CPU)
     assert "going on with 1" in capsys.readouterr().out
 
 

@@ -13,9 +13,9 @@ import torch
 from conftest import SMALL, fails
 from PIL import Image
 
-import features
 import train
 import utils
+from evaluation import feature_file
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -477,7 +477,7 @@ def test_several_losses_and_parts_together(toy, workdir):
     argv = ["--name", "mixed", "--test_dir", str(toy), "--num_workers", "0", "--device", "cpu"]
     test = importlib.import_module("test")
     assert test.main(argv)["num_queries"] == 10
-    assert features.load_features("pytorch_result.mat")[0].features.shape == (10, 1024)
+    assert feature_file.load_features("pytorch_result.mat")[0].features.shape == (10, 1024)
 
 
 def test_sampling_options_reach_the_sampler(toy, workdir, capsys):

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import utils
-from utils import script
+from runtime import files, processes, progress, startup
+from runtime.cli import script
 
 
 def test_replacing_never_leaves_half_a_file(tmp_path):
     path = tmp_path / "new" / "a.txt"
-    utils.write_text(path, "old")
-    with pytest.raises(RuntimeError), utils.replacing(path) as temporary:
+    files.write_text(path, "old")
+    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
         temporary.write_text("hal")
         raise RuntimeError("killed")
     assert path.read_text() == "old"
@@ -160,7 +161,7 @@ def test_devices_of_several_processes(monkeypatch):
     for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "4"), ("RANK", "3"),
                         ("LOCAL_RANK", "1")):  # fmt: skip
         monkeypatch.setenv(name, value)
-    assert (utils.rank(), utils.world_size(), utils.is_main()) == (3, 4, False)
+    assert (processes.rank(), processes.world_size(), processes.is_main()) == (3, 4, False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert utils.select_device("auto", "0").type == "cpu"
     with pytest.raises(ValueError, match="torchrun gives each process its own GPU"):
@@ -172,7 +173,7 @@ def test_devices_of_several_processes(monkeypatch):
     with pytest.raises(ValueError, match="process 2 on this machine, which shows 1 GPU"):
         utils.select_device("auto", "0")
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # as a cluster's scheduler leaves it
-    assert utils.world_size() == 1 and utils.is_main()
+    assert processes.world_size() == 1 and processes.is_main()
 
 
 def test_several_gpus_are_refused():
@@ -192,7 +193,7 @@ def test_freed_memory_is_kept_unless_told_not_to(monkeypatch, setting, calls):
     monkeypatch.delenv("GEO_KEEP_MEMORY", raising=False)
     if setting:
         monkeypatch.setenv("GEO_KEEP_MEMORY", setting)
-    utils.keep_freed_memory()
+    startup.keep_freed_memory()
     assert len(made) == calls
 
 
@@ -234,7 +235,7 @@ def test_stopwatch_counts_what_its_items_take():
             time.sleep(0.02)
             yield number
 
-    watch, seen, began = utils.Stopwatch(slow()), [], time.perf_counter()
+    watch, seen, began = progress.Stopwatch(slow()), [], time.perf_counter()
     for number in watch:
         time.sleep(0.05)
         seen.append(number)
@@ -245,8 +246,9 @@ def test_stopwatch_counts_what_its_items_take():
 def test_what_torch_makes_at_its_import_is_no_business_of_the_collector():
     """Hundred thousands of objects are set aside, and the collector works again afterwards."""
     code = (
-        "import gc, sys, utils; utils.import_torch(); frozen = gc.get_freeze_count();"
-        "utils.import_torch();"
+        "import gc, sys; from runtime import startup;"
+        "startup.import_torch(); frozen = gc.get_freeze_count();"
+        "startup.import_torch();"
         "print(gc.isenabled(), 'torchvision' in sys.modules, frozen, gc.get_freeze_count())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

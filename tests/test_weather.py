@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import weather
-from weather import CONDITIONS, Draws, apply_weather, line_kernel, weather_seed
+from imaging import weather
+from imaging.weather import CONDITIONS, Draws, apply_weather, line_kernel, weather_seed
 
 CHANGING = CONDITIONS[1:]
 
@@ -530,7 +530,7 @@ def test_conditions_of_the_command_line():
 # ---------------------------------------------------------------- benchmarks/weather.py
 @pytest.fixture(scope="module")
 def benchmark():
-    folder = Path(weather.__file__).parent / "benchmarks"
+    folder = Path(weather.__file__).parent.parent / "benchmarks"
     sys.path.append(str(folder))  # for `import measure`; after the root, which has weather.py too
     spec = importlib.util.spec_from_file_location("benchmarks_weather", folder / "weather.py")
     module = importlib.util.module_from_spec(spec)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import model
-from backbones import Branch
+from networks.backbones import Branch
 
 WEATHERS = 11  # 0 none, a satellite image; 1 to 10 the conditions of weather.CONDITIONS
 STAGES = {"resnet18": (2, 2), "resnet50": (3, 4), "resnet101": (3, 4)}  # blocks of layer1, layer2

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from matfile import map_arrays
-from utils import replacing
+from evaluation.matfile import map_arrays
+from runtime.files import replacing
 
 JUNK = -1  # label of gallery images that are neither right nor wrong
 NEEDED = ("query_f", "query_label", "gallery_f", "gallery_label")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision import models
 
-from blocks import USAM, GeM, kept_statistics, ring_pool
+from networks.blocks import USAM, GeM, kept_statistics, ring_pool
 
 BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)
     "resnet18": (models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, 512),

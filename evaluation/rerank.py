@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from features import JUNK
-from utils import number_within, positive_int, progress_bar
+from evaluation.feature_file import JUNK
+from runtime.cli import number_within, positive_int
+from runtime.progress import progress_bar
 
 BLOCK_SCORES = 2**24  # scores held at a time (64 MiB of float32)
 BLOCK_PAIRS = 2**13  # pairs of features gathered at a time (32 MiB of 512 numbers each)

@@ -12,8 +12,8 @@ from contextlib import nullcontext
 
 import torch
 
-from blocks import kept_statistics
 from losses import Output
+from networks.blocks import kept_statistics
 
 
 def split_batch(images, micro_batchsize, longest=None):

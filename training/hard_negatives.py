@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.rerank import k_largest
 from protocols import metre_distance, planar_distance, read_coordinates
-from rerank import k_largest
 
 COORDINATES = ("coordinates.csv", "utm.csv")  # what prepare.py writes, degrees or metres
 BLOCK = 256  # buildings compared with all others at once

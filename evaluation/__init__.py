@@ -1,0 +1,1 @@
+"""From features to numbers: the feature file, rankings, re-ranking, how data sets score."""

@@ -1,0 +1,111 @@
+"""Image files in the University-1652 layout: names of views, folders of classes, pixels.
+
+<data>/train/{satellite,street,drone,google}/<ID>/*
+<data>/test/{query,gallery}_{satellite,street,drone}/<ID>/*
+"""
+
+import io
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+try:
+    import simplejpeg
+except ModuleNotFoundError:  # no wheel for this platform: Pillow decodes
+    simplejpeg = None
+
+VIEWS = ("satellite", "street", "drone", "google")
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+def split_folder(data_dir, split):
+    """The `train` or `test` folder of a data folder given by itself or by its parent.
+
+    Raises FileNotFoundError where there is neither.
+    """
+    data_dir = Path(data_dir)
+    if not data_dir.is_dir():
+        raise FileNotFoundError(
+            f"data folder {data_dir} not found: expected a folder holding {split}/; "
+            "`python prepare.py toy --out data/toy` makes one to try with"
+        )
+    if (data_dir / split).is_dir():
+        return data_dir / split
+    prefixes = ("",) if split == "train" else ("query_", "gallery_")
+    if any((data_dir / f"{prefix}{view}").is_dir() for prefix in prefixes for view in VIEWS):
+        return data_dir
+    found = sorted(path.name for path in data_dir.iterdir())[:6]
+    raise FileNotFoundError(
+        f"{data_dir} holds neither {split}/ nor folders named {prefixes[0]}{VIEWS[0]}, "
+        f"{prefixes[0]}{VIEWS[2]}, ...; found {', '.join(found) or 'nothing'}: "
+        f"`python prepare.py check {data_dir}` says what is missing"
+    )
+
+
+def scan_classes(folder):
+    """{ID: sorted image paths} of a view's folder; a class folder without images gives [].
+
+    Hidden files and files that are no images by their suffix are passed over. Raises
+    FileNotFoundError where the folder is missing, ValueError where it holds no image at all.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        present = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+        raise FileNotFoundError(
+            f"{folder} not found: there are {', '.join(present) or 'no folders'} beside it; "
+            "name other views, or check the layout with `python prepare.py check`"
+        )
+    classes = {}
+    for class_dir in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if not class_dir.name.startswith("."):
+            classes[class_dir.name] = sorted(filter(is_image_name, class_dir.iterdir()))
+    if not any(classes.values()):
+        raise ValueError(
+            f"{folder} holds no images: expected <ID>/<image> with a suffix of "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return classes
+
+
+def is_image_name(path):
+    """Whether a path looks like an image by its suffix, and is no hidden file."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def read_image(path):
+    """Decode an image file to uint8 (H, W, 3); OSError names the file that cannot be read.
+
+    Pillow decides what an image is. A JPEG in order is decoded by simplejpeg where it is installed:
+    the same pixels (both are libjpeg-turbo) in half the time.
+    """
+    try:
+        content = Path(path).read_bytes()
+        decoded = _decode_jpeg(content)
+        if decoded is not None:
+            return decoded
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode.startswith(("I", "F")):  # to cut it off at 255 would leave it white
+                raise ValueError(f"its pixels are of mode {image.mode}, expected 8 bits a colour")
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = re.sub("<_io.BytesIO[^>]*>", "the file", " ".join(str(error).split()))
+        raise OSError(
+            f"{path} cannot be read as an image ({reason.replace(str(path), 'the file')}): replace "
+            "or remove it; `python prepare.py check DIR` lists all such files"
+        ) from None
+
+
+def _decode_jpeg(content):
+    """A JPEG as uint8 (H, W, 3), or None where it is for Pillow to decode or to refuse."""
+    if simplejpeg is None or not content.startswith(b"\xff\xd8"):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours in ("YCbCr", "Gray") and height * width <= (Image.MAX_IMAGE_PIXELS or math.inf):
+            return simplejpeg.decode_jpeg(content)
+    except ValueError:  # cut off, damaged
+        pass
+    return None

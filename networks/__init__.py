@@ -1,0 +1,1 @@
+"""The parts of networks: backbones, pooling and attention, MuSe-Net."""

@@ -1,0 +1,1 @@
+"""What every script needs before it does its work: command line, processes, files."""

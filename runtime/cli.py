@@ -1,0 +1,233 @@
+"""The command line: script guard, parser, argument types, options that scripts share, recipes."""
+
+import argparse
+import functools
+import math
+import os
+import sys
+import traceback
+from contextlib import nullcontext
+from pathlib import Path
+
+import yaml
+
+from runtime.processes import (
+    end_process,
+    is_main,
+    leave_processes,
+    say_first,
+    silent_stdout,
+    world_size,
+)
+
+
+def script(main):
+    """Decorate a script's `main`: a user's mistake becomes one line on stderr and exit code 2.
+
+    Libraries raise ValueError, OSError or FloatingPointError with a sentence that says what was
+    found, what was expected and what to do. Any other exception is a defect of the program and
+    keeps its traceback. `GEO_TRACEBACK=1` in the environment shows every traceback.
+
+    Of several processes (torchrun) the first that fails speaks for all: the others either meet the
+    same mistake or lose their partner. Only the first process prints to stdout.
+    """
+
+    @functools.wraps(main)
+    def wrapped(argv=None):
+        try:
+            with nullcontext() if is_main() else silent_stdout():
+                result = main(argv)
+        except KeyboardInterrupt:
+            say_first("interrupted")
+            end_process(130)
+        except Exception as error:
+            line = _error_line(error)
+            if line is None or os.environ.get("GEO_TRACEBACK"):
+                if world_size() == 1:
+                    raise
+                say_first(traceback.format_exc())
+            else:
+                name = Path(sys.modules[main.__module__].__file__).name
+                say_first(f"{name}: error: {line}")
+            end_process(2)
+        leave_processes()
+        return result
+
+    return wrapped
+
+
+def _error_line(error):
+    """The line that tells the user of a mistake; None for a defect of the program."""
+    if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        return "out of memory: lower --batchsize, or --h and --w"
+    if not isinstance(error, (ValueError, OSError, FloatingPointError)):
+        return None
+    # An error from a loader worker carries that process's traceback; its last line is ours.
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].removeprefix(f"{type(error).__name__}: ")
+
+
+def is_out_of_memory(error):
+    """Whether a RuntimeError says that a GPU or the CPU has no memory left."""
+    # The CPU allocator raises a plain RuntimeError, whose words depend on the system.
+    words = ("out of memory", "DefaultCPUAllocator", "not enough memory")
+    return any(word in str(error) for word in words)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser without abbreviations, whose errors are one line."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message):
+        """Print the message alone, without the usage, and exit with code 2."""
+        say_first(f"{self.prog}: error: {message} (see --help)")
+        self.exit(2)
+
+
+class _Refuse(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.error(f"{option_string} is refused: {self.help}")
+
+
+def add_refused(parser, reasons):
+    """Add published flags that end the program with the reason why they are not taken."""
+    for name, reason in reasons.items():
+        parser.add_argument(
+            f"--{name}", action=_Refuse, nargs=0, default=argparse.SUPPRESS, help=reason
+        )
+
+
+def positive_int(text):
+    """argparse type: a whole number of at least 1."""
+    return _bounded_int(text, 1)
+
+
+def natural_int(text):
+    """argparse type: a whole number of at least 0."""
+    return _bounded_int(text, 0)
+
+
+def _bounded_int(text, lowest):
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < lowest:
+        raise argparse.ArgumentTypeError(f"{value} is too small: at least {lowest}")
+    return value
+
+
+def number_within(lowest, highest=math.inf, above=False):
+    """An argparse type: a number from `lowest`, or with `above` only above it, to `highest`."""
+
+    def number(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        fits = lowest <= value <= highest and math.isfinite(value)
+        if not fits or (above and value == lowest):
+            span = f"from {lowest} up" if math.isinf(highest) else f"from {lowest} to {highest}"
+            span = f"above {lowest}" if above else span
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {span}")
+        return value
+
+    return number
+
+
+def add_machine_options(parser):
+    """Add the options that say where a script computes, the same in every script."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where to compute; on Linux a process keeps freed memory for its next step, "
+        "unless GEO_KEEP_MEMORY=0 is in the environment",
+    )
+    parser.add_argument(
+        "--gpu_ids",
+        default="0",
+        help="number of the one GPU, -1 for the CPU; torchrun gives each process its own",
+    )
+    parser.add_argument(
+        "--num_workers",
+        type=natural_int,
+        default=min(4, os.cpu_count() or 1),
+        help="loader threads, or processes with --color_jitter and --DA (of each process of "
+        "torchrun); 0 loads when asked",
+    )
+
+
+def add_cache_option(parser):
+    """Add `--cache`, which keeps resized images between epochs or runs."""
+    parser.add_argument(
+        "--cache",
+        default="none",
+        choices=("none", "ram", "disk"),
+        help="decode and resize every image once: in memory, or for later runs too in cache/; "
+        "3 x h x w bytes an image, the same pixels",
+    )
+
+
+def add_precision_options(parser):
+    """Add `--fp16` and `--bf16`, of which one may be given (see `precision_of`)."""
+    group = parser.add_mutually_exclusive_group()
+    parts = "for the convolutions and layers that bear it; loss and features stay float32"
+    group.add_argument("--fp16", action="store_true", help=f"float16 {parts}")
+    group.add_argument("--bf16", action="store_true", help=f"bfloat16 {parts}")
+
+
+def precision_of(opts):
+    """ "fp16", "bf16" or "fp32", as `--fp16` and `--bf16` say."""
+    return "fp16" if opts.fp16 else "bf16" if opts.bf16 else "fp32"
+
+
+def with_config(parser, argv=None):
+    """The command line with the options of its `--config FILE` put before it, so that its own win.
+
+    The file is YAML with `options: {name: value}`: true gives `--name`, false `--no-name`, a list
+    or a mapping what the command line takes for it (`a,b`, `a=1,b=2`). Its other keys are for the
+    reader. Raises ValueError or FileNotFoundError.
+    """
+    argv = sys.argv[1:] if argv is None else [str(each) for each in argv]
+    finder = Parser(prog=parser.prog, add_help=False)
+    finder.add_argument("--config")
+    path = finder.parse_known_args(argv)[0].config
+    if path is None:
+        return argv
+    tokens = [token for item in read_config(path).items() for token in _option_tokens(*item)]
+    unknown = [token for token in parser.parse_known_args(tokens)[1] if token.startswith("--")]
+    if unknown:
+        raise ValueError(f"{path} sets {unknown[0]}, which {parser.prog} does not know: remove it")
+    return [*tokens, *argv]
+
+
+def _option_tokens(name, value):
+    if value is None or (value is False and name.startswith("no_")):
+        return []
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, dict):
+        value = ",".join(f"{key}={each}" for key, each in value.items())
+    elif isinstance(value, list):
+        value = ",".join(map(str, value))
+    return [f"--{name}", str(value)]
+
+
+def read_config(path):
+    """The `options` of a recipe file as a dict; see `with_config`."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = sorted(each.stem for each in Path(path).parent.glob("*.yaml"))
+        beside = f"; there are {', '.join(names)}" if names else ""
+        raise FileNotFoundError(f"recipe {path} not found{beside}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not YAML ({reason}): mend it") from None
+    options = content.get("options") if isinstance(content, dict) else None
+    if not isinstance(options, dict):
+        raise ValueError(f"{path} holds no options: expected `options:` with lines `name: value`")
+    return options

@@ -1,0 +1,1 @@
+"""What only train.py needs: options, samplers, the step, the optimizer."""
