@@ -16,6 +16,7 @@ PAGES = (
     ROOT / "tutorial" / "README.md",
     ROOT / "benchmarks" / "README.md",
     ROOT / "recipes" / "README.md",
+    ROOT / "COMPATIBILITY.md",
 )
 ROOMS = ("runtime", "networks", "imaging", "evaluation", "training", "sources")
 SOURCES = sorted([*ROOT.glob("*.py"), *(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))])
@@ -96,13 +97,13 @@ def test_every_link_and_picture_exists(page):
 
 
 def test_every_published_defect_is_tested_or_explained():
-    """Rows 1 to 34: a test whose docstring names the number, or a README row saying why not."""
+    """Rows 1 to 34: a test whose docstring names the number, or a row saying why not."""
     named = set()
     for path in (ROOT / "tests").glob("test_*.py"):
         for sentence in re.findall(r'"""Published defects? ([^:]+):', path.read_text()):
             for first, last in re.findall(r"(\d+)(?: to (\d+))?", sentence):
                 named.update(range(int(first), int(last or first) + 1))
-    rows = re.findall(r"^\| ([\d, -]+) \|(.*)$", (ROOT / "README.md").read_text(), re.M)
+    rows = re.findall(r"^\| ([\d, -]+) \|(.*)$", (ROOT / "COMPATIBILITY.md").read_text(), re.M)
     listed, impossible = set(), set()
     for numbers, text in rows:
         for first, last in re.findall(r"(\d+)(?:-(\d+))?", numbers):
