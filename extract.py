@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 from dataset import ImageBatches, batch_loader, in_batches, to_network_input
 from evaluation.feature_file import Features
+from runtime import exchange
 from runtime.cli import is_out_of_memory
-from runtime.processes import is_main, rank, sum_over_ranks, world_size
+from runtime.processes import rank, world_size
 from runtime.progress import progress_bar
 
 
@@ -55,21 +56,7 @@ def extract_features(
             if features is None:
                 features = np.zeros((len(paths), embedded.shape[1]), np.float32)  # (N, D)
             features[rows.start : rows.stop] = network.finish(embedded).numpy()
-    return _join_shards(features, len(paths), device)
-
-
-def _join_shards(features, count, device):
-    """Features (N, D) whose other processes' rows are zero -> all rows, in every process.
-
-    A process that had no batch has None; the first always has one.
-    """
-    if world_size() == 1:
-        return features
-    own = features.shape[1] if is_main() else 0
-    width = int(sum_over_ranks(torch.tensor(own, device=device)))
-    if features is None:
-        features = np.zeros((count, width), np.float32)
-    return sum_over_ranks(torch.from_numpy(features).to(device)).cpu().numpy()
+    return exchange.join_shards(features, len(paths), device)
 
 
 def _embed_within_memory(network, branch, images, device, scales, limit):

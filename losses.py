@@ -4,8 +4,8 @@
 A view may be absent and a building may come several times. A term for which a batch holds nothing
 to compare is 0 with zero gradients, never left out: what is logged is a mean over all steps.
 Everything is computed in float32, or in float64 where the network is; call it outside autocast.
-Of several processes each computes the loss of the whole batch (`gather_batch`), so a term's own
-weights have the same gradient in all and need no exchange.
+Of several processes each computes the loss of the whole batch (`exchange.gather_views`), so a
+term's own weights have the same gradient in all and need no exchange.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn import functional as F
 
 CLASS_TERMS = ("arcface", "cosface", "sphere")  # unit embeddings against trained class vectors
@@ -451,37 +451,6 @@ def _weight(text, name, number):
             f"{text!r}: the weight {number!r} of {name} is not a number from 0 up"
         )
     return weight
-
-
-class _GatherRows(torch.autograd.Function):
-    """Rows of all processes in rank order; the gradient of a row is summed over the processes."""
-
-    @staticmethod
-    def forward(ctx, rows, sizes):
-        start = sum(sizes[: distributed.get_rank()])
-        ctx.own = slice(start, start + len(rows))
-        gathered = rows.new_zeros(sum(sizes), *rows.shape[1:])
-        gathered[ctx.own] = rows
-        distributed.all_reduce(gathered)  # each row is zero in all processes but one
-        return gathered
-
-    @staticmethod
-    def backward(ctx, gradient):
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(gradient)
-        return gradient[ctx.own], None
-
-
-def gather_batch(features, sizes):
-    """Features (B_local, ...) of this process -> (B_global, ...) of all, in rank order.
-
-    `sizes` are the B_local of all processes, which may differ and be zero. So every process can
-    compare with the whole batch. Gradients go back to the process a row came from, as the sum over
-    the processes; DistributedDataParallel then averages the weights' gradients. What is minimised
-    is thus the mean over the processes of what each computes from the gathered rows: the loss of
-    the whole batch where each computes all of it.
-    """
-    return _GatherRows.apply(features, sizes) if len(sizes) > 1 else features
 
 
 def require_finite(terms, step):

@@ -48,10 +48,10 @@ def published_step(opts, batch, device):
     import torch
     from torch.nn import functional as F
 
-    import train
     from dataset import to_network_input
+    from training import build
 
-    network = train.build_network(opts, CLASSES).to(device).train()
+    network = build.build_network(opts, CLASSES).to(device).train()
     optimizer = torch.optim.SGD(
         [
             {"params": list(network.model_1.parameters()) + list(network.model_2.parameters())},
@@ -85,17 +85,17 @@ def published_step(opts, batch, device):
 
 def our_step(opts, batch, device):
     """A function that does one step as train.py does."""
-    import train
     from runtime import startup
+    from training import build, engine
 
     startup.keep_freed_memory()
-    network = train.build_network(opts, CLASSES)
-    training = train.build_training(opts, network, device, CLASSES)
+    network = build.build_network(opts, CLASSES)
+    training = build.build_training(opts, network, device, CLASSES)
     training.network.train()
     sizes = {view: (len(labels),) for view, (_, labels) in batch.items()}
 
     def step():
-        terms, _ = train.train_step(training, batch, sizes)
+        terms, _ = engine.train_step(training, batch, sizes)
         return terms
 
     return lambda: float(sum(step().values()))

@@ -20,6 +20,10 @@ from runtime.processes import (
     world_size,
 )
 
+FLAG = {"action": "store_true"}
+# Off by default, with a `--no-` form for what a recipe may have switched on.
+SWITCH = {"action": argparse.BooleanOptionalAction}
+
 
 def script(main):
     """Decorate a script's `main`: a user's mistake becomes one line on stderr and exit code 2.
@@ -99,6 +103,28 @@ def add_refused(parser, reasons):
         )
 
 
+def add_options(parser, rows):
+    """Add options to a parser or a group of one, a row each: (names, takes, default, help).
+
+    What an option takes is a type, a tuple of choices, FLAG (`--x`), SWITCH (`--x` and `--no-x`)
+    or other settings of `add_argument`; a fifth element is its metavar. A row may be a function
+    instead, which adds options that several scripts have in common.
+    """
+    for row in rows:
+        if callable(row):
+            row(parser)
+            continue
+        names, takes, default, text, *metavar = row
+        settings = {"default": default, "help": text}
+        if metavar:
+            settings["metavar"] = metavar[0]
+        if isinstance(takes, dict):
+            settings |= takes
+        else:
+            settings["choices" if isinstance(takes, tuple) else "type"] = takes
+        parser.add_argument(*names.split(), **settings)
+
+
 def positive_int(text):
     """argparse type: a whole number of at least 1."""
     return _bounded_int(text, 1)
@@ -139,36 +165,25 @@ def number_within(lowest, highest=math.inf, above=False):
 
 def add_machine_options(parser):
     """Add the options that say where a script computes, the same in every script."""
-    parser.add_argument(
-        "--device",
-        default="auto",
-        choices=("auto", "cpu", "cuda"),
-        help="where to compute; on Linux a process keeps freed memory for its next step, "
-        "unless GEO_KEEP_MEMORY=0 is in the environment",
-    )
-    parser.add_argument(
-        "--gpu_ids",
-        default="0",
-        help="number of the one GPU, -1 for the CPU; torchrun gives each process its own",
-    )
-    parser.add_argument(
-        "--num_workers",
-        type=natural_int,
-        default=min(4, os.cpu_count() or 1),
-        help="loader threads, or processes with --color_jitter and --DA (of each process of "
-        "torchrun); 0 loads when asked",
-    )
+    add_options(parser, [
+        ("--device", ("auto", "cpu", "cuda"), "auto",
+         "where to compute; on Linux a process keeps freed memory for its next step, unless "
+         "GEO_KEEP_MEMORY=0 is in the environment"),
+        ("--gpu_ids", str, "0",
+         "number of the one GPU, -1 for the CPU; torchrun gives each process its own"),
+        ("--num_workers", natural_int, min(4, os.cpu_count() or 1),
+         "loader threads, or processes with --color_jitter and --DA (of each process of torchrun); "
+         "0 loads when asked"),
+    ])  # fmt: skip
 
 
 def add_cache_option(parser):
     """Add `--cache`, which keeps resized images between epochs or runs."""
-    parser.add_argument(
-        "--cache",
-        default="none",
-        choices=("none", "ram", "disk"),
-        help="decode and resize every image once: in memory, or for later runs too in cache/; "
-        "3 x h x w bytes an image, the same pixels",
+    text = (
+        "decode and resize every image once: in memory, or for later runs too in cache/; "
+        "3 x h x w bytes an image, the same pixels"
     )
+    parser.add_argument("--cache", default="none", choices=("none", "ram", "disk"), help=text)
 
 
 def add_precision_options(parser):

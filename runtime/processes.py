@@ -1,6 +1,7 @@
-"""The processes that torchrun started, if it did: who this one is, and what they do together.
+"""The processes that torchrun started, if it did: who this one is, and how they begin and end.
 
-In a single process every function here does nothing, or gives what one process gives.
+In a single process every function here does nothing, or gives what one process gives. What they
+exchange is in exchange.py. Imports torch in the functions that only several processes enter.
 """
 
 import functools
@@ -29,6 +30,7 @@ def is_main():
 
 @contextmanager
 def silent_stdout():
+    """Print nothing to stdout within."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield
 
@@ -108,30 +110,10 @@ def barrier():
 
 
 @contextmanager
-def main_process_first():
-    """The first process runs the block while the others wait, then they do."""
-    if not is_main():
+def main_process_first(wait=True):
+    """The first process runs the block while the others wait, then they do; or none waits."""
+    if wait and not is_main():
         barrier()
     yield
-    if is_main():
+    if wait and is_main():
         barrier()
-
-
-def gather_counts(counts):
-    """[n, ...] of this process -> [[n, ...] of each process]; through the CPU, so no GPU waits."""
-    if world_size() == 1:
-        return [counts]
-    import torch
-
-    table = torch.zeros(world_size(), len(counts), dtype=torch.long)
-    table[rank()] = torch.tensor(counts)
-    return sum_over_ranks(table).tolist()
-
-
-def sum_over_ranks(tensor):
-    """Sum of a tensor of one shape over all processes, in place; of a single process, itself."""
-    if world_size() > 1:
-        from torch import distributed
-
-        distributed.all_reduce(tensor)
-    return tensor

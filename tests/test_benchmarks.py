@@ -244,16 +244,16 @@ def test_histograms_find_images_of_the_same_colour(tmp_path, workdir, capsys):
 # ---------------------------------------------------------------- recipes
 def test_recipes_see_the_same_images_and_fill_the_tables(toy, workdir, capsys, monkeypatch):
     recipes = load_benchmark("recipes")
-    import train
+    from training import engine
 
     seen = []
-    original = train.train_step
+    original = engine.train_step
 
     def count(training, batch, sizes):
         seen.append(sum(len(labels) for _, labels in batch.values()))
         return original(training, batch, sizes)
 
-    monkeypatch.setattr(train, "train_step", count)
+    monkeypatch.setattr(engine, "train_step", count)
     found = recipes.main(
         [str(toy), "--recipes", "baseline", "sample4geo", "--seeds", "2", "--passes", "1",
          "--backbone", "resnet18", "--size", "32", "--json", "out.json"]

@@ -604,5 +604,5 @@ def test_a_run_under_weather(toy, workdir, capsys):
     assert list(results) == ["normal", "fog", "mean"]
     capsys.readouterr()
     fails(train.main, [*options, "--musenet"], capsys, "--weather all")
-    fails(train.main, [*options, "--btnk", "0,1"], capsys, "--btnk is of --musenet")
+    fails(train.main, [*options, "--btnk", "0,1"], capsys, "--btnk goes with --musenet")
     fails(train.main, [*options, "--loss_weights", "weather=1"], capsys, "--musenet sees")

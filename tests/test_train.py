@@ -16,6 +16,7 @@ from PIL import Image
 import train
 import utils
 from evaluation import feature_file
+from training import build, engine, options
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -183,7 +184,7 @@ def test_weights_of_the_end_are_never_those_of_an_earlier_one(toy, workdir, monk
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "train_one_epoch", stop)
+    monkeypatch.setattr(engine, "train_one_epoch", stop)
     with pytest.raises(SystemExit):
         train.main(["--name", "run", "--resume", "--epochs", "3"])
     assert not (workdir / "model" / "run" / "net_last.pth").exists()
@@ -259,16 +260,16 @@ def test_a_tenth_of_the_buildings_is_held_out(toy, workdir):
 
 def test_validation_sees_the_weights_of_its_epoch(toy, workdir, monkeypatch):
     """Extraction works on a folded copy of the network: it must be made anew each time."""
-    import extract
+    from training import validation
 
     seen = []
-    original = extract.view_features
+    original = validation.view_features
 
     def spy(network, *args, **options):
         seen.append(network.classifier.classifier[0].weight.clone())
         return original(network, *args, **options)
 
-    monkeypatch.setattr(extract, "view_features", spy)
+    monkeypatch.setattr(validation, "view_features", spy)
     monkeypatch.setattr(train, "SNAPSHOT_EVERY", 1)
     run_training(toy, "run", "--epochs", "2", "--moving_avg", "0.5")
     assert len(seen) == 4 and torch.equal(seen[0], seen[1])
@@ -298,7 +299,7 @@ def test_low_precision_loss_in_float32_and_scaled_only_for_fp16(
 ):
     """Published defect 20: fp16 logits went into the loss, and bf16 was loss-scaled too."""
     seen = []
-    original = train.train_step
+    original = engine.train_step
 
     def spy(training, batch, sizes):
         original_term = training.losses["instance"].forward
@@ -312,7 +313,7 @@ def test_low_precision_loss_in_float32_and_scaled_only_for_fp16(
             training.losses["instance"].forward = original_term
             seen.append(training.scaler.is_enabled())
 
-    monkeypatch.setattr(train, "train_step", spy)
+    monkeypatch.setattr(engine, "train_step", spy)
     run_training(toy, precision, "--epochs", "1", f"--{precision}")
     assert seen[0] == {torch.float32}
     assert seen[1] is (precision == "fp16")
@@ -322,14 +323,14 @@ def test_low_precision_loss_in_float32_and_scaled_only_for_fp16(
 def test_moving_average_is_the_recurrence(toy, workdir, monkeypatch):
     """Published defect 23: the average left out batch norm's statistics and was never saved."""
     history = []
-    original = train.train_step
+    original = engine.train_step
 
     def record(training, batch, sizes):
         result = original(training, batch, sizes)
         history.append({k: v.detach().clone() for k, v in training.network.state_dict().items()})
         return result
 
-    monkeypatch.setattr(train, "train_step", record)
+    monkeypatch.setattr(engine, "train_step", record)
     run_training(toy, "average", "--epochs", "3", "--train_all", "--moving_avg", "0.8")
     average = history[0]
     for state in history[1:]:
@@ -356,7 +357,7 @@ def test_logged_loss_is_not_scaled_by_warm_up(toy, workdir):
 def test_error_is_a_share_of_the_images_seen(toy, workdir, monkeypatch):
     """Published defect 22: sums over full batches were divided by the size of the data set."""
     monkeypatch.setattr(
-        train, "train_step", lambda training, batch, sizes: (
+        engine, "train_step", lambda training, batch, sizes: (
             {"instance": torch.tensor(1.5)},
             {view: len(labels) for view, (_, labels) in batch.items()},
         )
@@ -375,7 +376,7 @@ def test_non_finite_loss_stops_and_saves_nothing(toy, workdir, capsys):
 @pytest.mark.parametrize("read_every", [1, 3, 100])
 def test_a_loss_that_is_not_finite_is_named_whenever_it_is_read(read_every):
     """On a GPU the losses of many steps are read at once; none may slip into a checkpoint."""
-    tally = train.Tally(read_every)
+    tally = engine.Tally(read_every)
     with pytest.raises(FloatingPointError, match="the second loss became nan at step 4"):
         for step in range(7):
             second = torch.tensor(float("nan") if step >= 4 else 1.0)
@@ -387,7 +388,7 @@ def test_the_tally_does_not_depend_on_when_it_is_read():
     sizes = {"drone": [4], "satellite": [1, 1], "street": [0, 0]}
     summaries = []
     for read_every in (1, 2, 100):
-        tally = train.Tally(read_every)
+        tally = engine.Tally(read_every)
         for step in range(5):
             wrong = {"drone": torch.tensor(step % 2), "satellite": torch.tensor(2)}
             tally.add({"a": torch.tensor(float(step)), "b": torch.tensor(1.0)}, wrong, sizes)
@@ -443,10 +444,10 @@ def test_synchronised_batch_norm_needs_gpus():
     opts = train.parse_args([])
     opts.sync_bn = True
     with pytest.raises(ValueError, match="--sync_bn works on GPUs alone"):
-        train.build_training(opts, torch.nn.Linear(1, 1), torch.device("cpu"), 8)
+        build.build_training(opts, torch.nn.Linear(1, 1), torch.device("cpu"), 8)
 
 
-@pytest.mark.parametrize("name", train.PUBLISHED_LOSSES)
+@pytest.mark.parametrize("name", options.PUBLISHED_LOSSES)
 def test_metric_losses_train_with_two_views(toy, workdir, name):
     """Published defects 8, 17: with two views they crashed, and class weights never trained."""
     last = run_training(toy, name, "--epochs", "2", f"--{name}", "--loss_merge")
@@ -485,7 +486,7 @@ def test_sampling_options_reach_the_sampler(toy, workdir, capsys):
     run_training(toy, "pk", "--epochs", "1", *over, "--triplet")
     assert "2 steps an epoch" not in capsys.readouterr().out  # two drone images: a round of K = 2
     for argv, expected in (
-        (["--sampler", "independent", "--joint_flips"], "--joint_flips is of --sampler paired"),
+        (["--sampler", "independent", "--joint_flips"], "--joint_flips goes with --sampler paired"),
         (["--epoch_over", "street"], "--epoch_over street is none of satellite, drone"),
         (["--images_per_building", "9"], "does not fit in --batchsize"),
         (["--circle"], "the circle loss has nothing to compare"),
@@ -496,7 +497,7 @@ def test_sampling_options_reach_the_sampler(toy, workdir, capsys):
         fails(train.main, ["--data_dir", toy, *SMALL, "--name", "refused", *argv], capsys, expected)
 
 
-@pytest.mark.parametrize("flag", sorted(train.REFUSED))
+@pytest.mark.parametrize("flag", sorted(options.REFUSED))
 def test_refused_flags_say_why(workdir, capsys, flag):
     """Published defect 6: flags without effect."""
     fails(train.main, [f"--{flag}"], capsys, f"--{flag} is refused")

@@ -1,14 +1,71 @@
 """Which buildings look alike, or stand close by: the hard negatives that fill a batch."""
 
+import random
 from pathlib import Path
 
 import numpy as np
+import torch
 
+import utils
 from evaluation.rerank import k_largest
+from extract import extract_features
+from model import branch_numbers, inference_copy
 from protocols import metre_distance, planar_distance, read_coordinates
 
 COORDINATES = ("coordinates.csv", "utm.csv")  # what prepare.py writes, degrees or metres
 BLOCK = 256  # buildings compared with all others at once
+
+
+def set_neighbours(training, data, opts, epoch):
+    """Before an epoch, where it is due: give the sampler the neighbours that fill a batch."""
+    if opts.hard_negatives == "none":
+        return
+    count = opts.batchsize * opts.world_size  # more are never looked at
+    found = None
+    if opts.hard_negatives != "similarity" and epoch == 0:
+        places = read_places(opts.data_dir, data.class_names)
+        found = close_by(*places, count)
+    looks = epoch > 0 and epoch % opts.hard_negatives_every == 0
+    if opts.hard_negatives != "coordinates" and looks:
+        found = alike(*building_features(training, data, opts, epoch), count)
+    if found is not None:
+        data.sampler.neighbours = torch.from_numpy(found)
+
+
+def building_features(training, data, opts, epoch):
+    """Features of each building in the pair of views that is retrieved, first and last: two (N, D).
+
+    Each is of one image, another one from look to look; a building without a view is known by the
+    other view alone.
+    """
+    network = inference_copy(training.network, utils.dtype_of(training.precision))
+    found = {}
+    for view in (opts.view_names[0], opts.view_names[-1]):
+        images_of = {}
+        for path, label in data.samples[view]:
+            images_of.setdefault(label, []).append(path)
+        rng = random.Random(f"{opts.seed}/{epoch}/{view}")
+        features = extract_features(
+            network,
+            branch_numbers(opts.view_names)[view],
+            [rng.choice(paths) for paths in images_of.values()],
+            data.images[view],
+            device=training.device,
+            batch_size=opts.batchsize,
+            num_workers=opts.num_workers,
+            description=f"hard negatives, {view}",
+        )
+        if not np.isfinite(features).all():
+            raise FloatingPointError(
+                f"features of epoch {epoch} are not finite: lower --lr, or use --bf16 for --fp16"
+            )
+        found[view] = np.zeros((len(data.class_names), features.shape[1]), np.float32)
+        found[view][list(images_of)] = features
+    one, other = found.values()
+    return (
+        np.where(one.any(axis=1, keepdims=True), one, other),
+        np.where(other.any(axis=1, keepdims=True), other, one),
+    )
 
 
 def alike(one, other, count):

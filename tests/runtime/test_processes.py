@@ -13,38 +13,39 @@ import torch
 from conftest import SMALL, fails, without_batch_norm
 from PIL import Image
 
-import losses
 import test as test_script
 import train
 import utils
-from runtime import processes
-from training import samplers
+from runtime import exchange, processes
+from training import build, samplers
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--num_workers", "0", "--device", "cpu", "--batchsize", "3"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun has no Gloo store there")
 
 # What both processes of a launch run, with the options of the command line.
 SEVERAL = """
 import json, sys
-import test_distributed, train
-test_distributed.check_gathered_gradients()
-with_batch_norm = train.build_network
+import test_processes, train
+from training import build
+test_processes.check_gathered_gradients()
+with_batch_norm = build.build_network
 for argv in json.loads(sys.argv[1]):
     plain = {"two", "parts"} & set(argv)
-    train.build_network = test_distributed.network_without_batch_norm if plain else with_batch_norm
+    build.build_network = test_processes.network_without_batch_norm if plain else with_batch_norm
     train.main(argv)
 """
 ONE_FAILS = """
 import sys
 import train
 from runtime import processes
-original = train.train_step
+from training import engine
+original = engine.train_step
 def step(training, batch, sizes):
     if processes.rank() == 1:
         raise OSError("a.jpg cannot be read: remove it")
     return original(training, batch, sizes)
-train.train_step = step
+engine.train_step = step
 train.main(sys.argv[1:])
 """
 
@@ -58,7 +59,7 @@ def check_gathered_gradients():
     rank, sizes = processes.rank(), [1, 4]
     full = torch.arange(15.0, dtype=torch.float64).view(5, 3).sin()
     own = full.split(sizes)[rank].clone().requires_grad_()
-    gathered = losses.gather_batch(own, sizes)
+    gathered = exchange.gather_batch(own, sizes)
     assert torch.equal(gathered, full)
     (gathered @ gathered.T).exp().sum().backward()
     whole = full.clone().requires_grad_()
@@ -67,17 +68,17 @@ def check_gathered_gradients():
     torch.testing.assert_close(own.grad / 2, whole.grad.split(sizes)[rank])
     # Each process may also judge its own rows alone: the mean of both is what is minimised.
     own.grad = None
-    gathered = losses.gather_batch(own, sizes)
+    gathered = exchange.gather_batch(own, sizes)
     (own @ gathered.T).exp().sum().backward()
     torch.testing.assert_close(own.grad, whole.grad.split(sizes)[rank])
-    assert len(losses.gather_batch(own[:0] if rank else own, [1, 0])) == 1
+    assert len(exchange.gather_batch(own[:0] if rank else own, [1, 0])) == 1
     processes.leave_processes()
     # A file each: two processes that print at once may print on one line.
     Path(f"gathered_{rank}").touch()
 
 
 def network_without_batch_norm(opts, class_num):
-    """What train.build_network makes, with nothing that depends on the rest of a batch."""
+    """What build.build_network makes, with nothing that depends on the rest of a batch."""
     import model
 
     network = model.build_model(
@@ -97,7 +98,7 @@ def launch(script, *options, processes=2):
         text, script = script, Path("worker.py").resolve()
         script.write_text(text)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "runtime")])
     result = subprocess.run(
         [*command, "--standalone", str(script), *map(str, options)],
         capture_output=True,
@@ -186,7 +187,7 @@ def test_two_processes_train_as_one_does_on_the_whole_batch(several, one_thread,
     """Uneven batches (6 and 5 of 11 buildings), a view absent in one process, in both."""
     folder, plain, _ = several
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(train, "build_network", network_without_batch_norm)
+    monkeypatch.setattr(build, "build_network", network_without_batch_norm)
     train.main([*plain, "--name", "one", "--batchsize", "6"])
     first, second = log_of("one"), log_of("two")
     assert len(first) == len(second) == 3 and first[0]["loss"] != first[2]["loss"]
@@ -204,7 +205,7 @@ def test_two_processes_in_parts_train_as_one_does_on_the_whole_batch(
     fit in one: without as many parts as the first it would exchange gradients out of turn."""
     folder, plain, _ = several
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(train, "build_network", network_without_batch_norm)
+    monkeypatch.setattr(build, "build_network", network_without_batch_norm)
     train.main([*plain, *CONTRASTIVE, "--name", "whole", "--batchsize", "12"])
     first, second = log_of("whole"), log_of("parts")
     for one, other in zip(first, second, strict=True):

@@ -10,7 +10,7 @@ from conftest import SMALL, fails
 import train
 import utils
 from networks import backbones
-from training import optimisation
+from training import build, engine, optimisation
 
 
 # ---------------------------------------------------------------- learning rate
@@ -52,8 +52,8 @@ def test_cosine_after_the_warm_up():
 def test_weights_of_loss_terms_are_trained(tmp_path):
     """Published defect 17: ArcFace, CosFace and SphereFace kept their random class weights."""
     opts = train.parse_args([*SMALL, "--arcface", "--lr", "0.1", "--backbone_lr", "0.5"])
-    network = train.build_network(opts, 5)
-    training = train.build_training(opts, network, torch.device("cpu"), 5)
+    network = build.build_network(opts, 5)
+    training = build.build_training(opts, network, torch.device("cpu"), 5)
     backbone, head = training.optimizer.param_groups
     assert backbone["base_lr"] == 0.05 and head["base_lr"] == 0.1
     in_head = {id(weight) for weight in head["params"]}
@@ -137,7 +137,7 @@ def test_clipping_is_its_definition():
 
 
 class Tiny(torch.nn.Module):
-    """What train.train_step needs of a network, small enough to be looked at."""
+    """What engine.train_step needs of a network, small enough to be looked at."""
 
     parts, input_spec = 1, backbones.input_spec("resnet18")
 
@@ -160,8 +160,8 @@ def test_a_step_goes_by_clipped_gradients(limits, precision):
     def gradients(*options):
         opts = train.parse_args(["--loss_weights", "instance=0.1", "--no_pretrained", *options])
         torch.manual_seed(0)
-        training = train.build_training(opts, Tiny(), torch.device("cpu"), 3)
-        train.train_step(training, batch, {"satellite": [6], "drone": [6]})
+        training = build.build_training(opts, Tiny(), torch.device("cpu"), 3)
+        engine.train_step(training, batch, {"satellite": [6], "drone": [6]})
         return torch.cat([weight.grad.flatten() for weight in training.network.parameters()])
 
     plain = gradients()
@@ -221,13 +221,16 @@ def test_contradictions_are_one_line(capsys):
         (["--micro_batchsize", "16", "--batchsize", "8"], "is above --batchsize 8"),
         (["--micro_batchsize", "1"], "batch norm needs two images"),
         (["--compile", "--grad_checkpoint"], "--compile saves memory its own way"),
-        (["--hard_negatives", "similarity", "--sampler", "independent"], "is of --sampler paired"),
+        (
+            ["--hard_negatives", "similarity", "--sampler", "independent"],
+            "goes with --sampler paired",
+        ),
         (["--step_size", "80,40"], "rising list"),
-        (["--step_size", "80", "--schedule", "cosine"], "--step_size is of --schedule step"),
+        (["--step_size", "80", "--schedule", "cosine"], "--step_size goes with --schedule step"),
         (["--pad", "64", "--h", "64"], "--pad 64 does not fit images of 64 x 384"),
         (["--extra_Google"], "give --views 3, or --no-extra_Google"),
         (["--block", "6"], "--block 6 is the number of rings of --LPN"),
-        (["--hard_negatives_every", "2"], "is of --hard_negatives similarity or both"),
+        (["--hard_negatives_every", "2"], "goes with --hard_negatives similarity or both"),
         (["--hard_negatives", "coordinates", "--hard_negatives_every", "2"], "similarity or both"),
         (["--zoom", "0.5"], "'0.5' is not a number from 1 to 4"),
         (["--weather", "fog", "--cache", "ram"], "use one or the other"),

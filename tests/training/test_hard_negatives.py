@@ -14,7 +14,7 @@ from PIL import Image
 import dataset
 import train
 from imaging import files
-from training import hard_negatives, samplers
+from training import build, engine, hard_negatives, samplers
 
 
 def unit_rows(count, seed):
@@ -122,7 +122,7 @@ def test_a_run_draws_its_batches_by_them(towns, workdir, monkeypatch, kind, expe
         assert batches[-1] == batch["drone"][1].tolist()
         return {"instance": torch.tensor(1.0)}, {}
 
-    monkeypatch.setattr(train, "train_step", record)
+    monkeypatch.setattr(engine, "train_step", record)
     monkeypatch.setattr(train, "save_epoch", lambda *args: None)
     options = ["--data_dir", str(towns), *SMALL, "--share", "--batchsize", "8", "--train_all"]
     options += ["--epochs", "4", "--hard_negatives", kind]
@@ -153,9 +153,9 @@ def test_features_of_buildings_are_those_of_their_images(towns, workdir, tmp_pat
             shutil.copytree(towns / name, data / name)
     opts = train.parse_args(["--data_dir", str(data), *SMALL, "--train_all", "--batchsize", "3"])
     torch.manual_seed(0)
-    training = train.build_training(opts, train.build_network(opts, 6), torch.device("cpu"), 6)
+    training = build.build_training(opts, build.build_network(opts, 6), torch.device("cpu"), 6)
     training.network.train()
-    found = train.building_features(training, train.open_data(opts, False), opts, epoch=4)
+    found = hard_negatives.building_features(training, build.open_data(opts, False), opts, epoch=4)
     assert training.network.training
     network = training.network.eval()
 

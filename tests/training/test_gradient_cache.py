@@ -9,6 +9,7 @@ from torch import nn
 
 import losses
 import train
+from training import build, engine
 from training.gradient_cache import GradientCache, split_batch
 
 
@@ -106,11 +107,11 @@ def test_a_step_in_parts_is_the_step_of_the_batch(monkeypatch, saving, share):
     def step(*options):
         opts = train.parse_args([*argv, *options])
         torch.manual_seed(1)
-        network = train.build_network(opts, 7)
+        network = build.build_network(opts, 7)
         without_batch_norm(network)
-        training = train.build_training(opts, network, torch.device("cpu"), 7)
+        training = build.build_training(opts, network, torch.device("cpu"), 7)
         training.network.train()
-        terms, wrong = train.train_step(training, batch, sizes)
+        terms, wrong = engine.train_step(training, batch, sizes)
         return terms, wrong, {**gradients(training.network), **gradients(training.losses)}
 
     terms, wrong, expected = step()

@@ -1,0 +1,240 @@
+"""From the options of a run to what trains: the data, the network, the losses, the optimizer.
+
+The one place where options become arguments: what is built here takes values, never options.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import dataset
+import losses
+import model
+import utils
+from imaging.augmentation import Augmentation
+from imaging.cache import open_view
+from networks import musenet
+from runtime import exchange, processes
+from runtime.cli import precision_of
+from training.optimisation import build_optimizer, load_optimizer
+from training.options import input_views
+from training.samplers import SAMPLERS
+
+
+# ---------------------------------------------------------------- data
+@dataclass
+class TrainingData:
+    """Class list, loader and sampler of the training buildings, and the held-out images."""
+
+    class_names: list
+    samples: dict  # {view: [(path, label)]}
+    loader: Any
+    sampler: Any
+    held_out: dict  # {view: {ID: paths}}, empty with --train_all
+    images: dict  # {view: cache.ResizedImages}
+
+
+def open_data(opts, pin_memory):
+    """Scan the views asked for, split the buildings, build the loader: `TrainingData`."""
+    scanned = dataset.scan_training_views(opts.data_dir, input_views(opts))
+    class_names, held_out = split_buildings(opts, scanned)
+    samples = dataset.label_samples(scanned, class_names)
+    images = {
+        view: open_view(
+            [path for paths in classes.values() for path in paths],
+            opts.h,
+            opts.w,
+            opts.cache,
+            opts.num_workers,
+        )
+        for view, classes in scanned.items()
+    }
+    sampler = build_sampler(opts, samples)
+    views = dataset.TrainingViews(samples, images, augmentations(opts))
+    loader = dataset.batch_loader(views, sampler, opts.num_workers, pin_memory)
+    counts = ", ".join(f"{len(pairs)} {view}" for view, pairs in samples.items())
+    print(f"{len(class_names)} buildings, {counts} images, {len(sampler)} steps an epoch")
+    if opts.world_size > 1:
+        print(
+            f"{opts.world_size} processes of {opts.batchsize} images per view: an effective batch "
+            f"of {opts.world_size * opts.batchsize}, learning rate {opts.lr:g}"
+        )
+    return TrainingData(class_names, samples, loader, sampler, held_out, images)
+
+
+def split_buildings(opts, scanned):
+    """The training IDs, and {view: {ID: paths}} of those held out, {} with --train_all."""
+    class_names = dataset.class_list(scanned)
+    if opts.train_all:
+        return class_names, {}
+    pair = (opts.view_names[0], opts.view_names[-1])
+    in_both = [name for name in class_names if all(scanned[view].get(name) for view in pair)]
+    held_names = dataset.hold_out(in_both, opts.seed)
+    held_out = {view: {name: scanned[view][name] for name in held_names} for view in pair}
+    return [name for name in class_names if name not in held_out[pair[0]]], held_out
+
+
+def augmentations(opts):
+    """{view: Augmentation} of the views the network is called with."""
+    return {
+        view: Augmentation(
+            opts.h,
+            opts.w,
+            turned=view == "satellite" and not opts.no_turn,
+            pad=opts.pad,
+            color_jitter=opts.color_jitter,
+            auto_augment=opts.DA,
+            erasing_p=opts.erasing_p,
+            zoom=opts.zoom,
+            recolouring=opts.recolour,
+            weather=tuple(opts.weather) if view == "drone" else (),
+        )
+        for view in input_views(opts)
+    }
+
+
+def build_sampler(opts, samples):
+    """The sampler of this process's batches."""
+    paired = {
+        "anchor_view": opts.epoch_over,
+        "images_per_building": opts.images_per_building,
+        "joint_flips": opts.joint_flips,
+    }
+    return SAMPLERS[opts.sampler](
+        samples,
+        opts.batchsize,
+        opts.seed,
+        rank=processes.rank(),
+        world_size=processes.world_size(),
+        **(paired if opts.sampler == "paired" else {}),
+    )
+
+
+# ---------------------------------------------------------------- network
+def build_network(opts, class_num):
+    """The network of the options, with ImageNet or given weights unless --no_pretrained."""
+    build, adaptive = model.build_model, {}
+    if opts.musenet:
+        build = musenet.build_model
+        adaptive = {"btnk": opts.btnk, "return_weather": bool(opts.loss_weights.get("weather"))}
+    used = {name for name, weight in opts.loss_weights.items() if weight}
+    network = build(
+        class_num,
+        tuple(opts.view_names),
+        backbone=opts.backbone,
+        droprate=opts.droprate,
+        stride=opts.stride,
+        pool=opts.pool,
+        share=opts.share,
+        LPN=opts.LPN,
+        block=opts.block,
+        usam=opts.usam,
+        return_f=bool(used - {"instance", "weather"}),
+        **adaptive,
+    )
+    model.check_input_size(opts.backbone, opts.h, opts.w)
+    if opts.resume or opts.no_pretrained:
+        return network
+    if opts.weights:
+        weights, source = utils.load_tensors(opts.weights), opts.weights
+    else:
+        weights, source = model.download_imagenet_weights(opts.backbone), "the ImageNet weights"
+    ibn, ibn_source = None, opts.ibn_weights
+    if opts.ibn_weights:
+        ibn = utils.load_tensors(opts.ibn_weights)
+    elif opts.musenet and not opts.weights:
+        ibn, ibn_source = musenet.download_ibn_weights(opts.backbone), "IBN-Net's weights"
+    musenet.load_backbone(network, weights, source, ibn, ibn_source)
+    return network
+
+
+def compile_network(network, device):
+    """`torch.compile` for fixed batch sizes: each combination of sizes is compiled by itself.
+
+    The paired sampler draws two sizes, b and b - 1; more come where buildings lack a view, and
+    beyond torch's limit (eight) a batch runs uncompiled. On a GPU the kernels of a pass are
+    replayed as one CUDA graph, because small batches wait for Python more than for the GPU.
+    """
+    alone = processes.world_size() == 1  # else gradients are exchanged in the midst of a pass
+    mode = "reduce-overhead" if device.type == "cuda" and alone else "default"
+    return torch.compile(network, dynamic=False, mode=mode)
+
+
+# ---------------------------------------------------------------- training
+@dataclass
+class Training:
+    """Everything a step needs; `forward` is the network, compiled where asked for."""
+
+    network: Any
+    forward: Any
+    views: list
+    losses: Any
+    optimizer: Any
+    scaler: Any
+    average: Any  # AveragedModel or None
+    device: Any
+    precision: str  # fp32, fp16 or bf16
+    clip: dict  # arguments of optimisation.clip_gradients
+    micro_batchsize: int | None  # images per view in memory at once
+
+    @property
+    def evaluated(self):
+        """The network that is saved and validated: the moving average where there is one."""
+        return self.average.module if self.average else self.network
+
+    def state(self):
+        """What a resumed run needs of this, as a dict of tensors and plain values."""
+        return {
+            "network": self.network.state_dict(),
+            "losses": self.losses.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+        }
+
+    def load_state(self, state):
+        """Restore what `state` gave; KeyError, TypeError or RuntimeError where it does not fit."""
+        self.network.load_state_dict(state["network"])
+        self.losses.load_state_dict(state["losses"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+
+
+def build_training(opts, network, device, class_num):
+    """Losses, optimizer, loss scaler and moving average around a network."""
+    if opts.sync_bn:
+        if device.type != "cuda":
+            raise ValueError("--sync_bn works on GPUs alone: leave it out with --device cpu")
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if opts.grad_checkpoint:
+        for branch in model.branches_of(network):
+            branch.checkpoint_gradients()
+    network.to(device, memory_format=torch.channels_last)
+    terms = losses.build_losses(
+        opts.loss_weights, class_num, 512 * network.parts, loss_merge=opts.loss_merge
+    ).to(device)
+    average = None
+    if opts.moving_avg < 1:
+        average = AveragedModel(
+            network, multi_avg_fn=get_ema_multi_avg_fn(opts.moving_avg), use_buffers=True
+        )
+    forward = exchange.distribute(network, device)
+    head, backbone = model.split_parameters(network)
+    groups = [(backbone, opts.lr * opts.backbone_lr), ([*head, *terms.parameters()], opts.lr)]
+    return Training(
+        network=network,
+        forward=compile_network(forward, device) if opts.compile else forward,
+        views=input_views(opts),
+        losses=terms,
+        optimizer=build_optimizer(groups, opts.optimizer, opts.weight_decay),
+        scaler=torch.amp.GradScaler(device.type, enabled=opts.fp16),
+        average=average,
+        device=device,
+        precision=precision_of(opts),
+        clip={"norm": opts.clip_norm, "value": opts.clip_value},
+        micro_batchsize=opts.micro_batchsize,
+    )

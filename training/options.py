@@ -1,0 +1,377 @@
+"""The options of train.py: their table, what needs or excludes what, and those of a resumed run.
+
+Imports no torch, so that `--help` answers at once.
+"""
+
+import argparse
+
+import utils
+from imaging.files import VIEWS
+from imaging.weather import parse_conditions
+from runtime import processes
+from runtime.cli import (
+    FLAG,
+    SWITCH,
+    Parser,
+    add_cache_option,
+    add_machine_options,
+    add_options,
+    add_precision_options,
+    add_refused,
+    natural_int,
+    number_within,
+    positive_int,
+    with_config,
+)
+
+VIEW_CHOICES = {"2": ("satellite", "drone"), "3": ("satellite", "street", "drone")}
+# What a resumed run may change: where and how it runs, and for how long, never what it computes.
+FREE_ON_RESUME = {
+    *("config", "data_dir", "device", "gpu_ids", "num_workers", "epochs"),
+    *("compile", "cache", "grad_checkpoint"),
+}
+REFUSED = {
+    "use_dense": "it never had an effect in the published code; choose a network with --backbone",
+    "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
+}
+RINGS, LOOK_EVERY = 4, 4  # defaults that rules below ask for
+PAIR_LOSSES = ("circle", "contrast", "triplet", "lifted")  # of images of one group
+PUBLISHED_LOSSES = ("arcface", "cosface", "sphere", *PAIR_LOSSES)
+
+
+# ---------------------------------------------------------------- argparse types
+def view_names(text):
+    """`2`, `3`, or names such as `satellite,street`, as a list of view names."""
+    from_number = VIEW_CHOICES.get(text)
+    names = list(from_number or (part.strip() for part in text.split(",")))
+    if (
+        not set(VIEWS).issuperset(names)
+        or len(set(names)) != len(names)
+        or len(names) not in (2, 3)
+    ):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not 2, 3, or two different names of {', '.join(sorted(VIEWS))}"
+        )
+    if len(names) == 3 and set(names) != set(VIEW_CHOICES["3"]):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: three views are satellite,street,drone; --extra_Google adds google to them"
+        )
+    return list(VIEW_CHOICES["3"]) if len(names) == 3 else names
+
+
+def loss_weights(text):
+    """`instance=1,infonce=0.5` as a dict; see losses.parse_loss_weights."""
+    from losses import parse_loss_weights  # imports torch
+
+    return parse_loss_weights(text)
+
+
+def conditions(text):
+    """Names of weather conditions as a list, as opts.yaml gives it back."""
+    return list(parse_conditions(text))
+
+
+def switches(text):
+    """`0,1,1` as a list of int."""
+    if not set(text.split(",")) <= {"0", "1"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of 0 and 1 such as 0,1,1")
+    return [int(part) for part in text.split(",")]
+
+
+def at_least(lowest, reason):
+    """A type: a whole number from `lowest`."""
+
+    def number(text):
+        value = positive_int(text)
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"{value} is too small: {reason}")
+        return value
+
+    return number
+
+
+def epochs(text):
+    """A number of epochs, or several as a list."""
+    numbers = [positive_int(part) for part in text.split(",")]
+    if numbers != sorted(set(numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rising list of epochs")
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+image_side = at_least(32, "at least 32 pixels")
+several = at_least(2, "batch norm needs two images")
+share, above_zero, from_zero = number_within(0, 1), number_within(0, above=True), number_within(0)
+
+# ---------------------------------------------------------------- the table
+# A row an option: its names, what it takes, its default, its help with the unit, its metavar.
+# fmt: off
+OPTIONS = {
+    "run": [
+        ("--name", str, "two_view", "name of the run folder in model/"),
+        ("--config", str, None,
+         "options of a recipe, recipes/NAME.yaml; those of the command line win", "FILE"),
+        ("--resume", FLAG, False, "continue the run --name exactly"),
+        ("--overwrite", FLAG, False, "replace an earlier run of this name"),
+        add_machine_options,
+        ("--seed", natural_int, 0, "seed of everything random"),
+    ],
+    "data": [
+        ("--data_dir", str, "./data/train", "data folder or its train/"),
+        ("--views", {"type": view_names, "dest": "view_names"}, "2",
+         "2 (satellite, drone), 3 (and street), or names: satellite,street"),
+        ("--extra_Google --extra", SWITCH, False,
+         "with --views 3: add the google images to the street branch"),
+        ("--train_all", SWITCH, False,
+         "train on all buildings; else a tenth is held out for validation"),
+        ("--sampler", ("paired", "independent"), "paired",
+         "paired: one image of each view of the same buildings; independent: every view shuffled "
+         "on its own, as published"),
+        ("--epoch_over", VIEW_CHOICES["3"], None,
+         "paired: the view of which an epoch shows every image once (None: the first view)"),
+        ("--images_per_building", positive_int, 1,
+         "paired: images of each view of a building in a batch (the K of P x K)"),
+        ("--joint_flips", SWITCH, False,
+         "paired: mirror all images of a building in a batch, or none"),
+        ("--batchsize", positive_int, 8, "images per view and step (of each process of torchrun)"),
+        ("--hard_negatives", ("none", "similarity", "coordinates", "both"), "none",
+         "paired: fill batches with buildings that look alike, or stand close by (coordinates.csv "
+         "of the data folder); both: close by until the first look"),
+        ("--hard_negatives_every", positive_int, LOOK_EVERY,
+         "epochs between two looks at which buildings are alike"),
+        ("--h", image_side, 384, "input height, pixels"),
+        ("--w", image_side, 384, "input width, pixels"),
+        ("--pad", natural_int, 10, "padding before crop, pixels"),
+        ("--no_turn", FLAG, False,
+         "do not turn satellite images, as those in polar coordinates must not be"),
+        ("--color_jitter", SWITCH, False, "jitter the colours"),
+        ("--DA", SWITCH, False, "AutoAugment (ImageNet policy)"),
+        ("--erasing_p", share, 0.0, "random erasing, probability"),
+        ("--weather", conditions, [],
+         "draw weather on drone images: all, or of normal, fog, rain, snow, dark, over_exposure, "
+         "fog_rain, fog_snow, rain_snow, wind", "NAME,..."),
+        ("--zoom", number_within(1, 4), 1.0, "magnify by up to this, or as much smaller"),
+        ("--recolour", share, 0.0,
+         "strength of a random change of brightness, contrast and each colour's gamma"),
+        add_cache_option,
+    ],
+    "network": [
+        ("--backbone", str, "resnet50",
+         "network of the branches: resnet18, resnet50, resnet101, vgg16_bn, convnext_tiny, swin_t, "
+         "vit_b_16, ... of torchvision, or timm:NAME; a wrong name prints all"),
+        ("--use_vgg16", {"dest": "backbone", "action": "store_const", "const": "vgg16_bn"},
+         argparse.SUPPRESS, "the same as --backbone vgg16_bn"),
+        ("--share", SWITCH, False, "one set of weights: satellite, drone"),
+        ("--droprate", share, 0.5, "dropout before the classifier"),
+        ("--pool", ("avg", "max", "avg+max", "gem", "cls"), "avg", "pool"),
+        ("--stride", {"type": int, "choices": (1, 2)}, 2, "last ResNet stage"),
+        ("--LPN", SWITCH, False, "square rings, each with its own head"),
+        ("--block", positive_int, RINGS, "number of rings of --LPN"),
+        ("--usam", SWITCH, False, "RK-Net's attention in a ResNet"),
+        ("--musenet", SWITCH, False,
+         "MuSe-Net: satellite and drone branches adapt to the weather (resnet50, 101, 18)"),
+        ("--btnk", switches, None,
+         "blocks that --musenet modulates, 0 or 1 for each of layer1, then of layer2 (None: layer1 "
+         "without its first)", "0,1,..."),
+        ("--ibn_weights", str, None,
+         "file of IBN-Net's weights for --musenet (None: downloaded; with --weights made from "
+         "those)"),
+        ("--no_pretrained", FLAG, False, "start from random weights"),
+        ("--weights", str, None, "file of torchvision backbone weights"),
+    ],
+    "losses": [
+        ("--loss_weights", loss_weights, {"instance": 1.0},
+         "weights of the loss terms, e.g. instance=1,infonce=0.5; a wrong name prints all; "
+         "instance is 1 unless it is named", "NAME=WEIGHT,..."),
+        *[(f"--{name}", FLAG, False, f"the same as --loss_weights {name}=1")
+          for name in PUBLISHED_LOSSES],
+        ("--loss_merge", SWITCH, False,
+         "metric losses compare the images of all views together, not view by view"),
+    ],
+    "optimisation": [
+        ("--epochs", positive_int, 120, "epochs to train"),
+        ("--optimizer", ("sgd", "adamw"), "sgd", "optimizer"),
+        ("--lr", above_zero, 0.01, "learning rate of the head"),
+        ("--backbone_lr", above_zero, None,
+         "backbone's learning rate as a multiple of --lr (None: 0.1, or 1 with --no_pretrained)"),
+        ("--weight_decay", from_zero, None,
+         "weight decay (None: 5e-4 with sgd, 0.01 with adamw)"),
+        ("--schedule", ("step", "cosine"), "step",
+         "how the learning rate falls: tenfold at --step_size, or by half a cosine to zero"),
+        ("--step_size", epochs, None,
+         "epochs after which the learning rate falls tenfold again and again, or the epochs at "
+         "which it does, e.g. 120,180 (None: two thirds of --epochs)"),
+        ("--warm_epoch --warm", from_zero, 0.0,
+         "epochs over which the learning rate rises from a tenth"),
+        ("--clip_norm", above_zero, None, "largest norm of the gradient of all weights together"),
+        ("--clip_value", above_zero, None, "largest size of each number of the gradient"),
+        ("--micro_batchsize", several, None,
+         "images per view that are in memory at once: a larger --batchsize goes through in parts, "
+         "twice, and the loss compares all of it; batch norm sees each part"),
+        ("--grad_checkpoint", SWITCH, False,
+         "compute the blocks of the network twice instead of keeping what is in them"),
+        ("--moving_avg", share, 1.0,
+         "decay of an exponential moving average of the weights per step, saved in their place; "
+         "1: none"),
+        add_precision_options,
+        ("--sync_bn", FLAG, False,
+         "with torchrun on GPUs: batch norm over the batch of all processes, not of each"),
+        ("--compile", FLAG, False,
+         "torch.compile the network: minutes at the start, pays on a GPU in a long run"),
+    ],
+}
+# fmt: on
+
+
+def build_parser():
+    """The parser: published flags under their published names, then our additions."""
+    parser = Parser(
+        description="Train a network into model/<name>/.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for title, rows in OPTIONS.items():
+        add_options(parser.add_argument_group(title), rows)
+    add_refused(parser.add_argument_group("published flags that are refused"), REFUSED)
+    return parser
+
+
+# ---------------------------------------------------------------- what goes together
+def _unpaired(opts):
+    """Whether a view shows a building once in a batch, and no loss looks across views."""
+    return opts.sampler == "paired" and opts.images_per_building == 1 and not opts.loss_merge
+
+
+# fmt: off
+# Options that contradict each other, and what to say.
+EXCLUDES = (
+    (("no_pretrained", "weights"), "--no_pretrained and --weights FILE contradict each other"),
+    (("resume", "overwrite"), "--resume and --overwrite contradict each other"),
+    *(((name, "cache"),
+       "--cache keeps resized images, and --color_jitter, --DA and --weather change an image "
+       "before it is resized: use one or the other")
+      for name in ("color_jitter", "DA", "weather")),
+    (("no_pretrained", "ibn_weights"),
+     "--no_pretrained and --ibn_weights FILE contradict each other"),
+    (("musenet", "grad_checkpoint"),
+     "--musenet has no gradient checkpointing: leave --grad_checkpoint out"),
+    *((("compile", name),
+       "--compile saves memory its own way: drop --micro_batchsize, --grad_checkpoint")
+      for name in ("micro_batchsize", "grad_checkpoint")),
+)
+# What is asked for, what it needs, and what to say where that is not so.
+NEEDS = (
+    (lambda o: o.extra_Google, lambda o: len(o.view_names) == 3,
+     "--extra_Google adds to the street branch of three views: give --views 3, or "
+     "--no-extra_Google where a recipe has set it"),
+    (lambda o: True, lambda o: o.pad < min(o.h, o.w),
+     "--pad {pad} does not fit images of {h} x {w}: lower it"),
+    (lambda o: o.stride == 1, lambda o: o.backbone != "vgg16_bn",
+     "--stride 1 changes a ResNet's last stage; vgg16_bn has none"),
+    (lambda o: o.weather, lambda o: "drone" in o.view_names,
+     "--weather is drawn on drone images, and --views has none"),
+    (lambda o: o.musenet, lambda o: o.weather,
+     "--musenet learns to tell the weather: give some to learn, --weather all"),
+    (lambda o: o.btnk, lambda o: o.musenet, "--btnk goes with --musenet: add it"),
+    (lambda o: o.ibn_weights, lambda o: o.musenet, "--ibn_weights goes with --musenet: add it"),
+    (lambda o: o.loss_weights.get("weather"), lambda o: o.musenet,
+     "the weather loss judges the weather that --musenet sees: add it"),
+    (lambda o: o.sync_bn, lambda o: o.world_size > 1,
+     "--sync_bn joins the batches of several processes: start them with torchrun"),
+    (lambda o: o.micro_batchsize, lambda o: o.micro_batchsize <= o.batchsize,
+     "--micro_batchsize {micro_batchsize} is above --batchsize {batchsize}"),
+    *((lambda o, name=name, usual=usual: getattr(o, name) != usual,
+       lambda o: o.sampler == "paired",
+       f"--{name} goes with --sampler paired, not with {{sampler}}")
+      for name, usual in (("epoch_over", None), ("images_per_building", 1),
+                          ("joint_flips", False), ("hard_negatives", "none"))),
+    (lambda o: o.hard_negatives_every != LOOK_EVERY,
+     lambda o: o.hard_negatives in ("similarity", "both"),
+     "--hard_negatives_every goes with --hard_negatives similarity or both: add it"),
+    (lambda o: o.hard_negatives == "similarity", lambda o: o.epochs > o.hard_negatives_every,
+     "--hard_negatives similarity looks every {hard_negatives_every} epochs, never in {epochs}: "
+     "lower --hard_negatives_every, or use both"),
+    (lambda o: o.epoch_over, lambda o: o.epoch_over in o.view_names,
+     "--epoch_over {epoch_over} is none of {views}"),
+    (lambda o: True, lambda o: o.images_per_building <= o.batchsize,
+     "--images_per_building {images_per_building} does not fit in --batchsize {batchsize}"),
+    *((lambda o, name=name: o.loss_weights.get(name), lambda o: not _unpaired(o),
+       f"the {name} loss has nothing to compare: a view shows a building once in a batch; add "
+       "--loss_merge or --images_per_building 2")
+      for name in PAIR_LOSSES),
+    (lambda o: o.step_size and not o.resume, lambda o: o.schedule == "step",
+     "--step_size goes with --schedule step, not with {schedule}"),
+    (lambda o: o.block != RINGS and not o.resume, lambda o: o.LPN,
+     "--block {block} is the number of rings of --LPN: add it"),
+    (lambda o: True, lambda o: o.moving_avg > 0,
+     "--moving_avg 0 would keep no average: give a decay such as 0.999, or 1"),
+    (lambda o: True, lambda o: o.droprate < 1,
+     "--droprate 1 would drop everything: give less than 1"),
+)
+# fmt: on
+
+
+def check_combinations(parser, opts):
+    """End the program with the first rule of EXCLUDES and NEEDS that the options break."""
+    asked = {name for name, value in vars(opts).items() if value and value != "none"}
+    broken = [text for names, text in EXCLUDES if asked.issuperset(names)]
+    broken += [text for is_asked, needs, text in NEEDS if is_asked(opts) and not needs(opts)]
+    if broken:
+        parser.error(broken[0].format(**vars(opts), views=", ".join(opts.view_names)))
+
+
+# ---------------------------------------------------------------- a resumed run
+def resumed_options(parser, argv, name):
+    """Options of the run `name` as its opts.yaml says, which the command line must match."""
+    saved = utils.read_opts(utils.run_folder(name))
+    begun, now = saved.get("world_size", 1), processes.world_size()
+    if begun != now:
+        parser.error(
+            f"{name} was begun with {begun} process(es), not with {now}: --resume "
+            f"continues it as it was; start it "
+            + ("without torchrun" if begun == 1 else f"with torchrun, {begun} in all")
+        )
+    # What an older version had no option for, it did as the default says.
+    usual = {key: parser.get_default(key) for key in vars(parser.parse_args(argv))}
+    saved = {key: saved.get(key, value) for key, value in usual.items()}
+    saved = {key: value for key, value in saved.items() if key not in ("resume", "overwrite")}
+    parser.set_defaults(**saved)
+    opts = parser.parse_args(argv)
+    for key in sorted(saved.keys() - FREE_ON_RESUME):
+        if getattr(opts, key) != saved[key]:
+            flag = "--views" if key == "view_names" else f"--{key}"
+            parser.error(
+                f"{flag} {getattr(opts, key)} differs from {saved[key]}, with which {name} was "
+                "begun: --resume continues it as it was; drop the option, or start a run of "
+                "another --name"
+            )
+    if opts.schedule == "cosine" and opts.epochs != saved["epochs"]:
+        parser.error(
+            f"--epochs {opts.epochs}: the learning rate of {name} ends at zero after "
+            f"{saved['epochs']} epochs: start a longer run of another --name"
+        )
+    return opts
+
+
+def parse_args(argv=None):
+    """Options of a run; with --resume those of its opts.yaml, which the command line must match."""
+    parser = build_parser()
+    opts = parser.parse_args(argv)
+    if opts.resume:  # opts.yaml holds what the recipe said
+        opts = resumed_options(parser, argv, opts.name)
+    else:
+        opts = parser.parse_args(with_config(parser, argv))
+    published = {name: 1.0 for name in PUBLISHED_LOSSES if getattr(opts, name)}
+    opts.loss_weights = {**published, **opts.loss_weights}
+    if opts.musenet:
+        opts.loss_weights.setdefault("weather", 1.0)
+    opts.world_size = processes.world_size()
+    check_combinations(parser, opts)
+    if opts.backbone_lr is None:
+        opts.backbone_lr = 1.0 if opts.no_pretrained else 0.1
+    if opts.step_size is None and opts.schedule == "step":
+        opts.step_size = max(1, round(opts.epochs * 2 / 3))  # the published 80 of 120
+    return opts
+
+
+def input_views(opts):
+    """The views the network is called with, in order; a view may be absent from a batch."""
+    return [*opts.view_names, *(["google"] if opts.extra_Google else [])]

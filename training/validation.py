@@ -1,0 +1,33 @@
+"""Retrieval among the held-out buildings, for the curve of a run."""
+
+import utils
+from dataset import retrieval_labels
+from evaluate_gpu import evaluate
+from extract import view_features
+from model import branch_numbers, inference_copy
+from runtime.processes import is_main
+
+
+def validate(training, opts, data):
+    """Recall@1 and AP, percent, of the last view -> the first; {} in all but the first process."""
+    network = inference_copy(training.evaluated, utils.dtype_of(training.precision))
+    gallery_view, query_view = opts.view_names[0], opts.view_names[-1]
+    numbers, label_of = branch_numbers(opts.view_names), retrieval_labels(data.held_out[query_view])
+    query, gallery = (
+        view_features(
+            network,
+            numbers[view],
+            data.held_out[view],
+            label_of,
+            data.images[view],
+            device=training.device,
+            batch_size=opts.batchsize,
+            num_workers=opts.num_workers,
+            description=f"validation, {view}",
+        )
+        for view in (query_view, gallery_view)
+    )
+    if not is_main():
+        return {}
+    metrics = evaluate(query, gallery)
+    return {"val_recall@1": metrics["recall@1"], "val_AP": metrics["AP"]}
