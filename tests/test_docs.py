@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_house import ROOMS, SOURCES, imports_of
+
+import training.options
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
@@ -18,8 +21,6 @@ PAGES = (
     ROOT / "recipes" / "README.md",
     ROOT / "COMPATIBILITY.md",
 )
-ROOMS = ("runtime", "networks", "imaging", "evaluation", "training", "sources")
-SOURCES = sorted([*ROOT.glob("*.py"), *(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))])
 
 
 def fenced(page, language):
@@ -66,7 +67,7 @@ def test_every_command_in_the_pages_is_real(page, line, monkeypatch):
     assert script.is_file(), words[1]
     module = load_script(script, monkeypatch)
     if "--resume" in words:  # needs a run folder: the parser alone
-        assert module.build_parser().parse_args(words[2:]).resume
+        assert training.options.build_parser().parse_args(words[2:]).resume
     else:
         assert isinstance(module.parse_args(words[2:]), argparse.Namespace)
 
@@ -141,32 +142,6 @@ def test_the_tutorial_trains_as_make_demo_does():
     assert train.parse_args(shlex.split(command)[2:]) == made
 
 
-def imports_of(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module.split(".")[0]
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_nothing_runs_at_import(path):
-    """At module level only imports, constants, definitions and the two-line guard."""
-    for node in ast.parse(path.read_text()).body:
-        allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign,
-                   ast.AnnAssign)  # fmt: skip
-        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        is_guard = isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
-        # A package that may be missing: `try: import x`, else `x = None`.
-        is_optional = isinstance(node, ast.Try) and all(
-            isinstance(inner, (ast.Import, ast.Assign))
-            for inner in [*node.body, *(line for each in node.handlers for line in each.body)]
-        )
-        assert isinstance(node, allowed) or is_docstring or is_guard or is_optional, ast.unparse(
-            node
-        )[:80]
-
-
 def test_requirements_list_what_is_imported():
     """Published defect 32: requirement.txt named three packages."""
     modules = {
@@ -177,15 +152,9 @@ def test_requirements_list_what_is_imported():
     lines = (ROOT / "requirements.txt").read_text().split()
     listed = {re.split(r"[<>=]", line)[0] for line in lines}
     assert all(">=" in line for line in lines)
-    imported = {name for path in SOURCES for name in imports_of(path)}
+    imported = {name for path in SOURCES for name in imports_of(ast.parse(path.read_text()))}
     local = {source.stem for source in SOURCES} | set(ROOMS)
     third_party = imported - local - set(sys.stdlib_module_names)
     assert {modules.get(name, name) for name in third_party} == listed
     table = (ROOT / "README.md").read_text().split("## Packages")[1]
     assert all(name in table for name in listed)
-
-
-def test_no_file_hides_a_module():
-    """A package `model/` would hide model.py, and data.py would clash with data/."""
-    assert not (ROOT / "model" / "__init__.py").exists()
-    assert not (ROOT / "data.py").exists()

@@ -59,7 +59,8 @@ def train_step(training, batch, sizes):
     outputs = with_conditions(outputs, batch, device)
     outputs, labels = exchange.gather_views(outputs, labels, sizes)
     terms = training.losses(outputs, labels)
-    loss = exchange.with_all_outputs(sum(terms.values()), outputs)
+    loss = sum(terms.values())
+    loss = exchange.with_all_outputs(loss, outputs)
     training.optimizer.zero_grad(set_to_none=True)
     training.scaler.scale(loss).backward()
     if len(parts) > 1:
