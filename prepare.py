@@ -14,11 +14,11 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import campus
 import convert
 from imaging.weather import CONDITIONS, SPEC_VERSION, parse_conditions
 from runtime import cli, files, progress
 from runtime.cli import natural_int, number_within, positive_int, script
+from sources.campus import render as campus
 
 TRAIN_FOLDERS = tuple(f"train/{view}" for view in ("satellite", "drone", "street", "google"))
 TEST_FOLDERS = tuple(
