@@ -56,6 +56,14 @@ def workdir(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def source(workdir):
+    """An empty folder for a published tree."""
+    folder = workdir / "downloads"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def small_run(workdir):
     """A run folder `small` with random weights of a two-view ResNet-18 for 8 classes."""
     torch.manual_seed(0)

@@ -4,8 +4,6 @@ from enum import IntEnum
 
 import numpy as np
 
-from sources.campus.streams import Stream
-
 Material = IntEnum("Material", "PLAIN WALL FLAT_ROOF TILES PANELS LEAVES GROUND SKY", start=0)
 # What a texel of the ground shows; the car colours are numbered on from CAR.
 Land = IntEnum(
@@ -56,8 +54,4 @@ GRASS = {  # season -> factor on the colour of everything that grows
     "summer": (1.0, 1.0, 1.0),
     "autumn": (1.5, 1.1, 1.1),
     "winter": (1.6, 1.05, 1.5),
-}
-SEASONS = {  # the satellite and the drone never come in the same season
-    Stream.SATELLITE: ("autumn", "winter"),
-    Stream.DRONE: ("spring", "summer"),
 }

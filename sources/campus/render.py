@@ -8,9 +8,9 @@ downloaded. A single building is drawn with
 
 How a picture is made: a site (site.py) is a list of convex solids on a painted ground; on one day
 (scene.py) it has a season, cars and a sun. `cast` (solids.py) finds the first solid on each pixel's
-ray, `shade` (shading.py) colours the hits under the sun with cast shadows, and `develop`
-(sensor.py) turns radiance into what one particular sensor would have recorded. Lengths are metres,
-x to the east, y to the north, z up from the ground; the building stands at the origin.
+ray; in light.py, `shade` colours the hits under the sun with cast shadows, and `develop` turns
+radiance into what one particular sensor would have recorded. Lengths are metres, x to the east,
+y to the north, z up from the ground; the building stands at the origin.
 """
 
 import csv
@@ -24,11 +24,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from imaging.files import TEST_FOLDERS, TRAIN_FOLDERS
 from sources.campus.camera import SPIRAL_FRAMES, spiral_frames
 from sources.campus.scene import Scene, stage, stand_cars
-from sources.campus.site import make_site
-from sources.campus.streams import Stream, random_stream
-from sources.campus.views import VIEWS, photograph, render_view
+from sources.campus.site import Stream, make_site, random_stream
+from sources.campus.views import photograph, render_view
 
 VERSION = 1  # of the pictures: raised when the same seed renders others
 FIRST_TEST_ID = 5001  # train IDs start at 1, so neither split's size moves the other's buildings
@@ -169,10 +169,8 @@ def render_campus(
             for split, first, count in splits
             for building in range(first, first + count)]  # fmt: skip
     _write_coordinates(Path(out_dir, "coordinates.csv"), [job.building for job in jobs])
-    folders = [f"train/{view}" for view in VIEWS]
-    folders += [f"test/{split}_{view}" for split in ("query", "gallery") for view in VIEWS[:3]]
-    counts = dict.fromkeys(folders, 0)
-    for folder in folders:
+    counts = dict.fromkeys((*TRAIN_FOLDERS, *TEST_FOLDERS), 0)
+    for folder in counts:
         Path(out_dir, folder).mkdir(parents=True, exist_ok=True)
     for number, made in enumerate(_finished(jobs, num_workers), 1):
         for folder, count in made.items():

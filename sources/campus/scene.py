@@ -12,15 +12,17 @@ from sources.campus.palette import (
     FOLIAGE,
     GRASS,
     LAND_COLOURS,
-    SEASONS,
     Land,
     Material,
 )
-from sources.campus.site import Site
+from sources.campus.site import Site, Stream, random_stream
 from sources.campus.solids import FACES, Solid, SolidTable, cast
-from sources.campus.streams import random_stream
 
 LAMP_SIZE = 416  # pixels of the shadow map, both ways
+SEASONS = {  # the satellite and the drone never come in the same season
+    Stream.SATELLITE: ("autumn", "winter"),
+    Stream.DRONE: ("spring", "summer"),
+}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A site: one building and its surroundings, as they are in every season."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from PIL import Image
@@ -9,9 +10,15 @@ from sources.campus.buildings import BARRED_SHARE, FAMILIES, barred, draw_style,
 from sources.campus.grounds import SCENERY, Grounds
 from sources.campus.palette import Land
 from sources.campus.solids import Solid, SolidTable
-from sources.campus.streams import Stream, random_stream
 
 NOISE_TEXELS = 256
+# What a random stream is for: with the seed and the building ID it fixes every number drawn.
+Stream = IntEnum("Stream", "SITE NOISE SATELLITE DRONE STREET GOOGLE PRESENCE", start=0)
+
+
+def random_stream(seed: int, building: int, stream: int, part: int = 0) -> np.random.Generator:
+    """The generator of one purpose, or of a part of it."""
+    return np.random.default_rng([seed, building, int(stream), part])
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,15 @@
 
 import numpy as np
 
+from imaging.files import VIEWS
 from sources.campus.camera import FAR, SPIRAL_FRAMES, Camera, drone_position, look_at
 from sources.campus.grounds import GROUND_TEXELS, TEXEL
+from sources.campus.light import SENSORS, develop, shade
 from sources.campus.palette import Land
 from sources.campus.scene import Scene, stage, stand_cars
-from sources.campus.sensor import SENSORS, develop
-from sources.campus.shading import shade
-from sources.campus.site import Site
+from sources.campus.site import Site, Stream, random_stream
 from sources.campus.solids import cast
-from sources.campus.streams import Stream, random_stream
 
-VIEWS = ("satellite", "drone", "street", "google")
 OVERSAMPLING = 1.25
 
 

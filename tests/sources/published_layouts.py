@@ -1,4 +1,4 @@
-"""Tiny trees in the formats in which public data sets are published, for the tests of convert.py.
+"""Tiny trees in the formats in which public data sets are published, for the tests of converters.
 
 Folder names, split files, line formats and .mat keys are those of the releases; images are small
 rectangles of noise. Each maker fills an empty folder and returns it.
