@@ -88,12 +88,8 @@ def list_classes(folder, is_image=is_image_file):
 
     `is_image` says which paths count.
     """
-    class_dirs = sorted(path for path in folder.iterdir() if path.is_dir())
-    return {
-        path.name: list_images(path, is_image)
-        for path in class_dirs
-        if not path.name.startswith(".")
-    }
+    folders = (p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith("."))
+    return {path.name: list_images(path, is_image) for path in folders}
 
 
 def list_images(folder, is_image=is_image_file):

@@ -9,7 +9,9 @@ roll, weather) new images are written.
 import itertools
 import os
 import shutil
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -57,15 +59,13 @@ def carry_out(plan, out, mark, *, copy=False, dry_run=False, num_workers=1):
 # ---------------------------------------------------------------- counts
 def count_plan(plan):
     """{folder: (classes, images)} of what a plan makes, empty classes included."""
-    classes, images = {}, {}
-    for target in plan.empty_classes:
-        folder, name = target.rsplit("/", 1)
-        classes.setdefault(folder, set()).add(name)
-    for entry in plan.entries:
-        folder, name, _ = entry.target.rsplit("/", 2)
-        classes.setdefault(folder, set()).add(name)
-        images[folder] = images.get(folder, 0) + 1
-    return {folder: (len(names), images.get(folder, 0)) for folder, names in classes.items()}
+    images = Counter(entry.target.rsplit("/", 1)[0] for entry in plan.entries)  # of each class
+    counts = {}
+    for target in sorted({*plan.empty_classes, *images}):
+        folder = target.rsplit("/", 1)[0]
+        found = counts.get(folder, (0, 0))
+        counts[folder] = found[0] + 1, found[1] + images[target]
+    return counts
 
 
 def compare_counts(name, counts, official):
@@ -138,11 +138,11 @@ def _check_sources(entries):
 
 def _check_output(out, mark, targets):
     """ValueError where `out` was made in another way or holds images that are not in `targets`."""
-    if not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).is_file()):
-        raise ValueError(f"{out} exists and holds something else: give another --out, or remove it")
     if not (out / MARKER).is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(
+                f"{out} exists and holds something else: give another --out, or remove it"
+            )
         return
     earlier = read_yaml(out / MARKER)
     differing = sorted(k for k in {*earlier, *mark} if earlier.get(k) != mark.get(k))
@@ -157,7 +157,7 @@ def _check_output(out, mark, targets):
     strays = sorted(path for path in present if path not in targets and is_image_name(Path(path)))
     if strays:
         raise ValueError(
-            f"{out} holds {len(strays)} images that are no part of this any more, first "
+            f"{out} holds {len(strays)} images that are no longer part of this, first "
             f"{strays[0]}: remove {out} and prepare it again"
         )
 
@@ -167,17 +167,14 @@ def _place_all(entries, out, copy, num_workers):
     """Put every entry in its place; returns how many were made in which way."""
     for folder in sorted({os.path.dirname(entry.target) for entry in entries}):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    made = {}
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
         waiting = [pool.submit(_write_changed, e, out / e.target) for e in entries if e.change]
         try:
             linked = (_place(e.source, out / e.target, copy) for e in entries if not e.change)
             ways = itertools.chain(linked, (future.result() for future in waiting))
-            for way in progress_bar(ways, "images", total=len(entries)):
-                made[way] = made.get(way, 0) + 1
+            return dict(Counter(progress_bar(ways, "images", total=len(entries))))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    return made
 
 
 def _place(source, target, copy):
@@ -193,11 +190,9 @@ def _place(source, target, copy):
     real = os.path.realpath(source)  # a hard link to a symbolic one would be a symbolic one
     if not os.path.isfile(real):
         raise FileNotFoundError(f"{source} is gone, or is not a file")
-    try:
+    with suppress(OSError):  # another disk, or a file system without hard links
         os.link(real, target)
         return "hard links"
-    except OSError:  # another disk, or a file system without hard links
-        pass
     try:
         os.symlink(real, target)
         return "symbolic links"

@@ -33,7 +33,7 @@ class Folder(NamedTuple):
 
     classes: dict  # {ID: image paths}
     images: list  # all image paths
-    strays: list  # files that are no class folder or no image
+    strays: list  # what is neither a class folder nor an image in one
     unreadable: list  # (path, reason)
 
     @property
@@ -61,7 +61,7 @@ def check_data(opts):
     if (root / "train").is_dir():
         findings += check_training(folders)
     else:
-        findings.append((NOTE, "train/ is missing: this folder can be tested on alone", ""))
+        findings.append((NOTE, "train/ is missing: this folder is for testing only", ""))
     findings += check_testing(root, folders)
     if claims_university1652(root, folders):
         findings += check_official_counts(folders)
@@ -91,7 +91,7 @@ def _why_unreadable(path):
 
 # ------------------------------------------- checks: they yield (kind, sentence, mending command)
 def check_names(root):
-    """Folders that are no part of the layout, with the name they may be meant to have."""
+    """Folders that are not part of the layout, with the name they may be meant to have."""
     known = {*TRAIN_FOLDERS, *TEST_FOLDERS}
     found = {f"{path.parent.name}/{path.name}" for split in ("train", "test")
              for path in root.glob(f"{split}/*") if path.is_dir()}  # fmt: skip
@@ -102,7 +102,7 @@ def check_names(root):
 
 
 def check_contents(root, folders):
-    """Files that are no images, images that cannot be read, and classes without any."""
+    """Files that are not images, images that cannot be read, and classes without any."""
     for name, folder in folders.items():
         if not folder.images:
             mend = f"mv '{root / name}' '{root / name}.empty'"
@@ -110,11 +110,9 @@ def check_contents(root, folders):
         for path, reason in folder.unreadable:
             yield PROBLEM, f"{path} cannot be read {reason}", f"rm '{path}'"
         if folder.strays:
-            sentence = (
-                f"{name}/ has {len(folder.strays)} file(s) that are not read, such as "
-                f"{folder.strays[0]}: images are <ID>/<name> with an image suffix"
-            )
-            yield NOTE, sentence, ""
+            sentence = f"{name}/ has {len(folder.strays)} file(s) that are not read, such as"
+            expected = "images are <ID>/<name> with an image suffix"
+            yield NOTE, f"{sentence} {folder.strays[0]}: {expected}", ""
         empty = sorted(folder.classes.keys() - folder.filled)
         if empty:
             yield NOTE, f"{name}/ has {len(empty)} empty class(es): {_some(empty)}", ""
@@ -162,11 +160,8 @@ def check_testing(root, folders):
     for query, gallery in tasks:
         unmatched = (queries[query].filled & known) - galleries[gallery].filled
         if unmatched:
-            sentence = (
-                f"{len(unmatched)} ID(s) of {query}/ have no image in {gallery}/ and cannot be "
-                f"found there: {_some(unmatched)}"
-            )
-            yield NOTE, sentence, ""
+            sentence = f"{len(unmatched)} ID(s) of {query}/ have no image in {gallery}/"
+            yield NOTE, f"{sentence} and cannot be found there: {_some(unmatched)}", ""
 
 
 def claims_university1652(root, folders):

@@ -1,9 +1,8 @@
 """SUES-200 and DenseUAV: drone images from several flight heights, and satellite images."""
 
-import functools
 from pathlib import Path
 
-from imaging.files import list_classes, list_images
+from imaging.files import is_image_file, list_classes, list_images
 from sources.command import converter, option
 from sources.plan import Entry, Plan
 from sources.reading import DEGREES, check_numbers, need_folder, read_lines
@@ -47,8 +46,8 @@ def plan_sues200(source, *, heights=SUES200_HEIGHTS, mixed=False):
         for view, classes in (("drone", drone), ("satellite", satellite)):
             prefix = f"{height}_" if mixed and view == "drone" else ""
             for name, paths in classes.items():
-                folders = ["train/"] if name in train_names else ["test/query_"]
-                for folder in (*folders, "test/gallery_"):
+                first = "train/" if name in train_names else "test/query_"
+                for folder in (first, "test/gallery_"):
                     target = f"{top}/{folder}{view}/{name}/{prefix}"
                     plan.entries += [Entry(path, f"{target}{path.name}") for path in paths]
         images = 50 * (len(heights) if mixed else 1)
@@ -65,11 +64,8 @@ def _sues200_height(source, height):
         if (gallery / "gallery_drone").is_dir():
             train = need_folder(source / training / str(height) / "drone", "training images")
             satellite = need_folder(gallery / "gallery_satellite", "satellite images")
-            return (
-                list_classes(gallery / "gallery_drone"),
-                list_classes(satellite),
-                {path.name for path in train.iterdir()},
-            )
+            train_names = {path.name for path in train.iterdir()}
+            return list_classes(gallery / "gallery_drone"), list_classes(satellite), train_names
     satellites = sorted(path for path in source.glob("satellite*") if path.is_dir())
     if not satellites:
         raise FileNotFoundError(f"{source} holds neither satellite-view/ nor Testing/{height}/")
@@ -106,8 +102,12 @@ def plan_denseuav(source, *, heights=DENSEUAV_HEIGHTS, old=True):
     """
     source = need_folder(source, "the folder of DenseUAV, with train/, test/, Dense_GPS_ALL.txt")
     plan = Plan("DenseUAV")
-    chosen = functools.partial(_denseuav_images, heights=heights, old=old)
-    found = {f: chosen(source / f) for f in DENSEUAV if (source / f).is_dir()}
+    stems = {f"H{height}{suffix}" for height in heights for suffix in ("", "_old")[: 1 + old]}
+
+    def is_chosen(path):
+        return path.stem in stems and is_image_file(path)
+
+    found = {f: list_classes(source / f, is_chosen) for f in DENSEUAV if (source / f).is_dir()}
     for view in ("drone", "satellite"):
         parts = [found.get(f"train/{view}"), found.get(f"test/query_{view}")]
         if f"test/gallery_{view}" not in found and all(parts):
@@ -128,13 +128,6 @@ def plan_denseuav(source, *, heights=DENSEUAV_HEIGHTS, old=True):
     else:
         plan.notes.append("no Dense_GPS_*.txt, so no coordinates.csv")
     return plan
-
-
-def _denseuav_images(folder, heights, old):
-    """{ID: images} of the heights asked for."""
-    stems = {f"H{height}{suffix}" for height in heights for suffix in ("", "_old")[: 1 + old]}
-    classes = list_classes(folder)
-    return {name: [p for p in paths if p.stem in stems] for name, paths in classes.items()}
 
 
 def _denseuav_coordinates(source):

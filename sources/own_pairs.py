@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 
 def plan_pairs(sources, *, views=None, test_share=0.2, seed=0, skip_missing=False):
-    """The user's own pairs of images: two folders of files with equal stems, or a CSV file.
+    """The plan of the user's pairs: `sources` are two folders, or one CSV file.
 
     `views` names the views of the first and the second; None where the folders or the columns of
     the CSV have the names of views. The CSV has a header, two columns of image paths (relative to
@@ -36,7 +36,7 @@ def plan_pairs(sources, *, views=None, test_share=0.2, seed=0, skip_missing=Fals
     """
     plan = Plan("pairs")
     views, rows, present = _read_pairs([Path(path) for path in sources], views, plan, skip_missing)
-    # Of all rows: a copy that is completed later keeps the names and the halves.
+    # From all rows: a copy that is completed later keeps its names and its test buildings.
     buildings, present = _name_buildings(rows), set(present)
     test = _choose_test(sorted(buildings), test_share, seed)
     places = []
@@ -45,9 +45,7 @@ def plan_pairs(sources, *, views=None, test_share=0.2, seed=0, skip_missing=Fals
         prefixes = ("test/query_", "test/gallery_") if name in test else ("train/",)
         for column, view in enumerate(views):
             for prefix in prefixes:
-                _add_distinct(
-                    plan, f"{prefix}{view}/{name}", dict.fromkeys(row[column] for row in group)
-                )
+                _add_distinct(plan, f"{prefix}{view}/{name}", [row[column] for row in group])
         places += [[name, *row.place] for row in group if row.place][:1]
     if places:
         plan.add_coordinates(places)
@@ -170,7 +168,7 @@ def _name_buildings(rows):
     """{ID: rows}. Rows that share an image are one building: a satellite image seen by many drones.
 
     A building without an ID gets the number of its first row. ValueError where two IDs share an
-    image, or where an ID is no folder name.
+    image, or where an ID cannot be a folder name.
     """
     width = max(4, len(str(len(rows))))
     buildings = {}
@@ -181,7 +179,7 @@ def _name_buildings(rows):
         if names[0].startswith(".") or set(names[0]) & set('/\\:*?"<>|'):
             raise ValueError(f"the id {names[0]!r} cannot be a folder name: use letters and digits")
         if names[0] in buildings:
-            raise ValueError(f"row {number + 1} has no id and its number is one: give all rows ids")
+            raise ValueError(f"row {number + 1} has no id, its number is taken: give all rows ids")
         buildings[names[0]] = group
     return buildings
 
@@ -208,7 +206,7 @@ def _groups(rows):
 
 
 def _choose_test(names, share, seed):
-    """The IDs to test on; each half that is asked for gets two at least."""
+    """The IDs to test on; each half that is asked for gets at least two."""
     count = round(share * len(names))
     if 0 < share < 1:
         if len(names) < 4:
@@ -226,9 +224,9 @@ def _choose_test(names, share, seed):
 
 
 def _add_distinct(plan, folder, paths):
-    """Put files into a class folder, renaming those whose name is taken."""
+    """Put files into a class folder, each once, renaming those whose name is taken."""
     taken = set()
-    for path in paths:
+    for path in dict.fromkeys(paths):
         name = path.name
         while name.lower() in taken:
             name = f"{path.stem}_{len(taken)}{path.suffix}"
@@ -251,10 +249,10 @@ COMMANDS = (
     converter("pairs", plan_pairs, "your own pairs of images",
               "two folders of images with equal stems, or a CSV file of pairs",
               option("--views", type=_two_views, metavar="FIRST,SECOND",
-                     help="views of the two, e.g. drone,satellite; without, the folders' or "
-                     "columns' names"),
+                     help="views of the two, e.g. drone,satellite; by default the names of the "
+                     "folders or columns"),
               option("--test_share", type=number_within(0, 1), default=0.2,
-                     help="buildings for test/, a share"),
+                     help="share of the buildings that goes to test/"),
               option("--seed", type=natural_int, default=0, help="which buildings"),
               SKIP_MISSING, many_sources=True),
 )  # fmt: skip

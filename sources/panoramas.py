@@ -35,7 +35,7 @@ class PanoramaChange(NamedTuple):
     def __call__(self, image):
         """Apply the change to one image."""
         height, width, _ = image.shape
-        first = min(round(self.top * height), height - 1)  # of a low image one row stays
+        first = min(round(self.top * height), height - 1)  # at least one row stays
         rows = image[first : max(first + 1, round(self.bottom * height))]
         return np.roll(rows, round(self.roll / 360 * width), axis=1)
 
@@ -115,7 +115,7 @@ def _size(text):
 
 PANORAMA_OPTIONS = (  # the arguments of `panorama_change`
     option("--crop", type=_shares, default=(0.0, 1.0), metavar="TOP,BOTTOM",
-           help="rows of the panoramas to keep, shares of the height; 0.25,0.75 is usual for "
+           help="rows of the panoramas to keep, as shares of the height; 0.25,0.75 is usual for "
            "CVACT"),
     option("--roll", type=_roll, default=0.0, metavar="DEGREES",
            help="roll the panoramas to the right by degrees, or each by a random angle: random"),

@@ -63,8 +63,7 @@ def keep_complete(records, paths_of, what, plan, skip_missing, lines=()):
     """
     names_in = functools.cache(_file_names)  # far quicker than asking for each file
     lost, complete = [], []
-    numbers = itertools.chain(lines, itertools.repeat(None))
-    for record, line in zip(records, numbers, strict=False):
+    for record, line in itertools.zip_longest(records, lines):
         absent = [path for path in paths_of(record) if path.name not in names_in(path.parent)]
         lost += [f"{path} (line {line})" if line else path for path in absent[:1]]
         if not absent:

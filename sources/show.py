@@ -14,7 +14,7 @@ TILE = 224  # pixels
 
 
 def show_data(opts):
-    """Draw random training buildings, a row each: every view, of many images the first to last."""
+    """Draw random training buildings in every view, a row each."""
     folder = split_folder(opts.folder, "train")
     views = [name.removeprefix("train/") for name in TRAIN_FOLDERS]
     scanned = {view: scan_classes(folder / view) for view in views if (folder / view).is_dir()}
@@ -46,11 +46,11 @@ def _sheet(rows):
 
 
 def _view_tiles(scanned, name):
-    """(tile or None, label) of a building in every view, of many images first, middle and last."""
+    """(tile or None, label) of a building in every view: of many images first, middle and last."""
     tiles = []
     for view, classes in scanned.items():
-        for share in _columns(classes):
-            paths = classes[name]
+        paths, many = classes[name], max(map(len, classes.values())) > 2
+        for share in (0.0, 0.5, 1.0) if many else (0.0,):
             tile = _read_tile(paths[round(share * (len(paths) - 1))]) if paths else None
             tiles.append((tile, f"{view} {name}"))
     return tiles
@@ -69,11 +69,6 @@ def _weather_tiles(scanned, names, conditions):
         tiles = [(_read_tile(path, each), condition_label(each)) for each in conditions]
         rows += [tiles[start : start + 5] for start in range(0, len(tiles), 5)]
     return rows
-
-
-def _columns(classes):
-    """Places in the list of a building's images to show: three of many, else the first."""
-    return (0.0, 0.5, 1.0) if max(map(len, classes.values())) > 2 else (0.0,)
 
 
 def _read_tile(path, condition="normal"):

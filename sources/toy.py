@@ -58,9 +58,9 @@ COMMANDS = (
               ("num_train", positive_int, "buildings to train on"),
               ("num_test", positive_int, "buildings to query in the test"),
               ("num_distractors", natural_int, "more buildings in the test gallery"),
-              ("drone_frames", positive_int, "drone frames kept of the 54 of a flight"),
+              ("drone_frames", positive_int, "drone frames to keep of a flight's 54"),
               ("image_size", positive_int, "side of the square images, pixels"))),
         option("--num_workers", type=natural_int, default=os.cpu_count() or 1,
-               help="processes; 0 renders in this one; the bytes are the same"),
+               help="processes, 0 for this one alone; the images do not depend on it"),
     )),
 )  # fmt: skip

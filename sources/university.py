@@ -1,4 +1,4 @@
-"""Made of University-1652: University-160k, fewer drone images to train on, tests under weather."""
+"""Made from University-1652: University-160k, fewer drone images, test images under weather."""
 
 import functools
 from pathlib import Path
@@ -151,7 +151,7 @@ COMMANDS = (
               "University-1652 with fewer drone images to train on",
               "data folder with train/drone/",
               option("--views", type=int, choices=LIMITS, required=True,
-                     help=f"drone images of a building, of {FRAMES}")),
+                     help=f"how many of a building's {FRAMES} drone images to keep")),
     converter("wx", plan_wx,
               "the test images under weather, for other programs: a data folder for each condition",
               "data folder with test/query_drone/",

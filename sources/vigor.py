@@ -14,8 +14,12 @@ CITIES = ("Chicago", "NewYork", "SanFrancisco", "Seattle")
 SATELLITE_LIST = "satellite_list.txt"
 TRAIN_CITIES = {"same": CITIES, "cross": ("NewYork", "Seattle")}
 TEST_CITIES = {"same": CITIES, "cross": ("SanFrancisco", "Chicago")}
-# Panoramas to train on, panoramas to test on, satellite images in the gallery.
-COUNTS = {"same": (52609, 52605, 90618), "cross": (51520, 53694, 46563)}
+OFFICIAL = {  # {area: {folder: (classes, images)}}
+    "same": {"train/satellite": (None, None), "train/street": (None, 52609),
+             "test/query_street": (None, 52605), "test/gallery_satellite": (90618, 90618)},
+    "cross": {"train/satellite": (None, None), "train/street": (None, 51520),
+              "test/query_street": (None, 53694), "test/gallery_satellite": (46563, 46563)},
+}  # fmt: skip
 SEMI_POSITIVES = ["panorama", "latitude", "longitude"] + [
     f"{which}{part}"
     for which in ("positive", "semi_1", "semi_2", "semi_3")
@@ -41,11 +45,11 @@ def plan_vigor(
     areas, pano_label_balanced.txt (also as *__corrected.txt, the labels of SliceMatch); lines are
     a panorama and four times a satellite image with two offsets. A class is a satellite image, its
     ID <City>_<file stem>; the panoramas it is the positive of are its street views. The test
-    gallery holds every listed satellite image of the test cities. coordinates.csv has those of the
-    satellite file names; semi_positives.csv a line for every panorama, with IDs.
+    gallery holds every listed satellite image of the test cities. coordinates.csv comes from the
+    satellite images' file names; semi_positives.csv has a line for every panorama, with IDs.
     """
     source = need_folder(source, "the folder of VIGOR, with splits/ and a folder for each city")
-    plan = Plan("VIGOR", official=_official_counts(*COUNTS[area]))
+    plan = Plan("VIGOR", official=OFFICIAL[area])
     satellites, rows = {}, []
     for split, cities in (("train", TRAIN_CITIES[area]), ("test", TEST_CITIES[area])):
         label = f"same_area_balanced_{split}" if area == "same" else "pano_label_balanced"
@@ -74,15 +78,6 @@ def plan_vigor(
     plan.add_coordinates(_coordinates(satellites))
     plan.add_table("semi_positives.csv", SEMI_POSITIVES, rows)
     return plan
-
-
-def _official_counts(train, test, gallery):
-    return {
-        "train/satellite": (None, None),
-        "train/street": (None, train),
-        "test/query_street": (None, test),
-        "test/gallery_satellite": (gallery, gallery),
-    }
 
 
 def _image_folder(source, city, view):

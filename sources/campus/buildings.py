@@ -70,18 +70,9 @@ def _roof_plant(rng: np.random.Generator, block: Solid) -> list[Solid]:
         size, tank = rng.uniform(0.8, 2.6, 2), rng.random() < 0.2
         half = {"half_x": size[0], "half_y": size[0] if tank else size[1]}
         paint = dict.fromkeys(("side_colour", "cap_colour"), (rng.uniform(0.25, 0.7),) * 3)
-        plant.append(
-            Solid(
-                x,
-                y,
-                **half,
-                **roof,
-                **paint,
-                top=block.top + rng.uniform(0.9, 2.6),
-                shape=Shape.CYLINDER if tank else Shape.BOX,
-                cap=Material.PLAIN,
-            )
-        )
+        top, shape = block.top + rng.uniform(0.9, 2.6), Shape.CYLINDER if tank else Shape.BOX
+        look = {**roof, **paint, "cap": Material.PLAIN, "shape": shape}
+        plant.append(Solid(x, y, **half, **look, top=top))
     x, y = _inside(rng, block, 5.0)
     paint = {"side_colour": block.side_colour, "cap_colour": block.cap_colour}
     plant.append(Solid(x, y, 2.5, rng.uniform(2.5, 5), top=block.top + 3.4, **roof, **paint))
@@ -141,14 +132,8 @@ def _rotunda(rng: np.random.Generator, style: Style) -> list[Solid]:
     radius, height, half = rng.uniform(13, 22), rng.uniform(13, 22), rng.uniform(5, 9)
     reach, rise, inner = radius + rng.uniform(8, 20), *rng.uniform(0.6, 0.95, 2) * radius
     drum = Solid(0, 0, radius, radius, 0, height, shape=Shape.CYLINDER, **style.wall)
-    dome = drum._replace(
-        half_x=inner,
-        half_y=inner,
-        base=height - rise,
-        top=height + rise,
-        shape=Shape.ELLIPSOID,
-        **style.tiles,
-    )
+    dome = drum._replace(half_x=inner, half_y=inner, base=height - rise, top=height + rise)
+    dome = dome._replace(shape=Shape.ELLIPSOID, **style.tiles)
     lantern = drum._replace(half_x=1.8, half_y=1.8, base=dome.top - 1, top=dome.top + 3)
     low = height * rng.uniform(0.45, 0.75)
     solids = [drum, dome, lantern, *wing(rng, style, -reach, -half, reach, half, low)]

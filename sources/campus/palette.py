@@ -42,16 +42,4 @@ TILE_COLOURS = np.array(  # clay, slate, brown, copper, zinc, orange clay, blue 
      [0.5, 0.38, 0.2]]
 )  # fmt: skip
 SEAT_COLOURS = np.array([[0.4, 0.4, 0.42], [0.12, 0.2, 0.4], [0.4, 0.1, 0.08]])
-CONIFER = 2  # the row of FOLIAGE that keeps its needles
-FOLIAGE = {  # season -> colour of the two broad-leaved species and of the conifers
-    "spring": [[0.2, 0.3, 0.08], [0.24, 0.27, 0.12], [0.06, 0.12, 0.06]],
-    "summer": [[0.08, 0.16, 0.04], [0.11, 0.19, 0.06], [0.05, 0.1, 0.05]],
-    "autumn": [[0.34, 0.19, 0.05], [0.3, 0.1, 0.05], [0.06, 0.1, 0.05]],
-    "winter": [[0.2, 0.17, 0.14], [0.23, 0.19, 0.15], [0.06, 0.1, 0.06]],
-}
-GRASS = {  # season -> factor on the colour of everything that grows
-    "spring": (1.0, 1.25, 0.9),
-    "summer": (1.0, 1.0, 1.0),
-    "autumn": (1.5, 1.1, 1.1),
-    "winter": (1.6, 1.05, 1.5),
-}
+CONIFER = 2  # the species that keeps its needles

@@ -13,7 +13,6 @@ radiance into what one particular sensor would have recorded. Lengths are metres
 y to the north, z up from the ground; the building stands at the origin.
 """
 
-import csv
 import io
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -121,14 +120,13 @@ def _check(seed, num_train, num_test, num_distractors, drone_frames, image_size,
 
 def _write_coordinates(path: Path, buildings: list[int]) -> None:
     """building,latitude,longitude of every building, on one grid of a hundred columns."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["building", "latitude", "longitude"])
-        for building in buildings:
-            row, column = divmod(building, 100)
-            latitude = CAMPUS_ORIGIN[0] + row * CAMPUS_PITCH
-            longitude = CAMPUS_ORIGIN[1] + column * CAMPUS_PITCH * 1.5
-            table.writerow([f"{building:04d}", f"{latitude:.6f}", f"{longitude:.6f}"])
+    lines = ["building,latitude,longitude\n"]
+    for building in buildings:
+        row, column = divmod(building, 100)
+        latitude = CAMPUS_ORIGIN[0] + row * CAMPUS_PITCH
+        longitude = CAMPUS_ORIGIN[1] + column * CAMPUS_PITCH * 1.5
+        lines.append(f"{building:04d},{latitude:.6f},{longitude:.6f}\n")
+    path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def _finished(jobs: list[Job], num_workers: int) -> Iterator[dict[str, int]]:

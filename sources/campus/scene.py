@@ -7,18 +7,23 @@ from PIL import Image
 
 from sources.campus.camera import FAR, Camera, look_at
 from sources.campus.grounds import Brush
-from sources.campus.palette import (
-    CAR_COLOURS,
-    FOLIAGE,
-    GRASS,
-    LAND_COLOURS,
-    Land,
-    Material,
-)
+from sources.campus.palette import CAR_COLOURS, LAND_COLOURS, Land, Material
 from sources.campus.site import Site, Stream, random_stream
 from sources.campus.solids import FACES, Solid, SolidTable, cast
 
 LAMP_SIZE = 416  # pixels of the shadow map, both ways
+FOLIAGE = {  # season -> colour of the two broad-leaved species and of the conifers
+    "spring": [[0.2, 0.3, 0.08], [0.24, 0.27, 0.12], [0.06, 0.12, 0.06]],
+    "summer": [[0.08, 0.16, 0.04], [0.11, 0.19, 0.06], [0.05, 0.1, 0.05]],
+    "autumn": [[0.34, 0.19, 0.05], [0.3, 0.1, 0.05], [0.06, 0.1, 0.05]],
+    "winter": [[0.2, 0.17, 0.14], [0.23, 0.19, 0.15], [0.06, 0.1, 0.06]],
+}
+GRASS = {  # season -> factor on the colour of everything that grows
+    "spring": (1.0, 1.25, 0.9),
+    "summer": (1.0, 1.0, 1.0),
+    "autumn": (1.5, 1.1, 1.1),
+    "winter": (1.6, 1.05, 1.5),
+}
 SEASONS = {  # the satellite and the drone never come in the same season
     Stream.SATELLITE: ("autumn", "winter"),
     Stream.DRONE: ("spring", "summer"),
@@ -64,17 +69,11 @@ def stage(site: Site, stream: int) -> Scene:
     lamp_inverse, _ = cast(site.table, lamp, site.grain)
     lamp_inverse[[0, -1]] = lamp_inverse[:, [0, -1]] = 0  # nothing beyond its edge is in shadow
     return Scene(
-        site=site,
-        table=site.table,
-        land=_paint_cars(site.land, cars, sun, bodies=True),
+        site=site, table=site.table, land=_paint_cars(site.land, cars, sun, bodies=True),
         palette=np.clip(palette.T, 0.01, 0.9).astype(np.float32),
-        colour=_season_colours(site.table, season, tint),
-        cars=cars,
-        sun=sun,
-        light=light.astype(np.float32),
-        lamp=lamp,
-        lamp_inverse=lamp_inverse,
-    )
+        colour=_season_colours(site.table, season, tint), cars=cars, sun=sun,
+        light=light.astype(np.float32), lamp=lamp, lamp_inverse=lamp_inverse,
+    )  # fmt: skip
 
 
 def _season_colours(table: SolidTable, season: str, tint: np.ndarray) -> np.ndarray:

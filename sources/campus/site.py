@@ -63,16 +63,12 @@ def make_site(seed: int, building: int) -> Site:
                              yaw=solid.yaw + yaw) for solid in block + grounds.solids]  # fmt: skip
     texture = random_stream(seed, building, Stream.NOISE)
     return Site(
-        seed=seed,
-        building=building,
-        solids=solids,
-        table=SolidTable(solids),
+        seed=seed, building=building, solids=solids, table=SolidTable(solids),
         land=np.asarray(grounds.land),
         stalls=stalls[np.hypot(stalls[:, 0], stalls[:, 1]) < SCENERY],
-        noise=_draw_noise(texture),
-        grain=texture.random((512, 512), np.float32),
+        noise=_draw_noise(texture), grain=texture.random((512, 512), np.float32),
         reach=float(np.hypot(reach_x, reach_y)),
-    )
+    )  # fmt: skip
 
 
 def _draw_noise(rng: np.random.Generator) -> np.ndarray:

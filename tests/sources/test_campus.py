@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imaging.files import VIEWS
 from sources.campus.buildings import FAMILIES, barred, draw_style
 from sources.campus.camera import FAR, drone_position, look_at, spiral_frames
 from sources.campus.render import Job, has_google_photo, render_building, render_campus
 from sources.campus.site import make_site
 from sources.campus.solids import CAP, FACES, ROUND, Shape, Solid, SolidTable, cast
-from sources.campus.views import VIEWS, render_view
+from sources.campus.views import render_view
 
 TINY = {"num_train": 2, "num_test": 2, "num_distractors": 1, "drone_frames": 2, "image_size": 32}
 

@@ -71,11 +71,11 @@ def test_copies_and_back(source, workdir):
     prepare_data("cvusa", source, "--out", "out")
     result = prepare_data("cvusa", source, "--out", "out", "--copy")
     assert result["made"] == {"copies": 20}
-    own, copy = source / "bingmap/19/0000006.jpg", "out/test/query_satellite/0000006/0000006.jpg"
-    assert not os.path.samefile(own, workdir / copy)
-    assert own.read_bytes() == (workdir / copy).read_bytes()
+    image, copy = source / "bingmap/19/0000006.jpg", "out/test/query_satellite/0000006/0000006.jpg"
+    assert not os.path.samefile(image, workdir / copy)
+    assert image.read_bytes() == (workdir / copy).read_bytes()
     assert prepare_data("cvusa", source, "--out", "out", "--copy")["made"] == {"there already": 20}
-    os.utime(own, (1, 1))  # another version of the file
+    os.utime(image, (1, 1))  # another version of the file
     made_again = prepare_data("cvusa", source, "--out", "out", "--copy")["made"]
     assert made_again == {"there already": 18, "copies": 2}  # query and gallery
     assert prepare_data("cvusa", source, "--out", "out")["made"] == {"hard links": 20}
@@ -163,7 +163,7 @@ def test_a_folder_that_was_made_otherwise(source, workdir, capsys):
     path = source / "splits/Chicago/same_area_balanced_test.txt"
     path.write_text(path.read_text().splitlines()[0] + "\n")
     fails(prepare.main, ["vigor", source, "--out", "out"], capsys, "out holds 1 images that are no "
-          "part of this any more, first test/query_street/Chicago_satellite_41.2")  # fmt: skip
+          "longer part of this, first test/query_street/Chicago_satellite_41.2")  # fmt: skip
 
 
 def test_official_counts_by_hand():

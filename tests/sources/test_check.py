@@ -108,4 +108,4 @@ def test_a_folder_that_was_made_of_another_data_set_is_judged_by_itself(data, tm
     (renamed / "prepare.yaml").write_text("command: university160k\n")
     assert "University-1652" not in notes_of(renamed)
     shutil.rmtree(renamed / "train")
-    assert "train/ is missing: this folder can be tested on alone" in notes_of(renamed)
+    assert "train/ is missing: this folder is for testing only" in notes_of(renamed)

@@ -123,21 +123,21 @@ def test_converted_images(source, workdir):
     result = prepare_data("cvact", source, "--out", "out", "--polar", "16x48",
                           "--crop", "0.25,0.75", "--roll", "-90", "--num_workers", "2")  # fmt: skip
     assert result["made"] == {"converted": 20}
-    for view, own, change in (
+    for view, file_name, change in (
         ("satellite", "satview_polish/{}_satView_polish", lambda a: polar(a, 16, 48)),
         ("street", "streetview/{}_grdView", lambda a: np.roll(a[8:24], -16, axis=1)),
     ):
-        own = source / f"ANU_data_small/{own.format(name)}.jpg"
-        path = workdir / f"out/train/{view}/{name}/{own.name}"
-        expected = change(np.array(Image.open(own)))
+        image = source / f"ANU_data_small/{file_name.format(name)}.jpg"
+        path = workdir / f"out/train/{view}/{name}/{image.name}"
+        expected = change(np.array(Image.open(image)))
         found = np.array(Image.open(path))
         assert found.shape == expected.shape
         assert np.abs(found.astype(int) - expected).mean() < 2  # JPEG of quality 95
-        assert not path.samefile(own)
+        assert not path.samefile(image)
     metrics = train_and_test("out", "satellite,street", "satellite", "street")
     assert metrics["num_queries"] == 3
-    own = source / f"ANU_data_small/streetview/{name}_grdView.jpg"
-    os.utime(own, (1, 1))
+    image = source / f"ANU_data_small/streetview/{name}_grdView.jpg"
+    os.utime(image, (1, 1))
     argv = ["--polar", "16x48", "--crop", "0.25,0.75", "--roll", "-90"]
     again = prepare_data("cvact", source, "--out", "out", *argv)
     assert again["made"] == {"there already": 19, "converted": 1}

@@ -69,9 +69,9 @@ def test_limit_views(source, workdir, views, frames):
     drone = {path for path in files if path.startswith("train/drone")}
     assert drone == {f"train/drone/{name}/image-{frame:02d}.jpeg" for frame in frames
                      for name in ("0839", "0842", "1057")}  # fmt: skip
-    own = tree(source)
+    published = tree(source)
     assert files - drone == {
-        path for path in own if not path.startswith(("train/drone", "test/4K_drone"))
+        path for path in published if not path.startswith(("train/drone", "test/4K_drone"))
     }
     assert result["notes"] == [] and result["counts"]["train/google"] == (3, 2)
     if views == 3:
