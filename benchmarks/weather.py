@@ -21,12 +21,14 @@ SEEDS_EACH = 4  # drawings of every image and condition; those of a fall differ 
 
 def drone_images(count, side):
     """Rendered drone images, a list of `count` uint8 arrays (side, side, 3), each of a building."""
-    import campus
+    from sources.campus.camera import SPIRAL_FRAMES
+    from sources.campus.site import make_site
+    from sources.campus.views import render_view
 
-    sites = [campus.make_site(seed=0, building=number) for number in range(1, count + 1)]
-    frames = np.linspace(1, campus.SPIRAL_FRAMES, count).astype(int)
+    sites = [make_site(seed=0, building=number) for number in range(1, count + 1)]
+    frames = np.linspace(1, SPIRAL_FRAMES, count).astype(int)
     return [
-        campus.render_view(site, "drone", int(frame), side)
+        render_view(site, "drone", int(frame), side)
         for site, frame in zip(sites, frames, strict=True)
     ]
 

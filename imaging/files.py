@@ -17,7 +17,13 @@ try:
 except ModuleNotFoundError:  # no wheel for this platform: Pillow decodes
     simplejpeg = None
 
-VIEWS = ("satellite", "street", "drone", "google")
+VIEWS = SATELLITE, STREET, DRONE, GOOGLE = ("satellite", "street", "drone", "google")
+TESTABLE_VIEWS = VIEWS[:3]  # web photographs are for training alone
+# The folders of the layout, in the order in which they are listed.
+TRAIN_FOLDERS = tuple(f"train/{view}" for view in (SATELLITE, DRONE, STREET, GOOGLE))
+TEST_FOLDERS = tuple(
+    f"test/{role}_{view}" for role in ("query", "gallery") for view in (SATELLITE, DRONE, STREET)
+)
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
@@ -48,7 +54,7 @@ def split_folder(data_dir, split):
 def scan_classes(folder):
     """{ID: sorted image paths} of a view's folder; a class folder without images gives [].
 
-    Hidden files and files that are no images by their suffix are passed over. Raises
+    Images are known by their names: one that is gone is an error when it is read. Raises
     FileNotFoundError where the folder is missing, ValueError where it holds no image at all.
     """
     folder = Path(folder)
@@ -58,10 +64,7 @@ def scan_classes(folder):
             f"{folder} not found: there are {', '.join(present) or 'no folders'} beside it; "
             "name other views, or check the layout with `python prepare.py check`"
         )
-    classes = {}
-    for class_dir in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if not class_dir.name.startswith("."):
-            classes[class_dir.name] = sorted(filter(is_image_name, class_dir.iterdir()))
+    classes = list_classes(folder, is_image_name)
     if not any(classes.values()):
         raise ValueError(
             f"{folder} holds no images: expected <ID>/<image> with a suffix of "
@@ -73,6 +76,25 @@ def scan_classes(folder):
 def is_image_name(path):
     """Whether a path looks like an image by its suffix, and is no hidden file."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def is_image_file(path):
+    """Whether a path with an image's name is a file, or a link to one."""
+    return is_image_name(path) and path.is_file()
+
+
+def list_classes(folder, is_image=is_image_file):
+    """{ID: sorted paths} of a folder of class folders, empty ones included, hidden ones not.
+
+    `is_image` says which paths count.
+    """
+    folders = (p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith("."))
+    return {path.name: list_images(path, is_image) for path in folders}
+
+
+def list_images(folder, is_image=is_image_file):
+    """The sorted paths in a folder for which `is_image` holds."""
+    return sorted(filter(is_image, folder.iterdir()))
 
 
 def read_image(path):

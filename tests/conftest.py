@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-import campus
 import model
 import utils
+from sources.campus.render import render_campus
 
 SMALL = [
     "--backbone",
@@ -34,7 +34,7 @@ def toy(tmp_path_factory):
     """A small toy campus: 8 training buildings, 5 test buildings and 2 distractors, 48 pixels."""
     folder = tmp_path_factory.mktemp("data") / "toy"
     folder.mkdir()
-    campus.render_campus(
+    render_campus(
         folder,
         seed=3,
         num_train=8,
@@ -53,6 +53,14 @@ def workdir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GEO_TRACEBACK", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def source(workdir):
+    """An empty folder for a published tree."""
+    folder = workdir / "downloads"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Tiny trees in the formats in which public data sets are published, for the tests of convert.py.
+"""Tiny trees in the formats in which public data sets are published, for the tests of converters.
 
 Folder names, split files, line formats and .mat keys are those of the releases; images are small
 rectangles of noise. Each maker fills an empty folder and returns it.
@@ -134,8 +134,8 @@ def denseuav(root, gallery=True):
             for height in (80, 90, 100):
                 lines[split].append(f"{split}/drone/{name}/H{height}.JPG "
                                     f"E120.{number}1 N30.{number}2 {height}.5")  # fmt: skip
-    for split, its in {**lines, "ALL": lines["train"] + lines["test"]}.items():
-        text(root / f"Dense_GPS_{split}.txt", its)
+    for split, all_lines in {**lines, "ALL": lines["train"] + lines["test"]}.items():
+        text(root / f"Dense_GPS_{split}.txt", all_lines)
     return root
 
 

@@ -1,0 +1,1 @@
+"""Data folders: made, checked, shown, and converted from public data sets."""

@@ -1,0 +1,80 @@
+"""A site: one building and its surroundings, as they are in every season."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from PIL import Image
+
+from sources.campus.buildings import BARRED_SHARE, FAMILIES, barred, draw_style, stadium
+from sources.campus.grounds import SCENERY, Grounds
+from sources.campus.palette import Land
+from sources.campus.solids import Solid, SolidTable
+
+NOISE_TEXELS = 256
+# What a random stream is for: with the seed and the building ID it fixes every number drawn.
+Stream = IntEnum("Stream", "SITE NOISE SATELLITE DRONE STREET GOOGLE PRESENCE", start=0)
+
+
+def random_stream(seed: int, building: int, stream: int, part: int = 0) -> np.random.Generator:
+    """The generator of one purpose, or of a part of it."""
+    return np.random.default_rng([seed, building, int(stream), part])
+
+
+@dataclass(frozen=True)
+class Site:
+    """A building and its surroundings, as they are in every season."""
+
+    seed: int
+    building: int
+    solids: list[Solid]  # buildings and trees, cars excepted
+    table: SolidTable  # the same as arrays
+    land: np.ndarray  # (T, T) uint8 rows of Land, north up
+    stalls: np.ndarray  # (S, 3): x, y and heading of the places where a car may stand
+    noise: np.ndarray  # (256, 256) float32, about -1..1
+    grain: np.ndarray  # (512, 512) float32, 0..1
+    reach: float  # metres from the origin to the building's farthest corner
+
+
+def make_site(seed: int, building: int) -> Site:
+    """The building with this ID and its surroundings; the same for the same seed and ID."""
+    rng = random_stream(seed, building, Stream.SITE)
+    family = barred if rng.random() < BARRED_SHARE else FAMILIES[rng.integers(len(FAMILIES))]
+    block = family(rng, draw_style(rng))
+    hull = SolidTable(block).corners[..., :2].reshape(-1, 2)
+    (x, y), (reach_x, reach_y) = (hull.max(0) + hull.min(0)) / 2, (hull.max(0) - hull.min(0)) / 2
+    block = [solid._replace(x=solid.x - x, y=solid.y - y) for solid in block]
+
+    yaw = rng.uniform(0, 2 * np.pi)
+    grounds = Grounds(rng, yaw)
+    grounds.surround(reach_x, reach_y)
+    grounds.scatter(40, 0, 0, reach_x + 30, reach_y + 30)
+    for solid in block:
+        if solid.base == 0:  # paved round about, which also keeps the trees out of the walls
+            size = (solid.half_x + 2, solid.half_y + 2)
+            grounds.brush.rect(solid.x, solid.y, *size, Land.PATH, solid.yaw)
+    if family is stadium:
+        grounds.field(0, 0, reach_x * 0.72, reach_y * 0.65)
+    grounds.plant_trees()
+
+    turn, stalls = grounds.brush.turn, np.array(grounds.stalls)
+    stalls = np.column_stack([stalls[:, :2] @ turn, stalls[:, 2] + yaw])
+    solids = [solid._replace(**dict(zip("xy", (solid.x, solid.y) @ turn, strict=True)),
+                             yaw=solid.yaw + yaw) for solid in block + grounds.solids]  # fmt: skip
+    texture = random_stream(seed, building, Stream.NOISE)
+    return Site(
+        seed=seed, building=building, solids=solids, table=SolidTable(solids),
+        land=np.asarray(grounds.land),
+        stalls=stalls[np.hypot(stalls[:, 0], stalls[:, 1]) < SCENERY],
+        noise=_draw_noise(texture), grain=texture.random((512, 512), np.float32),
+        reach=float(np.hypot(reach_x, reach_y)),
+    )  # fmt: skip
+
+
+def _draw_noise(rng: np.random.Generator) -> np.ndarray:
+    """Noise (256, 256) float32 of three octaves, about -1..1."""
+    total = np.zeros((NOISE_TEXELS, NOISE_TEXELS), np.float32)
+    for cells, weight in ((256, 0.45), (64, 0.35), (16, 0.3)):
+        octave = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
+        total += weight * np.asarray(octave.resize(total.shape, Image.Resampling.BICUBIC))
+    return np.clip(total, -1.5, 1.5)
