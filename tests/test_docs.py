@@ -99,7 +99,7 @@ def test_every_link_and_picture_exists(page):
 def test_every_published_defect_is_tested_or_explained():
     """Rows 1 to 34: a test whose docstring names the number, or a row saying why not."""
     named = set()
-    for path in (ROOT / "tests").glob("test_*.py"):
+    for path in (ROOT / "tests").rglob("test_*.py"):
         for sentence in re.findall(r'"""Published defects? ([^:]+):', path.read_text()):
             for first, last in re.findall(r"(\d+)(?: to (\d+))?", sentence):
                 named.update(range(int(first), int(last or first) + 1))

@@ -15,7 +15,7 @@ from PIL import Image
 import train
 from imaging import cache
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
