@@ -17,7 +17,8 @@ try:
 except ModuleNotFoundError:  # no wheel for this platform: Pillow decodes
     simplejpeg = None
 
-VIEWS = ("satellite", "street", "drone", "google")
+TEST_VIEWS = ("satellite", "street", "drone")  # of query_ and gallery_ folders
+VIEWS = (*TEST_VIEWS, "google")  # of train/
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
@@ -70,15 +71,21 @@ def scan_classes(folder):
     return classes
 
 
+def task_folders(task):
+    """The two folders of a test task, (view of the queries, view of the gallery), in test/."""
+    query, gallery = task
+    return f"query_{query}", f"gallery_{gallery}"
+
+
 def is_image_name(path):
-    """Whether a path looks like an image by its suffix, and is no hidden file."""
+    """Whether a path has the suffix of an image and is not a hidden file."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def read_image(path):
-    """Decode an image file to uint8 (H, W, 3); OSError names the file that cannot be read.
+    """Decode an image file to uint8 (H, W, 3); an OSError names a file that cannot be read.
 
-    Pillow decides what an image is. A JPEG in order is decoded by simplejpeg where it is installed:
+    Pillow decides what an image is. An intact JPEG is decoded by simplejpeg where it is installed:
     the same pixels (both are libjpeg-turbo) in half the time.
     """
     try:
@@ -87,7 +94,7 @@ def read_image(path):
         if decoded is not None:
             return decoded
         with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith(("I", "F")):  # to cut it off at 255 would leave it white
+            if image.mode.startswith(("I", "F")):  # cut off at 255 they would be white
                 raise ValueError(f"its pixels are of mode {image.mode}, expected 8 bits a colour")
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -99,13 +106,13 @@ def read_image(path):
 
 
 def _decode_jpeg(content):
-    """A JPEG as uint8 (H, W, 3), or None where it is for Pillow to decode or to refuse."""
+    """A JPEG as uint8 (H, W, 3), or None where Pillow has to decode or refuse it."""
     if simplejpeg is None or not content.startswith(b"\xff\xd8"):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         if colours in ("YCbCr", "Gray") and height * width <= (Image.MAX_IMAGE_PIXELS or math.inf):
             return simplejpeg.decode_jpeg(content)
-    except ValueError:  # cut off, damaged
+    except ValueError:  # truncated or damaged
         pass
     return None
