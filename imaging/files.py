@@ -77,6 +77,28 @@ def task_folders(task):
     return f"query_{query}", f"gallery_{gallery}"
 
 
+def scan_test_folders(test_dir, tasks):
+    """{"query_drone": {ID: paths}, ...} of the folders that the tasks need."""
+    folders = sorted({folder for task in tasks for folder in task_folders(task)})
+    scanned = {folder: scan_classes(test_dir / folder) for folder in folders}
+    for folder in folders:
+        if folder.startswith("query_"):
+            _check_known(scanned[folder], test_dir, test_dir / folder)
+    return scanned
+
+
+def _check_known(classes, test_dir, folder):
+    """Raise ValueError for a query class that no gallery folder holds: a misplaced folder."""
+    galleries = [path for path in test_dir.glob("gallery_*") if path.is_dir()]
+    known = {path.name for gallery in galleries for path in gallery.iterdir()}
+    strangers = [name for name, paths in classes.items() if paths and name not in known]
+    if strangers:
+        raise ValueError(
+            f"{folder} has {len(strangers)} class folder(s) that no gallery folder holds, first "
+            f"{strangers[0]}: add its gallery images or remove it"
+        )
+
+
 def is_image_name(path):
     """Whether a path has the suffix of an image and is not a hidden file."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
