@@ -1,6 +1,6 @@
 """From a data folder in the University-1652 layout to batches {view: (images, labels)}.
 
-Views are known by name. One sorted list of IDs serves all views, so a class that has no image in a
+Views are known by name. All views share one sorted list of IDs, so a class that has no image in a
 view keeps its label in the others.
 """
 
@@ -15,16 +15,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from imaging.cache import resize_bicubic
-from imaging.files import read_image, scan_classes, split_folder
-from imaging.weather import CONDITIONS, choose_condition
+from imaging.files import scan_classes, split_folder
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def scan_training_views(data_dir, views):
-    """{view: {ID: paths}} of the training views asked for; no other folder is opened."""
+    """{view: {ID: paths}} of the training views given by name; no other folder is opened."""
     folder = split_folder(data_dir, "train")
     return {view: scan_classes(folder / view) for view in views}
 
@@ -36,7 +34,7 @@ def class_list(scanned):
 
 
 def hold_out(class_names, seed, share=0.1):
-    """The IDs to hold out for validation: a share of the buildings, at least one, by seed."""
+    """The IDs to hold out for validation: a random share of the buildings, at least one."""
     if len(class_names) < 4:
         raise ValueError(
             f"{len(class_names)} buildings with images in both views are too few to hold some out: "
@@ -46,10 +44,10 @@ def hold_out(class_names, seed, share=0.1):
 
 
 def retrieval_labels(*class_names):
-    """One {ID: integer label} for query and gallery: int(ID), as published, where that is possible.
+    """{ID: integer label} of all IDs, for query and gallery alike: int(ID), as published.
 
-    Where a folder name is no number, or two are the same one (`1` and `0001`), all names are
-    numbered in sorted order. -1 is the published label of junk images.
+    Where an ID is not a number, or two are the same number (`1` and `0001`), all IDs are numbered
+    in sorted order instead. -1 is the published label of junk images.
     """
     names = sorted(set().union(*class_names))
     if all(re.fullmatch("-1|[0-9]{1,18}", name) for name in names):
@@ -60,7 +58,7 @@ def retrieval_labels(*class_names):
 
 
 def label_samples(scanned, class_names):
-    """{view: [(path, label)]} with label = position of the ID in `class_names`; others left out."""
+    """{view: [(path, label)]} of the IDs in `class_names`; a label is the position there."""
     label_of = {name: label for label, name in enumerate(class_names)}
     return {
         view: [(p, label_of[name]) for name, ps in classes.items() if name in label_of for p in ps]
@@ -69,7 +67,7 @@ def label_samples(scanned, class_names):
 
 
 class Normalisation(NamedTuple):
-    """Mean and standard deviation of the colours that a backbone's weights expect, 0 to 1."""
+    """Mean and standard deviation of the colours, 0 to 1, that a backbone's weights expect."""
 
     mean: tuple = IMAGENET_MEAN
     std: tuple = IMAGENET_STD
@@ -78,19 +76,19 @@ class Normalisation(NamedTuple):
 def to_network_input(images, device, normalisation=None):
     """uint8 (B, 3, H, W) -> float32 on the device, channels last, scaled to 0..1 and normalised.
 
-    A quarter of the bytes travels, and the arithmetic is one pass over the whole batch.
-    `normalisation` has a `mean` and a `std` (model.input_spec); the default is ImageNet's.
+    Bytes are a quarter of what floats would be to copy, and the arithmetic is one pass over the
+    whole batch. `normalisation` has a `mean` and a `std` (model.input_spec), by default ImageNet's.
     """
-    own = normalisation or Normalisation()
+    spec = normalisation or Normalisation()
     batch, _, height, width = images.shape
-    scale, shift = _normalisation(torch.device(device), tuple(own.mean), tuple(own.std), width)
+    scale, shift = _normalisation(torch.device(device), tuple(spec.mean), tuple(spec.std), width)
     # Whole rows of pixels: over the three numbers of a pixel alone the loop would not vectorise.
     rows = images.to(device, non_blocking=True).permute(0, 2, 3, 1).reshape(-1, 3 * width)
     out = torch.addcmul(shift, rows, scale)
     return out.view(batch, height, width, 3).permute(0, 3, 1, 2)
 
 
-@functools.lru_cache(64)  # making them for every batch would stop a GPU each time
+@functools.lru_cache(64)  # made for every batch, they would make a GPU wait each time
 def _normalisation(device, mean, std, width):
     """(x / 255 - mean) / std as x * scale + shift for a row of pixels, both (3 * width,)."""
     mean, std = torch.tensor(mean), torch.tensor(std)
@@ -99,19 +97,19 @@ def _normalisation(device, mean, std, width):
 
 
 class Draw(NamedTuple):
-    """One image to load: the view, its index in that view's list, and its augmentation's seed."""
+    """One image to load: the view, the index in that view's list, the seed of the augmentation."""
 
     view: str
     index: int
     seed: int
-    mirrored: bool | None = None  # None: as the seed decides
+    mirrored: bool | None = None  # None: the seed decides
 
 
 class TrainingViews(Dataset):
     """All training images of several views; an item is a whole batch, asked for by its draws.
 
     `samples` is {view: [(path, label)]}, `images` {view: cache.ResizedImages}, `augmentations`
-    {view: Augmentation}. What a draw gives depends on its seed alone, never on workers or order.
+    {view: Augmentation}. An image depends on its draw alone, never on workers or their order.
     """
 
     def __init__(self, samples, images, augmentations):
@@ -121,7 +119,7 @@ class TrainingViews(Dataset):
 
     @property
     def needs_processes(self):
-        """Whether loading seeds torch's global generator, of which a process has one."""
+        """Whether loading seeds torch's global generator, which all threads of a process share."""
         return any(each.seeds_torch for each in self.augmentations.values())
 
     def __len__(self):
@@ -130,39 +128,28 @@ class TrainingViews(Dataset):
     def __getitem__(self, draws):
         """[Draw] -> {view: (images (B, 3, H, W) uint8 channels last, labels (B,) int64)}.
 
-        Where weather is drawn, the conditions (B,) int64 follow: 1 to 10 in the order of
-        weather.CONDITIONS. A view with a single image is left out: batch norm needs two.
+        Further labels follow where the augmentation gives any (`Augmentation.extra_labels`). A
+        view with a single image is left out: batch norm needs two.
         """
         by_view = {}
         for draw in draws:
             by_view.setdefault(draw.view, []).append(draw)
-        return {view: self._batch(view, its) for view, its in by_view.items() if len(its) > 1}
+        return {view: self._batch(view, each) for view, each in by_view.items() if len(each) > 1}
 
     def _batch(self, view, draws):
         augmentation, samples = self.augmentations[view], self.samples[view]
         shape = (len(draws), augmentation.height, augmentation.width, 3)
         images = np.empty(shape, np.uint8)
         for row, draw in enumerate(draws):
-            images[row] = self._image(view, samples[draw.index][0], draw)
-        labels = torch.tensor([samples[draw.index][1] for draw in draws])
+            path, _ = samples[draw.index]
+            images[row] = augmentation.load(path, self.images[view], draw.seed, draw.mirrored)
         images = torch.from_numpy(images).permute(0, 3, 1, 2)
-        if not augmentation.weather:
-            return images, labels
-        drawn = [choose_condition(augmentation.weather, draw.seed) for draw in draws]
-        return images, labels, torch.tensor([CONDITIONS.index(name) + 1 for name in drawn])
-
-    def _image(self, view, path, draw):
-        augmentation = self.augmentations[view]
-        if augmentation.before_resize:
-            whole = augmentation.before_resizing(read_image(path), draw.seed)
-            image = resize_bicubic(whole, augmentation.height, augmentation.width)
-        else:
-            image = self.images[view][path]
-        return augmentation.rearrange(image, random.Random(draw.seed), draw.mirrored)
+        labels = torch.tensor([samples[draw.index][1] for draw in draws])
+        return images, labels, *augmentation.extra_labels([draw.seed for draw in draws])
 
 
 class ImageBatches(Dataset):
-    """Whole batches of images of one view; an item is asked for by its list of paths."""
+    """Images of one view; an item is a whole batch, asked for by a list of paths."""
 
     needs_processes = False
 
@@ -176,10 +163,10 @@ class ImageBatches(Dataset):
 
 
 class ThreadLoader:
-    """Yields `dataset[batch]` for every batch of `batches`, in order, made ahead by threads.
+    """Yields `dataset[batch]` for every batch of `batches`, in order, loaded ahead by threads.
 
-    Decoding, resizing and copying run outside Python's lock, nothing is sent between processes,
-    and no process is copied, whose memory would then have to be copied page by page.
+    Threads are enough: decoding, resizing and copying run outside Python's lock. Processes would
+    have to be started, and to send every batch.
     """
 
     def __init__(self, dataset, batches, num_threads, pin_memory=False):
@@ -192,7 +179,7 @@ class ThreadLoader:
         return len(self.batches)
 
     def __iter__(self):
-        # A thread of ours gets no threads of torch's own: they would fight for the same cores.
+        # One torch thread in each of ours: more would fight for the same cores.
         with ThreadPoolExecutor(self.num_threads, "loader", torch.set_num_threads, (1,)) as pool:
             waiting = collections.deque()
             try:
@@ -212,14 +199,15 @@ class ThreadLoader:
             return loaded
         if isinstance(loaded, torch.Tensor):
             return loaded.pin_memory()
-        return {view: tuple(x.pin_memory() for x in pair) for view, pair in loaded.items()}
+        return {view: tuple(x.pin_memory() for x in part) for view, part in loaded.items()}
 
 
 def batch_loader(dataset, batches, num_workers, pin_memory=False):
     """Loader of `dataset[batch]` for every batch of `batches`, in order.
 
-    `num_workers` threads load ahead, 0 loads when asked. What draws from torch's global generator
-    (`dataset.needs_processes`) is loaded by as many processes instead, which stay alive.
+    `num_workers` threads load ahead; 0 loads a batch when it is asked for. A dataset that draws
+    from torch's global generator (`needs_processes`) is loaded by as many processes instead, which
+    stay alive from epoch to epoch.
     """
     if num_workers > 0 and not dataset.needs_processes:
         return ThreadLoader(dataset, batches, num_workers, pin_memory)
@@ -227,7 +215,7 @@ def batch_loader(dataset, batches, num_workers, pin_memory=False):
         dataset,
         batch_size=None,
         sampler=batches,
-        # Its own, or starting the workers would draw from the generator that dropout uses.
+        # Without one, starting the workers would draw from the generator that dropout uses.
         generator=torch.Generator(),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,

@@ -27,21 +27,21 @@ def extract_features(
 ):
     """Features of image files by one branch of a network, in the order of `paths`.
 
-    An image's feature is the sum of its embeddings over the image, its mirror image and all
+    The feature of an image is the sum of the embeddings of the image and its mirror image at all
     `scales` (each applied to the resized input, bicubic), divided by its length.
 
     Args:
         network: a multi-view network in evaluation mode, e.g. model.inference_copy: `embed` gives
-            what is summed, `finish` makes features of it, `input_spec` says how to normalise.
+            embeddings, `finish` makes features of their sum, `input_spec` says how to normalise.
         branch: number of the branch, 1 to 3 (model.branch_numbers).
         images: `cache.ResizedImages` that holds the paths (cache.open_view).
 
     Returns:
-        float32 array (N, D), rows of norm 1; of several processes each returns all rows. Where the
+        float32 array (N, D), rows of norm 1; each of several processes returns all rows. Where the
         device runs out of memory the batch is halved and the run goes on; a single image that does
         not fit is a torch.OutOfMemoryError.
     """
-    # Whole batches are dealt out to the processes: an image meets the same others as in one.
+    # Whole batches are dealt out to the processes: each is the same batch as in one process.
     shard = in_batches(range(len(paths)), batch_size)[rank() :: world_size()]
     loader = batch_loader(
         ImageBatches(images),
@@ -60,7 +60,7 @@ def extract_features(
 
 
 def _embed_within_memory(network, branch, images, device, scales, limit):
-    """Embeddings (B, D) on the CPU, `limit` images at a time; returns the limit that fitted."""
+    """Embeddings (B, D) on the CPU, made of `limit` images at a time, and the limit that fits."""
     chunks, start = [], 0
     while start < len(images):
         chunk = images[start : start + limit]
@@ -71,7 +71,7 @@ def _embed_within_memory(network, branch, images, device, scales, limit):
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(chunk) == 1:
                 raise
-        # Past the handler, whose traceback still held what did not fit.
+        # After the handler, whose traceback kept the memory in use.
         limit = len(chunk) // 2
         print(f"out of memory with {len(chunk)} images at once: going on with {limit}")
         if device.type == "cuda":
@@ -80,16 +80,16 @@ def _embed_within_memory(network, branch, images, device, scales, limit):
 
 
 def _embed_chunk(network, branch, chunk, device, scales):
-    """uint8 images (B, 3, H, W) -> embeddings (B, D) on the CPU; the device's memory is freed."""
+    """uint8 images (B, 3, H, W) -> embeddings (B, D) on the CPU; frees the device's memory."""
     images = to_network_input(chunk, device, network.input_spec)
-    # A GPU fills up with twice the images; a CPU only needs twice the memory.
+    # Twice the images use a GPU better; a CPU would only need twice the memory.
     return embed_images(network, branch, images, scales, doubled=images.is_cuda).cpu()
 
 
 def embed_images(network, branch, images, scales=(1.0,), doubled=False):
     """Sum of the embeddings of images (B, 3, H, W), their mirror images, and all scales: (B, D).
 
-    With `doubled` images and mirror images go through the network as one batch of 2B, else as two.
+    With `doubled`, images and mirror images are one batch of 2B for the network, else two batches.
     """
     total = 0
     for scale in scales:

@@ -30,8 +30,7 @@ def main(argv=None):
     print(f"run {run_dir} on {device}:", " ".join(f"{k}={v}" for k, v in sorted(saved.items())))
     processes.join_processes(device)
     startup.keep_freed_memory()
-    with processes.main_process_first(opts.cache == "disk"):
-        data = build.open_data(opts, pin_memory=device.type == "cuda")
+    data = build.open_data(opts, pin_memory=device.type == "cuda")
     utils.seed_everything(opts.seed)
     network = build.build_network(opts, len(data.class_names))
     training = build.build_training(opts, network, device, len(data.class_names))

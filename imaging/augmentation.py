@@ -1,6 +1,7 @@
 """Random changes of training images."""
 
 import math
+import random
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from imaging.cache import as_tensor
-from imaging.weather import apply_weather, choose_condition
+from imaging.cache import as_tensor, resize_bicubic
+from imaging.files import read_image
+from imaging.weather import CONDITIONS, apply_weather, choose_condition
 from random_erasing import random_erasing
 
 
@@ -20,8 +22,10 @@ class Augmentation(NamedTuple):
     up, so it is also turned by up to 90 degrees either way. Colour jitter, AutoAugment and random
     erasing apply to every view (the published code forgot the last two for satellites).
 
-    Not published: with `zoom` Z an image is magnified by 1/Z to Z, with `recolouring` S the tone
-    curve of each colour is changed (`tone_curves`), as from another height and by another camera.
+    Not published: with `zoom` Z an image is magnified by 1/Z to Z, as from another height; with
+    `recolour` S each colour goes through a tone curve (`tone_curves`), as of another camera.
+
+    An option of train.py with the name of a field fills it (training/build.py).
     """
 
     height: int  # pixels, of the result
@@ -29,21 +33,43 @@ class Augmentation(NamedTuple):
     turned: bool = False
     pad: int = 10
     color_jitter: bool = False
-    auto_augment: bool = False
+    DA: bool = False  # AutoAugment, the policy for ImageNet
     erasing_p: float = 0.0
     zoom: float = 1.0
-    recolouring: float = 0.0
-    weather: tuple = ()  # conditions, see weather.CONDITIONS; any of them, all alike likely
+    recolour: float = 0.0
+    weather: tuple = ()  # of weather.CONDITIONS: one is drawn for each image, all equally likely
 
     @property
     def seeds_torch(self):
         """Whether torch's global generator is used, of which a process has one."""
-        return self.color_jitter or self.auto_augment
+        return self.color_jitter or self.DA
 
     @property
     def before_resize(self):
         """Whether an image is changed before it is resized, which no cache can hold."""
         return bool(self.seeds_torch or self.weather)
+
+    def load(self, path, images, seed, mirrored=None):
+        """The image of a file, changed as `seed` says: uint8 (height, width, 3), a new array.
+
+        `images` is a `cache.ResizedImages` that holds the path; `mirrored` is that of `rearrange`.
+        """
+        if self.before_resize:
+            whole = self.before_resizing(read_image(path), seed)
+            image = resize_bicubic(whole, self.height, self.width)
+        else:
+            image = images[path]
+        return self.rearrange(image, random.Random(seed), mirrored)
+
+    def extra_labels(self, seeds):
+        """Labels of what was drawn for the images of B seeds: with weather [(B,) int64], else [].
+
+        A condition is 1 to 10, in the order of weather.CONDITIONS.
+        """
+        if not self.weather:
+            return []
+        drawn = [choose_condition(self.weather, seed) for seed in seeds]
+        return [torch.tensor([CONDITIONS.index(name) + 1 for name in drawn])]
 
     def before_resizing(self, image, seed):
         """What comes before the resize: uint8 (H, W, 3) -> the same shape."""
@@ -54,7 +80,7 @@ class Augmentation(NamedTuple):
         steps = []
         if self.color_jitter:
             steps.append(v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1, hue=0))
-        if self.auto_augment:
+        if self.DA:
             steps.append(v2.AutoAugment())
         # torchvision draws from torch's global generator, which belongs to dropout.
         with torch.random.fork_rng(devices=[]):
@@ -74,8 +100,8 @@ class Augmentation(NamedTuple):
             if angle is None and zoom == 1
             else turned_window(image, angle or 0.0, top, left, self.pad, zoom)
         )
-        if self.recolouring:
-            curves = tone_curves(self.recolouring, rng).ravel().tolist()
+        if self.recolour:
+            curves = tone_curves(self.recolour, rng).ravel().tolist()
             moved = np.array(Image.fromarray(moved).point(curves))
         heads = rng.random() < 0.5
         if heads if mirrored is None else mirrored:
@@ -86,7 +112,7 @@ class Augmentation(NamedTuple):
 def edge_window(image, top, left, height, width):
     """A window of an image (H, W, 3) that may reach outside it, where the edges are repeated.
 
-    Equal to padding with mode "edge" and cropping, but copies what is seen only. Window and image
+    Equal to padding with mode "edge" and cropping, but only the window is copied. Window and image
     must overlap.
     """
     first_row, first_column = max(0, -top), max(0, -left)
@@ -125,7 +151,7 @@ def turned_window(image, angle, top, left, pad, zoom=1.0):
 def tone_curves(strength, rng):
     """Random curves of the three colours, (3, 256) uint8: brightness, contrast, and a gamma each.
 
-    y = (x^g - 1/2) k + 1/2 + b / 4 on 0..1, with b, log k and, for each colour by itself, log g
+    y = (x^g - 1/2) k + 1/2 + b / 4 on 0..1, with b, log k and, separately for each colour, log g
     uniform in +-strength; `rng` is a random.Random.
     """
     brightness, contrast = rng.uniform(-strength, strength), rng.uniform(-strength, strength)

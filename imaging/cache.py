@@ -20,18 +20,19 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as image_ops
 
 from imaging.files import read_image
+from runtime.processes import main_process_first
 from runtime.progress import progress_bar
 
 CACHE_DIR = Path("cache")
 VERSION = 1  # part of every key: raise it when the same file gives other pixels
-STALE_AFTER = 24 * 3600  # seconds without a write, after which a half-built cache is a dead one's
+STALE_AFTER = 24 * 3600  # seconds without a write after which a half-built cache is abandoned
 
 
 class ResizedImages:
     """uint8 arrays (height, width, 3) of image files, asked for by path.
 
     Without a cache an image is decoded each time; with one it is a read-only part of `cache`, an
-    array (N, height, width, 3) in memory or mapped from a file.
+    array (N, height, width, 3) in memory or in a mapped file.
     """
 
     def __init__(self, paths, load, cache=None):
@@ -44,10 +45,11 @@ class ResizedImages:
 
 
 def open_images(paths, load, size, place="none", num_threads=1):
-    """`ResizedImages` of `paths`; with `place` "ram" or "disk" all are decoded here and now.
+    """`ResizedImages` of `paths`; with `place` "ram" or "disk" all are decoded at once.
 
     A cache on the disk is found again by the files' names, sizes and times, by the size in pixels
-    and by the versions that decode and resize, so it is exact or it is made again.
+    and by the versions that decode and resize, so it is exact or it is made again. Of several
+    processes, which must all come here, the first makes it.
 
     Args:
         load: function from a path to a uint8 array (height, width, 3), the same each time.
@@ -72,7 +74,7 @@ def _cache_in_memory(paths, load, shape, num_threads):
 
 
 def _free_memory():
-    """Bytes that can be had without swapping, or None where the system does not say."""
+    """Bytes that are free without swapping, or None where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -82,9 +84,9 @@ def _free_memory():
 
 # ---------------------------------------------------------------- on the disk
 def cache_path(paths, size):
-    """Where the images of these files in this size (height, width) are kept, or will be.
+    """The cache file of these image files in this size (height, width).
 
-    The name begins with what stays the same when a file changes: the folder and the size.
+    Its name begins with what stays the same when an image file changes: the folder and the size.
     """
     folder = Path(os.path.commonpath([path.resolve().parent for path in paths]))
     place = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
@@ -100,23 +102,24 @@ def cache_path(paths, size):
 
 def _cache_on_disk(paths, load, shape, num_threads):
     path = cache_path(paths, shape[1:3])
-    if not _is_whole(path, shape):
-        _write_cache(path, paths, load, shape, num_threads)
+    with main_process_first():
+        if not _is_whole(path, shape):
+            _write_cache(path, paths, load, shape, num_threads)
     return np.load(path, mmap_mode="r")
 
 
 def _is_whole(path, shape):
     try:
         return np.load(path, mmap_mode="r").shape == shape
-    except (OSError, ValueError, EOFError):  # absent, or cut by something other than this program
+    except (OSError, ValueError, EOFError):  # absent, or damaged by another program
         return False
 
 
 def _write_cache(path, paths, load, shape, num_threads):
-    """Decode into a file of this process's own, and move it into place when it is whole.
+    """Decode into a partial file that only this process writes; move it into place when complete.
 
-    A killed run leaves a partial file that is never read; of two runs at once each writes its own,
-    and the later one puts the same bytes in place of the earlier one's.
+    A killed run leaves a partial file that is never read. Two runs at once write a file each with
+    the same bytes, and the later one replaces the earlier one.
     """
     path.parent.mkdir(exist_ok=True)
     _remove_outdated(path)
@@ -135,11 +138,11 @@ def _write_cache(path, paths, load, shape, num_threads):
 
 
 def _remove_outdated(path):
-    """Remove earlier caches of the same folder and size, and half-built ones nobody writes to."""
+    """Remove earlier caches of the same folder and size, and abandoned half-built ones."""
     kept = path.name.rsplit("-", 1)[0]
     outdated = [old for old in path.parent.glob(f"{kept}-*.npy") if old != path]
     for partial in path.parent.glob(".partial-*.npy"):
-        with contextlib.suppress(OSError):  # its run may end in this moment
+        with contextlib.suppress(OSError):  # the run that writes it may finish at this moment
             if time.time() - partial.stat().st_mtime > STALE_AFTER:
                 outdated.append(partial)
     for old in outdated:
@@ -147,7 +150,7 @@ def _remove_outdated(path):
             old.unlink()
 
 
-# ---------------------------------------------------------------- both
+# ---------------------------------------------------------------- in memory and on the disk
 def _require_room(what, free, shape, instead):
     need = int(np.prod(shape, dtype=np.int64))
     if free is not None and need > free:
@@ -175,14 +178,14 @@ def _decode_all(paths, load, images, num_threads):
 
 # ---------------------------------------------------------------- resizing
 def as_tensor(image):
-    """uint8 (H, W, 3) array -> tensor (3, H, W) of the same memory, channels last."""
+    """uint8 (H, W, 3) array -> tensor (3, H, W) that shares its memory, channels last."""
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def resize_bicubic(image, height, width):
     """The published resize, straight to (height, width), bicubic with antialiasing.
 
-    uint8 (H, W, 3) -> uint8 (height, width, 3). Pillow's numbers to one level, in half its time.
+    uint8 (H, W, 3) -> uint8 (height, width, 3). Within one level of Pillow, in half the time.
     """
     resized = image_ops.resize(
         as_tensor(image), [height, width], v2.InterpolationMode.BICUBIC, antialias=True
@@ -193,7 +196,7 @@ def resize_bicubic(image, height, width):
 def load_resized(path, height, width, change=None):
     """Decode and resize an image file: uint8 (height, width, 3).
 
-    `change(image, path)` is done before, on the image at its own size: uint8 (H, W, 3) -> the same.
+    `change(image, path)` comes before the resize: uint8 (H, W, 3) -> the same shape and dtype.
     """
     image = read_image(path)
     if change is not None:
@@ -204,7 +207,7 @@ def load_resized(path, height, width, change=None):
 def open_view(paths, height, width, cache="none", num_workers=1, change=None):
     """`cache.ResizedImages` of a view's files; `cache` is "none", "ram" or "disk".
 
-    With a `change` (see `load_resized`) only "none": the cache knows the files alone.
+    With a `change` (see `load_resized`) it must be "none": a cache does not know of changes.
     """
     load = functools.partial(load_resized, height=height, width=width, change=change)
     return open_images(paths, load, (height, width), cache, num_workers)

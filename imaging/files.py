@@ -18,7 +18,7 @@ except ModuleNotFoundError:  # no wheel for this platform: Pillow decodes
     simplejpeg = None
 
 VIEWS = SATELLITE, STREET, DRONE, GOOGLE = ("satellite", "street", "drone", "google")
-TESTABLE_VIEWS = VIEWS[:3]  # web photographs are for training alone
+TEST_VIEWS = VIEWS[:3]  # web photographs are for training alone
 # The folders of the layout, in the order in which they are listed.
 TRAIN_FOLDERS = tuple(f"train/{view}" for view in (SATELLITE, DRONE, STREET, GOOGLE))
 TEST_FOLDERS = tuple(
@@ -73,8 +73,36 @@ def scan_classes(folder):
     return classes
 
 
+def task_folders(task):
+    """The two folders of a test task, (view of the queries, view of the gallery), in test/."""
+    query, gallery = task
+    return f"query_{query}", f"gallery_{gallery}"
+
+
+def scan_test_folders(test_dir, tasks):
+    """{"query_drone": {ID: paths}, ...} of the folders that the tasks need."""
+    folders = sorted({folder for task in tasks for folder in task_folders(task)})
+    scanned = {folder: scan_classes(test_dir / folder) for folder in folders}
+    for folder in folders:
+        if folder.startswith("query_"):
+            _check_known(scanned[folder], test_dir, test_dir / folder)
+    return scanned
+
+
+def _check_known(classes, test_dir, folder):
+    """Raise ValueError for a query class that no gallery folder holds: a misplaced folder."""
+    galleries = [path for path in test_dir.glob("gallery_*") if path.is_dir()]
+    known = {path.name for gallery in galleries for path in gallery.iterdir()}
+    strangers = [name for name, paths in classes.items() if paths and name not in known]
+    if strangers:
+        raise ValueError(
+            f"{folder} has {len(strangers)} class folder(s) that no gallery folder holds, first "
+            f"{strangers[0]}: add its gallery images or remove it"
+        )
+
+
 def is_image_name(path):
-    """Whether a path looks like an image by its suffix, and is no hidden file."""
+    """Whether a path has the suffix of an image and is not a hidden file."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
@@ -98,9 +126,9 @@ def list_images(folder, is_image=is_image_file):
 
 
 def read_image(path):
-    """Decode an image file to uint8 (H, W, 3); OSError names the file that cannot be read.
+    """Decode an image file to uint8 (H, W, 3); an OSError names a file that cannot be read.
 
-    Pillow decides what an image is. A JPEG in order is decoded by simplejpeg where it is installed:
+    Pillow decides what an image is. An intact JPEG is decoded by simplejpeg where it is installed:
     the same pixels (both are libjpeg-turbo) in half the time.
     """
     try:
@@ -109,7 +137,7 @@ def read_image(path):
         if decoded is not None:
             return decoded
         with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith(("I", "F")):  # to cut it off at 255 would leave it white
+            if image.mode.startswith(("I", "F")):  # cut off at 255 they would be white
                 raise ValueError(f"its pixels are of mode {image.mode}, expected 8 bits a colour")
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -121,13 +149,13 @@ def read_image(path):
 
 
 def _decode_jpeg(content):
-    """A JPEG as uint8 (H, W, 3), or None where it is for Pillow to decode or to refuse."""
+    """A JPEG as uint8 (H, W, 3), or None where Pillow has to decode or refuse it."""
     if simplejpeg is None or not content.startswith(b"\xff\xd8"):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         if colours in ("YCbCr", "Gray") and height * width <= (Image.MAX_IMAGE_PIXELS or math.inf):
             return simplejpeg.decode_jpeg(content)
-    except ValueError:  # cut off, damaged
+    except ValueError:  # truncated or damaged
         pass
     return None

@@ -1,10 +1,10 @@
-"""Robustness: the same queries turned, scaled, shifted, from other distances, or fewer of them.
+"""Changed queries, to test robustness: turned, scaled, shifted, from other distances, or fewer.
 
     turned, more = parse_perturbations("rotate=30,60")
     turned.change(image, input_width=256)  # uint8 (H, W, 3) -> the same shape
-    turned.choose(paths)                   # the query images of a building that stay
+    turned.choose(paths)                   # the query images of a building that are used
 
-What is lost outside an image is black, as where a published test pads, but for `shift`.
+Pixels from outside the image are black, as in published tests that pad; `shift` mirrors instead.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from PIL import Image
 
 KINDS = {  # {name: what its amount is}
     "rotate": "degrees counter-clockwise about the middle",
-    "scale": "times larger about the middle; below 1 a black frame is seen",
-    "shift": "pixels of the network's input to the right, what enters is the mirror image",
-    "pad": "the same, what enters is black",
+    "scale": "times larger about the middle; below 1 with a black frame",
+    "shift": "pixels of the network's input to the right, filled with the mirror image",
+    "pad": "the same, filled with black",
     "distance": "long, middle or short: the drone's first, second or last third of its way down",
     "images": "of each building, spread evenly over those there are",
 }
@@ -28,13 +28,13 @@ DISTANCES = {
     "middle": range(19, 37),
     "short": range(37, 55),
 }
-MOST = 200  # amounts of a range
+MOST_AMOUNTS = 200  # of a range
 
 
 class Perturbation(NamedTuple):
     """One change of the queries."""
 
-    kind: str  # of KINDS
+    kind: str  # one of KINDS
     amount: float | str  # a name for "distance", else a number
 
     @property
@@ -51,8 +51,8 @@ class Perturbation(NamedTuple):
     def change(self, image, input_width):
         """The changed image: uint8 (H, W, 3) -> uint8 (H, W, 3), at its own size.
 
-        `input_width` is that of the network's input, in whose pixels shifts are counted, fewer
-        than there are (see `check`).
+        Shifts are counted in pixels of the network's input, which is `input_width` wide; `check`
+        refuses those that leave nothing.
         """
         height, width, _ = image.shape
         if self.kind == "rotate":
@@ -66,14 +66,14 @@ class Perturbation(NamedTuple):
         return image
 
     def choose(self, paths):
-        """The images of a building that are asked for: its list of paths, or a part of it.
+        """The images of a building that are used: its list of paths, or a part of it.
 
-        Of no distance are images whose names do not end in the number of a frame.
+        An image whose name does not end in the number of a frame belongs to no distance.
         """
         if self.kind == "distance":
             return [path for path in paths if frame_number(path) in DISTANCES[self.amount]]
         if self.kind == "images":
-            # The middles of as many equal parts: one alone is not from the end of the way.
+            # The middles of equal parts, so that one image alone is not from an end of the way.
             count = min(int(self.amount), len(paths))
             return [paths[int((n + 0.5) * len(paths) / count)] for n in range(count)]
         return paths
@@ -97,7 +97,7 @@ def _scaled(image, factor):
 
 
 def _shifted(image, pixels, mirrored):
-    """Moved to the right, or by a negative number to the left."""
+    """Moved to the right by a positive number of pixels, to the left by a negative one."""
     if pixels < 0:
         return np.ascontiguousarray(_shifted(image[:, ::-1], -pixels, mirrored)[:, ::-1])
     kept = image[:, : image.shape[1] - pixels]
@@ -105,7 +105,7 @@ def _shifted(image, pixels, mirrored):
 
 
 def frame_number(path):
-    """Number of a drone image on its way, at the end of its file's stem; None without."""
+    """Frame number of a drone image: the digits at the end of its file's stem, None without any."""
     digits = re.search(r"\d+$", path.stem)
     return int(digits.group()) if digits else None
 
@@ -152,7 +152,7 @@ def _numbers(amounts):
         start, end, step = (float(part) for part in amounts.split(":"))
         # In whole steps, so that 0.1 added up does not miss the end.
         count = int((end - start) / step + 1e-9) + 1 if step else 0
-        if not 1 <= count <= MOST:
+        if not 1 <= count <= MOST_AMOUNTS:
             raise ValueError
         values = [round(start + n * step, 9) for n in range(count)]
     if not np.isfinite(values).all():

@@ -1,64 +1,11 @@
-"""The ten conditions of University1652-WX, drawn on drone images: normal, fog, rain, snow, ...
+"""The ten weather conditions of University1652-WX (normal, fog, rain, snow, ...) on drone images.
+
+Conditions and parameters are those published with MuseNet (Wang et al., Pattern Recognition 2024);
+every formula stands in weather.md beside this file. A picture depends on the image, the condition
+and the seed alone, not on the images, processes or threads before it.
 
     weathered = apply_weather(image, "fog_rain", seed=7)  # uint8 (H, W, 3) RGB -> the same shape
     seed = weather_seed("0839/image-54.jpeg", "fog_rain")  # of an image of a test set
-
-A picture depends on the image, the condition and the seed alone: not on the images before it, nor
-on the process or thread that draws it.
-
-Specification, version 1. The conditions, their order and their parameters are those published with
-MuseNet (Wang et al., Multiple-environment Self-adaptive Network for Aerial-view Geo-localization,
-Pattern Recognition 2024), whose pictures were drawn by the library imgaug 0.4.0 and depended on all
-images drawn before. Here they are computed anew from what the layers of that library are. U(a, b)
-is uniform; `image` is what the step before has left, in floats of 0 to 255; the last step rounds.
-
-normal         the image itself
-fog            (1 - a) image + a min(I, 255) with I = 225 + N(0, 2) + 225 (2 F - 1) / 5 and
-               a = (1 + 0.9 G)^0.9 / 2, so 0.5 to 0.891. F and G are cloud noise of at most 128 and
-               10 points a side, the normal numbers are on 8 x 8 points
-rain           Rain of drop sizes U(.05, .1) twice, U(.1, .2) twice, U(.05, .2)
-snow           Snow of flake sizes U(.5, .8) twice, U(.6, .9) twice, U(.5, .9)
-dark           (min(image + 100, 255) + image / 5) / 2; then the brightness Y becomes
-               0.2 (Y + U(-30, -15))
-over_exposure  the brightness Y becomes 1.6 (Y + U(0, 30))
-fog_rain       fog, Rain U(.05, .2) twice
-fog_snow       fog, Snow U(.5, .9) twice
-rain_snow      Snow U(.5, .8), Rain U(.05, .1), Rain U(.1, .2), Rain U(.05, .2), Snow U(.6, .9)
-wind           motion blur over 15 pixels, angle U(0, 360) degrees, direction U(-1, 1)
-
-Cloud noise    the real part of the inverse Fourier transform of U(0, 1) exp(i U(0, 2 pi)) / f^2
-               without f = 0, f in cycles a pixel; stretched to 0..1. A coarse grid is enlarged to
-               the image by bicubic interpolation, here and below.
-Brightness     Y = .299 R + .587 G + .114 B. What Y changes, held within 0..255, is added to R, G
-               and B.
-Motion blur    a point becomes a line about it, `angle` degrees from straight down, with weights
-               from (1 - direction) / 2 at its upper end to (1 + direction) / 2 at its lower one.
-               A place between pixels is shared out to the four about it; weights are whole 256ths.
-               Edges are mirrored.
-Specks         salt noise in cells: a cell is (1 + cos(pi U(0, 1) / 2)) / 2 with the probability
-               `density`, a whole number of 256ths, else 0. Times a gate, 8 x 8 points of
-               Beta(1, 1 - uniformity), enlarged; and the cells are enlarged to pixels.
-Rain           n: specks of density U(.03, .14) once, twice or three times added up, uniformity
-               U(.8, 1), cells 1 pixel high and 1 / (1 - drop size) wide; blurred in direction 1 at
-               the angle U(-15, 15) over U(.04, .06) of the longer side.
-               (1 - a) image + 240 a with a = min(1.3 n, 1).
-Snow           n: the brightest of one, two or three layers of specks, each of density
-               U(.005, .075), uniformity U(.3, .9), cells 1 / (1 - flake size) high and wide;
-               blurred in direction 1 at the angle U(-30, 30) over v = U(.007, .03) of the longer
-               side. N = 255 (6 - 5 u) n^(3 - 2 u), u = U(.4, .8);
-               min(max(image + (.1 + 20 v) N, (1 + 20 v) N), 255).
-Sizes          The published images are 512 pixels wide and high. Rain and Snow on a larger image
-               are those of an image with a longer side of 512, enlarged. On one with a longer side
-               of S < 512, cells of snow shrink by S / 512, not below 1.5 pixels. The motion blur
-               of wind is over 15 S / 512 pixels for any S. Lines are odd numbers of pixels, at
-               least 7 of wind and 9 of rain.
-
-What differs from imgaug beside the sizes: brightness is always that of one colour space (imgaug
-draws one of six) and is added to before it is multiplied (imgaug draws the order; the other one
-leaves little of a dark image but black); the layers of one Rain or Snow fall at one angle and
-speed; the noise of fog is made on at most 128 points a side (imgaug: on all pixels);
-snow has no Gaussian blur of half a pixel, as it is enlarged softly; drops have one colour,
-the one that imgaug's formula has for all but nearly empty layers; nothing is rounded on the way.
 """
 
 import argparse
@@ -71,7 +18,7 @@ from statistics import NormalDist
 import numpy as np
 from PIL import Image, ImageChops
 
-SPEC_VERSION = 1  # of the pictures: raised when the same image, condition and seed give another
+SPEC_VERSION = 1  # of weather.md: raised when an image, condition and seed give another picture
 CONDITIONS = (
     *("normal", "fog", "rain", "snow", "dark", "over_exposure"),
     *("fog_rain", "fog_snow", "rain_snow", "wind"),
@@ -88,13 +35,13 @@ def apply_weather(image, condition, seed):
     Raises ValueError for another image, condition or seed.
     """
     if condition not in CONDITIONS:
-        raise ValueError(f"condition {condition!r} is none of {', '.join(CONDITIONS)}: name one")
+        raise ValueError(f"condition {condition!r} is not one of {', '.join(CONDITIONS)}: name one")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed {seed} is not within 0 to 2^64 - 1: weather_seed makes such")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
             f"image is {image.dtype} of shape {image.shape}, expected uint8 (H, W, 3): "
-            "dataset.read_image gives that"
+            "imaging.files.read_image gives that"
         )
     if not STEPS[condition]:
         return image.copy()
@@ -143,7 +90,7 @@ def draw_weather(image, path, condition):
 
 
 def choose_condition(conditions, seed):
-    """One of the conditions, all alike likely, as the seed of a training sample decides."""
+    """One of the conditions, each with the same probability; `seed` is of a training sample."""
     return conditions[weather_seed("", "which", seed) % len(conditions)]
 
 
@@ -151,8 +98,8 @@ def choose_condition(conditions, seed):
 class Draws:
     """Random numbers that are a function of a seed alone: the raw words of a Philox generator.
 
-    NumPy keeps the words of its bit generators from version to version, which it does not promise
-    of the numbers that a Generator makes of them.
+    NumPy promises that the words of its bit generators stay the same in later versions; it does not
+    promise that for the numbers a Generator makes of them.
     """
 
     def __init__(self, seed):
@@ -192,12 +139,12 @@ def cloud_noise(draws, height, width, most):
 
 
 def specks(draws, shape, density, uniformity, cell):
-    """Salt noise that is denser in some places than in others: uint8 (H, W).
+    """Salt noise, denser in some places than in others: uint8 (H, W).
 
     Args:
         shape: (H, W).
         density: probability that a cell is a speck.
-        uniformity: 0 to 1, how alike dense all places are.
+        uniformity: 0 to 1, how evenly the specks are spread.
         cell: height and width of a cell in pixels.
     """
     height, width = shape
@@ -211,7 +158,7 @@ def specks(draws, shape, density, uniformity, cell):
 
 
 def speck_table(count):
-    """What a random byte makes of a cell, bytes (256,): `count` of them a speck, the others 0."""
+    """The level of a cell for each random byte, bytes (256,): `count` are specks, the others 0."""
     places = [(number + 0.5) / count for number in range(count)]
     levels = [round(127.5 * (1 + math.cos(math.pi / 2 * place))) for place in places]
     return bytes(levels).ljust(256, b"\0")
@@ -219,7 +166,7 @@ def speck_table(count):
 
 # ---------------------------------------------------------------- motion blur
 def line_kernel(length, angle, direction):
-    """The motion blur of a point: {(down, right): weight}, whole weights that add up to 256.
+    """The motion blur of a point: {(down, right): weight}, whole weights with the sum 256.
 
     A line of `length` pixels about the point, `angle` degrees from straight down towards the
     right, with weights linear from (1 - direction) / 2 at the upper end to (1 + direction) / 2.
@@ -239,9 +186,9 @@ def line_kernel(length, angle, direction):
 
 
 def whole_weights(shares, total):
-    """Round {key: share} in proportion to whole numbers of a given sum, by largest remainders.
+    """Round {key: share} in proportion to whole numbers with a given sum, by largest remainders.
 
-    Those that become 0 are left out.
+    Weights of 0 are left out.
     """
     scale = total / sum(shares.values())
     weights = {key: math.floor(scale * share) for key, share in shares.items()}
@@ -299,7 +246,7 @@ def add_fog(planes, draws):
 
 
 def drawn_shape(shape):
-    """(H, W) at which rain and snow are drawn: that of the image, or of a smaller one."""
+    """(H, W) at which rain and snow are drawn: the image, or scaled down to PUBLISHED_SIDE."""
     scale = min(1.0, PUBLISHED_SIDE / max(shape))
     return tuple(max(1, round(scale * side)) for side in shape)
 
@@ -342,7 +289,7 @@ def add_snow(planes, draws, flake_size):
 
 
 def flatten_contrast(planes, draws):
-    """The mean of the image 100 levels up, as far as white goes, and of the image at a fifth."""
+    """The mean of the image 100 levels brighter (255 at most) and of the image times 1/5."""
     brighter = np.minimum(planes + np.float32(100), np.float32(255))
     planes *= np.float32(0.2)
     planes += brighter
@@ -350,7 +297,7 @@ def flatten_contrast(planes, draws):
 
 
 def change_brightness(planes, draws, factor, added):
-    """Brightness becomes factor (brightness + U(*added)); the differences of the colours stay."""
+    """Brightness becomes factor (brightness + U(*added)); differences between colours stay."""
     luma = sum(np.float32(weight) * plane for weight, plane in zip(LUMA, planes, strict=True))
     changed = np.float32(factor) * (luma + np.float32(draws.uniform(*added)))
     planes += changed.clip(0, 255) - luma

@@ -110,10 +110,10 @@ def barrier():
 
 
 @contextmanager
-def main_process_first(wait=True):
-    """The first process runs the block while the others wait, then they do; or none waits."""
-    if wait and not is_main():
+def main_process_first():
+    """The first process runs the block while the others wait, then they do."""
+    if not is_main():
         barrier()
     yield
-    if wait and is_main():
+    if is_main():
         barrier()

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
-from imaging.files import TESTABLE_VIEWS, is_image_name, list_images
+from imaging.files import TEST_VIEWS, is_image_name, list_images
 from runtime.cli import natural_int, number_within
 from sources.command import SKIP_MISSING, converter, option
 from sources.plan import Entry, Plan
@@ -75,13 +75,13 @@ def _view_names(names, where):
     if not _are_two_views(names):
         raise ValueError(
             f"{where} {', '.join(names)}: name the two views, e.g. --views drone,satellite "
-            f"(of {', '.join(TESTABLE_VIEWS)})"
+            f"(of {', '.join(TEST_VIEWS)})"
         )
     return tuple(names)
 
 
 def _are_two_views(names):
-    return len(names) == len(set(names)) == 2 and set(names) <= set(TESTABLE_VIEWS)
+    return len(names) == len(set(names)) == 2 and set(names) <= set(TEST_VIEWS)
 
 
 # ---------------------------------------------------------------- reading
@@ -240,7 +240,7 @@ def _two_views(text):
     views = tuple(text.split(","))
     if not _are_two_views(views):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not two of {', '.join(TESTABLE_VIEWS)}, such as drone,satellite"
+            f"{text!r} is not two of {', '.join(TEST_VIEWS)}, such as drone,satellite"
         )
     return views
 

@@ -562,7 +562,7 @@ def test_batches_carry_the_condition_that_was_drawn():
     import numpy as np
 
     import dataset
-    from imaging import weather
+    from imaging import augmentation, weather
     from imaging.augmentation import Augmentation
 
     images = {view: {"a": np.full((40, 40, 3), 90, np.uint8)} for view in ("satellite", "drone")}
@@ -571,7 +571,7 @@ def test_batches_carry_the_condition_that_was_drawn():
     samples = {view: [("a", 3)] for view in images}
     views = dataset.TrainingViews(samples, images, augmentations)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "read_image", lambda path: images["drone"][path])
+        patch.setattr(augmentation, "read_image", lambda path: images["drone"][path])
         batch = views[[dataset.Draw(v, 0, s) for v in images for s in range(9)]]
     expected = [2 + 1 if weather.choose_condition(("rain", "wind"), s) == "rain" else 9 + 1
                 for s in range(9)]  # fmt: skip

@@ -420,7 +420,7 @@ def test_a_choice_of_queries(toy, small_run, capsys):
     (small_run / "result.txt").unlink()
     both = ["--perturb", "distance=long,middle"]  # told before the first is extracted
     fails(script.main, [*argv, *both], capsys, "query_drone has no image for distance=middle")
-    fails(script.main, [*argv, *middle, "--all"], capsys, "of drone queries", "without --all")
+    fails(script.main, [*argv, *middle, "--all"], capsys, "needs drone queries", "without --all")
     fails(script.main, [*argv, "--perturb", "shift=9,99"], capsys, "leaves nothing of 32 pixels")
     assert not (small_run / "result.txt").exists()
     fails(script.main, [*argv, "--perturb", "tilt=3"], capsys, "'tilt=3' is not", "rotate")

@@ -77,18 +77,15 @@ def split_buildings(opts, scanned):
 
 
 def augmentations(opts):
-    """{view: Augmentation} of the views the network is called with."""
+    """{view: Augmentation} of the views the network is called with.
+
+    An option that has the name of a field fills it, so a new one needs no line here.
+    """
+    settings = {name: getattr(opts, name, None) for name in Augmentation._fields}
+    settings |= {"height": opts.h, "width": opts.w}
     return {
-        view: Augmentation(
-            opts.h,
-            opts.w,
+        view: Augmentation(**settings)._replace(
             turned=view == "satellite" and not opts.no_turn,
-            pad=opts.pad,
-            color_jitter=opts.color_jitter,
-            auto_augment=opts.DA,
-            erasing_p=opts.erasing_p,
-            zoom=opts.zoom,
-            recolouring=opts.recolour,
             weather=tuple(opts.weather) if view == "drone" else (),
         )
         for view in input_views(opts)

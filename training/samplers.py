@@ -1,4 +1,4 @@
-"""Which images make up a batch: pairs of the same buildings, or every view shuffled by itself."""
+"""Which images make up a batch: pairs of the same buildings, or each view shuffled separately."""
 
 import random
 
@@ -8,8 +8,8 @@ from dataset import Draw
 class _EpochSampler:
     """Yields the draws of an epoch batch by batch; the epoch's number is set before it starts.
 
-    Of several processes each draws what one process would with `world_size` times the batch size,
-    and keeps every `world_size`-th building of it from number `rank` on: no two see the same.
+    Each of several processes draws what one process would with `world_size` times the batch size,
+    and keeps every `world_size`-th building from number `rank` on: no two see the same building.
     """
 
     def __init__(self, samples, batch_size, seed=0, rank=0, world_size=1):
@@ -21,7 +21,8 @@ class _EpochSampler:
         self.epoch = 0
         self.neighbours = None  # see PairedSampler
 
-    def _mine(self, items):
+    def _share(self, items):
+        """The part of a whole batch that this process loads."""
         return items[self.rank :: self.world_size]
 
     def _generator(self):
@@ -29,22 +30,21 @@ class _EpochSampler:
 
 
 class PairedSampler(_EpochSampler):
-    """Batches of distinct buildings with images of each of their views, so positives are sure.
+    """Batches of distinct buildings with images of each of their views: always positive pairs.
 
-    An epoch shows every image of the anchor view once (a building without one, once all the same)
-    and with each a random image of every other view. The buildings of an epoch are spread evenly
-    over its batches, so none is left out and none is alone.
+    An epoch shows every image of the anchor view once, each with a random image of every other
+    view; a building without an image in the anchor view is shown once too. The buildings of an
+    epoch are spread evenly over its batches, so none is left out and none is alone.
 
     Args:
         batch_size: images of a view in a batch of one process.
         anchor_view: the view an epoch is a pass over; the first one by default.
-        images_per_building: K > 1 draws K images of each view of batch_size // K buildings; a
-            building with fewer is drawn from again.
+        images_per_building: K > 1 draws K images of each view of batch_size // K buildings; where
+            a building has fewer, some are repeated.
         joint_flips: mirror either all images of a building in a batch or none.
 
-    `neighbours`, a (N, K) int64 tensor or None, may be set before an epoch, for each label the most
-    similar ones first: a batch is then filled with these instead of any buildings
-    (see `batches_of_neighbours`).
+    `neighbours` may be set before an epoch: None, or for each of N labels the K most similar ones,
+    best first, (N, K) int64. Batches are then made of neighbours, see `batches_of_neighbours`.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class PairedSampler(_EpochSampler):
         }
         for first in range(0, max(counts.values()), self.images_per_building):
             labels = [label for label in self.labels if counts[label] > first]
-            # A lone building has no batch to be in.
+            # Fewer buildings than a batch needs are left out.
             if len(labels) >= self.fewest:
                 yield first, labels
 
     def _batch_count(self, labels):
-        # No batch of one, even where the batch size is 1 or divides badly.
+        # No batch of one building, even where the batch size is 1 or leaves a remainder of 1.
         buildings = max(1, self.batch_size // self.images_per_building)
         return min(-(-len(labels) // buildings), len(labels) // self.fewest)
 
@@ -110,7 +110,7 @@ class PairedSampler(_EpochSampler):
             )
             for batch in batches:
                 buildings = [self._draw(label, order.get(label), first, rng) for label in batch]
-                yield [draw for draws in self._mine(buildings) for draw in draws]
+                yield [draw for draws in self._share(buildings) for draw in draws]
 
     def _draw(self, label, anchors, first, rng):
         """The draws of one building, K images of each of its views."""
@@ -125,7 +125,7 @@ class PairedSampler(_EpochSampler):
         return draws
 
     def _choose(self, candidates, in_order, all_indices, rng):
-        """K of the candidates, the first ones or any; what lacks is drawn again from all."""
+        """K of the candidates, the first or random ones; where too few, more from all images."""
         count = self.images_per_building
         fresh = min(count, len(candidates))
         chosen = candidates[:fresh] if in_order else rng.sample(candidates, fresh)
@@ -133,16 +133,16 @@ class PairedSampler(_EpochSampler):
 
 
 def batches_of_neighbours(labels, count, neighbours, rng):
-    """Cut labels into `count` lists of alike buildings, each label in exactly one.
+    """Cut labels into `count` lists of similar buildings, each label in exactly one.
 
     A list of n takes the next unused label as a seed, with it the n/4 most similar unused ones and
-    n/4 random others of the n most similar, then the next seed, until it is full: the dynamic
-    similarity sampling of Sample4Geo (Deuser et al., ICCV 2023, section 3.4), whose published code
-    leaves the first sample of the data set out.
+    n/4 random others of the n most similar, then the next seed, until it is full. This is the
+    dynamic similarity sampling of Sample4Geo (Deuser et al., ICCV 2023, section 3.4), whose
+    published code leaves out the first sample of the data set.
 
     Args:
         labels: shuffled, distinct.
-        neighbours: of each label (index or key) the other labels, most similar first.
+        neighbours: {label: other labels, most similar first}, or a list indexed by label.
         rng: a random.Random.
     """
     waiting = dict.fromkeys(labels)  # an ordered set
@@ -164,7 +164,7 @@ def batches_of_neighbours(labels, count, neighbours, rng):
 
 
 class IndependentSampler(_EpochSampler):
-    """Every view shuffled on its own, as published; an epoch ends with the smallest view.
+    """Every view shuffled separately, as published; an epoch ends with the smallest view.
 
     Only full batches are drawn, so a view must have at least `batch_size` images.
     """
@@ -190,7 +190,7 @@ class IndependentSampler(_EpochSampler):
                 view: [Draw(view, index, rng.getrandbits(63)) for index in order[chosen]]
                 for view, order in orders.items()
             }
-            yield [draw for drawn in draws.values() for draw in self._mine(drawn)]
+            yield [draw for drawn in draws.values() for draw in self._share(drawn)]
 
 
 SAMPLERS = {"paired": PairedSampler, "independent": IndependentSampler}

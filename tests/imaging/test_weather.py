@@ -501,7 +501,7 @@ def test_rain_on_a_large_image_is_that_of_512_pixels_enlarged():
 @pytest.mark.parametrize(
     ("image", "condition", "seed", "words"),
     [
-        (flat(4, 4), "hail", 0, "condition 'hail' is none of normal, fog, rain"),
+        (flat(4, 4), "hail", 0, "condition 'hail' is not one of normal, fog, rain"),
         (flat(4, 4), "fog", -1, "seed -1 is not within 0 to 2\\^64 - 1"),
         (flat(4, 4), "fog", 2**64, "is not within"),
         (np.zeros((4, 4, 3)), "fog", 0, "image is float64 of shape \\(4, 4, 3\\), expected uint8"),
@@ -531,7 +531,7 @@ def test_conditions_of_the_command_line():
 @pytest.fixture(scope="module")
 def benchmark():
     folder = Path(weather.__file__).parent.parent / "benchmarks"
-    sys.path.append(str(folder))  # for `import measure`; after the root, which has weather.py too
+    sys.path.append(str(folder))  # for `import measure`
     spec = importlib.util.spec_from_file_location("benchmarks_weather", folder / "weather.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
