@@ -128,16 +128,17 @@ def load_weights(network, path, state=None):
         key.removeprefix("module.").removeprefix("_orig_mod."): value
         for key, value in state.items()
     }
-    own = network.state_dict()
+    expected = network.state_dict()
     differing = [
-        f"{key} is {_shape(clean.get(key))}, expected {_shape(own.get(key))}"
-        for key in sorted(own.keys() | clean.keys())
-        if _shape(clean.get(key)) != _shape(own.get(key))
+        f"{key} is {_shape(clean.get(key))}, expected {_shape(expected.get(key))}"
+        for key in sorted(expected.keys() | clean.keys())
+        if _shape(clean.get(key)) != _shape(expected.get(key))
     ]
     if differing:
         raise ValueError(
             f"{path} is of another architecture than its opts.yaml says: {len(differing)} of "
-            f"{len(own)} entries differ, first {differing[0]}; check views, pool, share, nclasses"
+            f"{len(expected)} entries differ, first {differing[0]}; check views, pool, share, "
+            "nclasses"
         )
     network.load_state_dict(clean)
 

@@ -66,7 +66,7 @@ def _error_line(error):
         return "out of memory: lower --batchsize, or --h and --w"
     if not isinstance(error, (ValueError, OSError, FloatingPointError)):
         return None
-    # An error from a loader worker carries that process's traceback; its last line is ours.
+    # An error from a loader worker carries that process's traceback; its last line is the message.
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1].removeprefix(f"{type(error).__name__}: ")
 
@@ -200,7 +200,7 @@ def precision_of(opts):
 
 
 def with_config(parser, argv=None):
-    """The command line with the options of its `--config FILE` put before it, so that its own win.
+    """The command line after the options of its `--config FILE`, which it so overrides.
 
     The file is YAML with `options: {name: value}`: true gives `--name`, false `--no-name`, a list
     or a mapping what the command line takes for it (`a,b`, `a=1,b=2`). Its other keys are for the

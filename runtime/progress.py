@@ -6,7 +6,7 @@ from runtime.processes import is_main
 
 
 class Stopwatch:
-    """Iterates over something; `seconds` is the time its items took to come."""
+    """Iterates over something; `seconds` is the time spent waiting for the items."""
 
     def __init__(self, items):
         self.items, self.seconds = items, 0.0

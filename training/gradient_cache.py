@@ -5,7 +5,8 @@ cut up. Two passes do it (Gao et al., Scaling Deep Contrastive Learning Batch Si
 Limited Setup, RepL4NLP 2021): the first computes all outputs and keeps nothing else; the loss gives
 the gradient of the outputs; the second computes each part again and sends its gradient on.
 
-Batch norm normalises each part by itself, in both passes alike; its statistics count the second.
+Batch norm normalises each part by itself in both passes; its running statistics are updated in the
+second alone.
 """
 
 from contextlib import nullcontext
@@ -29,7 +30,7 @@ def split_batch(images, micro_batchsize, longest=None):
     longest = longest or max(map(len, images.values()))
     count = max(1, min(-(-longest // micro_batchsize), longest // 2))
     pieces = {view: _pieces(x, count) for view, x in images.items()}
-    return [{view: its[number] for view, its in pieces.items()} for number in range(count)]
+    return [{view: xs[number] for view, xs in pieces.items()} for number in range(count)]
 
 
 def _pieces(x, count):

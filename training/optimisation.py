@@ -1,16 +1,16 @@
-"""Optimizers, the course of the learning rate, gradient clipping: from gradients to new weights."""
+"""Optimizers, learning-rate schedules, gradient clipping: from gradients to new weights."""
 
 import math
 
 import torch
 
-WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.01}  # of University1652-Baseline, of Sample4Geo
+WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.01}  # as University1652-Baseline, as Sample4Geo
 
 
 def build_optimizer(groups, name="sgd", weight_decay=None):
     """The optimizer of [(parameters, learning rate)]; `weight_decay` None: WEIGHT_DECAY's.
 
-    "sgd" has Nesterov momentum 0.9, as published for the baseline; "adamw" is torch's own
+    "sgd" has Nesterov momentum 0.9, as published for the baseline; "adamw" is torch's
     (Loshchilov & Hutter, ICLR 2019), betas 0.9 and 0.999. A group keeps its learning rate as
     `base_lr`, which a schedule multiplies.
     """
@@ -39,10 +39,10 @@ def fill_momentum(optimizer):
 
 def load_optimizer(optimizer, state):
     """Load an optimizer's state dict, also one written by another version or on another device."""
-    for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+    for group, current in zip(state["param_groups"], optimizer.param_groups, strict=True):
         # How a step is computed is this version's choice. Without it the loss scaler would hand
         # its scale to a step that does not divide by it.
-        group["fused"], group["foreach"] = own["fused"], own["foreach"]
+        group["fused"], group["foreach"] = current["fused"], current["foreach"]
     optimizer.load_state_dict(state)
     fill_momentum(optimizer)
 
