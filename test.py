@@ -30,7 +30,7 @@ REFUSED = {
 
 def build_parser():
     """The parser; what describes the network comes from the run folder, not from here."""
-    from evaluation.rerank import add_protocol_options
+    from evaluation.ranking_options import add_ranking_options
 
     parser = cli.Parser(
         description="Extract features, save them as .mat and print the recall.",
@@ -89,7 +89,7 @@ def build_parser():
     parser.add_argument("--w", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--views", type=positive_int, default=None, help="must agree with the run")
     parser.add_argument("--pool", default=None, help="must agree with the run")
-    add_protocol_options(parser)
+    add_ranking_options(parser)
     cli.add_refused(parser, REFUSED)
     return parser
 
@@ -118,7 +118,7 @@ def _scales(text):
 
 def parse_args(argv=None):
     """Options of a test; refused ones end the program."""
-    from evaluation.rerank import protocol_of
+    from evaluation.ranking_options import ranking_of
 
     parser = build_parser()
     opts = parser.parse_args(argv)
@@ -129,7 +129,7 @@ def parse_args(argv=None):
     if opts.cache != "none" and (opts.weather or opts.perturb):
         which = "--weather" if opts.weather else "--perturb"
         parser.error(f"{which} changes images before they are resized: leave --cache out")
-    opts.protocol = protocol_of(opts, parser)
+    opts.ranking = ranking_of(opts, parser)
     return opts
 
 
@@ -340,24 +340,29 @@ def output_path(output, *names):
     return path.with_stem("_".join([path.stem, *names]))
 
 
-def score_task(task, query, gallery, path, run_dir, protocol, label=""):
+def score_task(task, query, gallery, path, run_dir, ranking, test_dir, label=""):
     """Save a task's features, score them, print the line and add it to the run's result.txt.
 
-    The file holds the features as the network gave them, whatever the protocol of the ranking.
+    The file holds the features as the network gave them, whatever the ranking. Where the data
+    folder carries a data set's side files, that data set's own metrics are printed too.
     """
     from evaluate_gpu import evaluate, published_line, report, warnings_about
     from evaluation.feature_file import save_features
-    from evaluation.rerank import apply_protocol
+    from evaluation.protocols import own_metrics
+    from evaluation.ranking_options import apply_ranking
 
     save_features(path, query, gallery)
-    query, gallery, scores, notes = apply_protocol(protocol, query, gallery)
+    query, gallery, scores, notes = apply_ranking(ranking, query, gallery)
     metrics = evaluate(query, gallery, scores=scores)
     if notes:
         metrics["protocol"] = notes
     name = " -> ".join(task) + (f" under {label}" if label else "")
     print(f"{name}, features in {path}")
     print(report(metrics, query, gallery, notes))
-    for warning in warnings_about(metrics, query, gallery):
+    _, text, warnings = own_metrics(test_dir, task, query, gallery, scores)
+    if text:
+        print(text)
+    for warning in [*warnings_about(metrics, query, gallery), *warnings]:
         print(f"warning: {warning}", file=sys.stderr)
     add_result(run_dir, f"{'; '.join([name, *notes])}: {published_line(metrics)}")
     return metrics
@@ -384,7 +389,7 @@ def score_tasks(opts, results, features, variant, touched):
         names = [*(task if opts.all else ()), *([own.name] if own else ())]
         path, sides = output_path(opts.output, *names), [features[folder] for folder in pair]
         label, run_dir = own.label if own else "", utils.run_folder(opts.name)
-        metrics = score_task(task, *sides, path, run_dir, opts.protocol, label)
+        metrics = score_task(task, *sides, path, run_dir, opts.ranking, opts.test_dir, label)
         its.update({own.name: metrics} if own else metrics)
 
 
