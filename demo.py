@@ -12,8 +12,8 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from evaluate_gpu import rank_gallery, rank_positives
 from evaluation.feature_file import load_features
+from evaluation.ranking import rank_gallery, rank_positives
 from runtime.cli import Parser, natural_int, positive_int, script
 from runtime.files import replacing
 
@@ -25,7 +25,7 @@ THUMBNAIL = 256  # pixels
 DPI = 120
 CELL, GAP, QUERY_GAP, MARGIN, CAPTION = 1.4, 0.12, 0.3, 0.15, 0.62
 
-QUERY_COLOUR, RIGHT_COLOUR, WRONG_COLOUR = "#1f3b73", "#1a9641", "#d7191c"
+QUERY_COLOUR, CORRECT_COLOUR, WRONG_COLOUR = "#1f3b73", "#1a9641", "#d7191c"
 
 
 # ---------------------------------------------------------------- what to show
@@ -59,26 +59,28 @@ def retrieve(query, gallery, index, top):
     """What was retrieved for one query, as a dict of plain Python values.
 
     index, path, label; first_match, the rank of the first true match or None; retrieved, up to
-    `top` dicts of path, label, score and right (the query's building?), best first.
+    `top` dicts of path, label, score and correct (the query's building?), best first.
     """
     order, scores = rank_gallery(query, gallery, index)
     label = int(query.labels[index])
-    right = gallery.labels[order] == label  # (M,)
-    hits = np.flatnonzero(right)
+    correct = gallery.labels[order] == label  # (M,)
+    retrieved = [
+        {
+            "path": gallery.paths[image],
+            "label": int(gallery.labels[image]),
+            "score": float(score),
+            "correct": bool(is_correct),
+        }
+        for image, score, is_correct in zip(order[:top], scores[:top], correct[:top], strict=True)
+    ]
+    first_match = int(correct.argmax()) + 1 if correct.any() else None
+    path = query.paths[index]
     return {
         "index": int(index),
-        "path": query.paths[index],
+        "path": path,
         "label": label,
-        "first_match": int(hits[0]) + 1 if len(hits) else None,
-        "retrieved": [
-            {
-                "path": gallery.paths[row],
-                "label": int(gallery.labels[row]),
-                "score": float(score),
-                "right": bool(good),
-            }
-            for row, score, good in zip(order[:top], scores[:top], right[:top], strict=True)
-        ],
+        "first_match": first_match,
+        "retrieved": retrieved,
     }
 
 
@@ -88,18 +90,15 @@ def describe(result):
         f"query {result['index']}: {result['path']}  label {result['label']}, {_verdict(result)}"
     ]
     for rank, image in enumerate(result["retrieved"], start=1):
-        mark = "right" if image["right"] else "wrong"
-        lines.append(
-            f"{rank:4d}  {mark}  label {image['label']:<6d} score {image['score']:7.4f}  "
-            f"{image['path']}"
-        )
+        mark = "right" if image["correct"] else "wrong"
+        found = f"label {image['label']:<6d} score {image['score']:7.4f}  {image['path']}"
+        lines.append(f"{rank:4d}  {mark}  {found}")
     return "\n".join(lines)
 
 
 def _verdict(result):
-    if result["first_match"] is None:
-        return "no true match"
-    return f"first match: rank {result['first_match']}"
+    rank = result["first_match"]
+    return "no true match" if rank is None else f"first match: rank {rank}"
 
 
 # ---------------------------------------------------------------- images
@@ -139,15 +138,28 @@ def read_thumbnail(path):
 
 
 # ---------------------------------------------------------------- the picture
+def cells_of(result):
+    """Yield (line, inches from the left, path, caption, colour) of each image, the query first."""
+    caption = f"query {result['index']}\nlabel {result['label']}\n{_verdict(result)}"
+    yield 0, MARGIN, result["path"], caption, QUERY_COLOUR
+    for place, image in enumerate(result["retrieved"]):
+        line, column = divmod(place, COLUMNS)
+        left = MARGIN + CELL + QUERY_GAP + column * (CELL + GAP)
+        # A mark beside the colour, for those who cannot tell red from green.
+        mark = "\N{CHECK MARK}" if image["correct"] else "\N{BALLOT X}"
+        caption = f"{mark} rank {place + 1}\nlabel {image['label']}\nscore {image['score']:.3f}"
+        colour = CORRECT_COLOUR if image["correct"] else WRONG_COLOUR
+        yield line, left, image["path"], caption, colour
+
+
 def draw(results, test_dir=None, make_figure=None):
     """Draw a row per query, the query first; returns a matplotlib figure.
 
     `make_figure(figsize=, dpi=)` makes the empty figure; by default one that needs no screen.
     """
-    from matplotlib.figure import Figure
+    from matplotlib import figure, patches
 
-    most = max(len(result["retrieved"]) for result in results)
-    columns = min(most, COLUMNS)
+    columns = min(max(len(result["retrieved"]) for result in results), COLUMNS)
     heights = [max(1, -(-len(result["retrieved"]) // COLUMNS)) for result in results]  # in lines
     if sum(heights) > MAX_LINES:
         raise ValueError(
@@ -156,46 +168,20 @@ def draw(results, test_dir=None, make_figure=None):
         )
     width = 2 * MARGIN + CELL + (QUERY_GAP - GAP if columns else 0) + columns * (CELL + GAP)
     height = 2 * MARGIN + sum(heights) * (CELL + CAPTION)
-    figure = (make_figure or Figure)(figsize=(width, height), dpi=DPI)
+    picture = (make_figure or figure.Figure)(figsize=(width, height), dpi=DPI)
     # One sheet in inches, y downwards: a tenth of the time that an axes per image takes.
-    sheet = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    sheet = picture.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
     sheet.set_axis_off()
-    line = 0
-    for result, lines in zip(results, heights, strict=True):
-        _draw_query(sheet, line, result, test_dir)
-        for rank, image in enumerate(result["retrieved"], start=1):
-            _draw_retrieved(sheet, line, rank, image, test_dir)
-        line += lines
-    return figure
-
-
-def _draw_query(sheet, line, result, test_dir):
-    caption = f"query {result['index']}\nlabel {result['label']}\n{_verdict(result)}"
-    picture = read_thumbnail(find_image(result["path"], test_dir))
-    _draw_cell(sheet, MARGIN, line, picture, caption, QUERY_COLOUR)
-
-
-def _draw_retrieved(sheet, line, rank, image, test_dir):
-    below, column = divmod(rank - 1, COLUMNS)
-    left = MARGIN + CELL + QUERY_GAP + column * (CELL + GAP)
-    # A mark beside the colour, for those who cannot tell red from green.
-    mark = "\N{CHECK MARK}" if image["right"] else "\N{BALLOT X}"
-    caption = f"{mark} rank {rank}\nlabel {image['label']}\nscore {image['score']:.3f}"
-    colour = RIGHT_COLOUR if image["right"] else WRONG_COLOUR
-    picture = read_thumbnail(find_image(image["path"], test_dir))
-    _draw_cell(sheet, left, line + below, picture, caption, colour)
-
-
-def _draw_cell(sheet, left, line, picture, caption, colour):
-    """One framed image `left` inches from the left in the given line, its caption below it."""
-    from matplotlib.patches import Rectangle
-
-    top = MARGIN + line * (CELL + CAPTION)
-    sheet.imshow(picture, extent=(left, left + CELL, top + CELL, top), aspect="auto")
-    sheet.add_patch(Rectangle((left, top), CELL, CELL, fill=False, color=colour, linewidth=4))
-    style = {"fontsize": 9, "linespacing": 1.15, "horizontalalignment": "center"}
-    middle, below = left + CELL / 2, top + CELL + 0.07
-    sheet.text(middle, below, caption, color=colour, verticalalignment="top", **style)
+    style = {"fontsize": 9, "linespacing": 1.15, "ha": "center", "va": "top"}
+    for result, first in zip(results, np.cumsum([0, *heights]).tolist(), strict=False):
+        for line, left, path, caption, colour in cells_of(result):
+            top = MARGIN + (first + line) * (CELL + CAPTION)
+            box = (left, left + CELL, top + CELL, top)
+            sheet.imshow(read_thumbnail(find_image(path, test_dir)), extent=box, aspect="auto")
+            frame = {"fill": False, "color": colour, "linewidth": 4}
+            sheet.add_patch(patches.Rectangle((left, top), CELL, CELL, **frame))
+            sheet.text(left + CELL / 2, top + CELL + 0.07, caption, color=colour, **style)
+    return picture
 
 
 def wants_window(no_window):

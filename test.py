@@ -16,7 +16,8 @@ from pathlib import Path
 import utils
 from evaluate_gpu import evaluate, published_line, report, warnings_about
 from evaluation.feature_file import save_features
-from evaluation.rerank import add_protocol_options, apply_protocol, protocol_of
+from evaluation.protocols import own_metrics
+from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
 from evaluation.variant_report import report_variants
 from imaging.files import TEST_VIEWS, scan_test_folders, split_folder, task_folders
 from imaging.variants import add_variant_options, check_variant_options, plan_test
@@ -74,7 +75,7 @@ def main(argv=None):
         for task, variant in step.tasks.items():
             sides = [features[folder] for folder in task_folders(task)]
             path = output_path(opts, task, variant.name)
-            metrics = score_task(task, *sides, path, run_dir, opts.protocol, variant.label)
+            metrics = score_task(task, *sides, path, run_dir, opts, variant.label)
             results.setdefault(task, {})[variant.name] = metrics
     for task, by_variant in results.items():
         for line in report_variants(task, by_variant, plan, run_dir, task if opts.all else ()):
@@ -142,20 +143,24 @@ def output_path(opts, task, variant_name):
     return path.with_stem("_".join(filter(None, [path.stem, *names])))
 
 
-def score_task(task, query, gallery, path, run_dir, protocol, label=""):
+def score_task(task, query, gallery, path, run_dir, opts, label=""):
     """Save a task's features, score them, print the line and add it to the run's result.txt.
 
-    The file holds the features as the network gave them, whatever the protocol of the ranking.
+    The file holds the features as the network gave them, whatever the ranking. Where the data
+    folder carries a data set's side files, that data set's own metrics are printed too.
     """
     save_features(path, query, gallery)
-    query, gallery, scores, notes = apply_protocol(protocol, query, gallery)
+    query, gallery, scores, notes = apply_ranking(opts.ranking, query, gallery)
     metrics = evaluate(query, gallery, scores=scores)
     if notes:
         metrics["protocol"] = notes
     name = " -> ".join(task) + (f" under {label}" if label else "")
     print(f"{name}, features in {path}")
     print(report(metrics, query, gallery, notes))
-    for warning in warnings_about(metrics, query, gallery):
+    _, text, warnings = own_metrics(opts.test_dir, task, query, gallery, scores)
+    if text:
+        print(text)
+    for warning in [*warnings_about(metrics, query, gallery), *warnings]:
         print(f"warning: {warning}", file=sys.stderr)
     add_result(run_dir, f"{'; '.join([name, *notes])}: {published_line(metrics)}")
     return metrics
@@ -193,7 +198,7 @@ def build_parser():
     for name in ("h", "w", "views"):
         add(f"--{name}", type=positive_int, default=None, help="must agree with the run")
     add("--pool", default=None, help="must agree with the run")
-    add_protocol_options(parser)
+    add_ranking_options(parser)
     cli.add_refused(parser, REFUSED)
     return parser
 
@@ -217,7 +222,7 @@ def parse_args(argv=None):
     if Path(opts.output).suffix not in (".mat", ".npz"):
         parser.error(f"--output {opts.output}: expected a name ending in .mat or .npz")
     check_variant_options(opts, parser)
-    opts.protocol = protocol_of(opts, parser)
+    opts.ranking = ranking_of(opts, parser)
     return opts
 
 

@@ -13,8 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from measure import add_options, interleave, print_table, ratio, run_process, write_json  # noqa: E402
 
-from evaluate_gpu import choose_device, evaluate, published_line  # noqa: E402
+from evaluate_gpu import evaluate, published_line  # noqa: E402
 from evaluation.feature_file import Features, load_features, save_features  # noqa: E402
+from evaluation.ranking import choose_device  # noqa: E402
 from runtime.cli import Parser, script  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -88,7 +88,7 @@ def run_recipe(recipe, opts, seed):
     import train
     from evaluate_gpu import evaluate
     from evaluation.feature_file import load_features
-    from evaluation.rerank import Protocol, apply_protocol
+    from evaluation.ranking_options import Ranking, apply_ranking
 
     start = time.perf_counter()
     with quietly():
@@ -104,7 +104,7 @@ def run_recipe(recipe, opts, seed):
         for name, options in PROTOCOLS.items():
             if options.get("k1", 0) >= images:  # a tiny test set has no such neighbourhoods
                 continue
-            query, gallery, scores, _ = apply_protocol(Protocol(**options), *pair)
+            query, gallery, scores, _ = apply_ranking(Ranking(**options), *pair)
             results[task][name] = evaluate(query, gallery, scores=scores)
     return results
 

@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from measure import add_options, interleave, print_table, ratio, run_process, write_json  # noqa: E402
 
-from evaluate_gpu import choose_device, evaluate, rank_positives  # noqa: E402
+from evaluate_gpu import evaluate  # noqa: E402
 from evaluation.feature_file import load_features, npz_member  # noqa: E402
+from evaluation.ranking import choose_device, rank_positives  # noqa: E402
 from runtime.cli import Parser, script  # noqa: E402
 
 # (queries, gallery, width) of each point; the first of a series is what the others grow from.

@@ -251,3 +251,9 @@ def check_features(query, gallery, source="features"):
             f"{source}: query features are {query.features.shape[1]}-d and gallery features "
             f"{gallery.features.shape[1]}-d: extract both with the same network and --pool"
         )
+
+
+def of_norm_1(features):
+    """Rows (N, D) divided by their norms; a row of zeros stays."""
+    norms = np.sqrt(np.einsum("nd,nd->n", features, features))[:, np.newaxis]
+    return features / np.maximum(norms, np.finfo(features.dtype).tiny)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import demo
-from evaluate_gpu import rank_gallery
 from evaluation.feature_file import Features, load_features, save_features
+from evaluation.ranking import rank_gallery
 
 RED, GREEN, BLUE = (215, 25, 28), (26, 150, 65), (31, 59, 115)
 
@@ -64,7 +64,7 @@ def test_one_query(work, capsys):
     [shown] = result["queries"]
     # From 40 degrees: 47 (label 4), 30 (4), 61 (3), 10 (5), 1 (3), 90 (5).
     assert [image["label"] for image in shown["retrieved"]] == [4, 4, 3, 5, 3, 5]
-    assert [image["right"] for image in shown["retrieved"]] == [True, True] + 4 * [False]
+    assert [image["correct"] for image in shown["retrieved"]] == [True, True] + 4 * [False]
     expected = np.cos(np.deg2rad([7, 10, 21, 30, 39, 50]))
     assert [image["score"] for image in shown["retrieved"]] == pytest.approx(expected, abs=1e-6)
     assert shown["index"] == 1 and shown["label"] == 4 and shown["first_match"] == 1
@@ -115,7 +115,7 @@ def test_ranking_is_that_of_the_evaluation(work):
 def test_query_without_match_is_noted(work, capsys):
     [shown] = demo.main(["--query_index", "3"])["queries"]
     assert shown["first_match"] is None
-    assert not any(image["right"] for image in shown["retrieved"])
+    assert not any(image["correct"] for image in shown["retrieved"])
     assert capsys.readouterr().out.splitlines()[0].endswith("label 6, no true match")
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 import utils
-from evaluation.rerank import k_largest
+from evaluation.places import COORDINATE_FILES, metres_between, read_coordinates
+from evaluation.ranking import k_largest, score_blocks
+from evaluation.side_files import find_side_file
 from extract import extract_features
 from model import branch_numbers, inference_copy
-from protocols import metre_distance, planar_distance, read_coordinates
 
-COORDINATES = ("coordinates.csv", "utm.csv")  # what prepare.py writes, degrees or metres
 BLOCK = 256  # buildings compared with all others at once
 
 
@@ -78,7 +78,7 @@ def alike(one, other, count):
     def similarity(rows):
         return one[rows] @ other.T + other[rows] @ one.T
 
-    return _nearest(similarity, len(one), count)
+    return _nearest(one, other, similarity, count)
 
 
 def close_by(places, planar, count):
@@ -87,20 +87,22 @@ def close_by(places, planar, count):
     `planar` says that they are (x, y); else the distance is along a great circle. Returns
     (N, min(count, N - 1)) int64, nearest first.
     """
-    distance = planar_distance if planar else metre_distance
-    return _nearest(lambda rows: -distance(places[rows, None], places), len(places), count)
+
+    def closeness(rows):
+        return -metres_between(places[rows, None], places, planar)
+
+    return _nearest(places, places, closeness, count)
 
 
-def _nearest(similarity, total, count):
+def _nearest(one, other, similarity, count):
     """The `count` largest of similarity(rows) (B, N) for each of N rows, itself left out."""
-    count = min(count, total - 1)
-    nearest = np.empty((total, count), np.int64)
+    count = min(count, len(one) - 1)
+    nearest = np.empty((len(one), count), np.int64)
     if not count:
         return nearest
-    for start in range(0, total, BLOCK):
-        rows = np.arange(start, min(start + BLOCK, total))
-        scores = similarity(rows)
-        scores[np.arange(len(rows)), rows] = -np.inf
+    for rows, scores in score_blocks(one, other, similarity, BLOCK):
+        block = np.arange(len(scores))
+        scores[block, rows.start + block] = -np.inf
         nearest[rows] = k_largest(scores, count)
     return nearest
 
@@ -111,12 +113,11 @@ def read_places(data_dir, class_names):
     `data_dir` is the data folder or its train/. Raises FileNotFoundError or ValueError where the
     file, or a building in it, is missing.
     """
-    folder = Path(data_dir)
-    folders = [folder, folder.parent] if folder.name == "train" else [folder]
-    path = next((p / n for p in folders for n in COORDINATES if (p / n).is_file()), None)
+    path = find_side_file(data_dir, *COORDINATE_FILES)
     if path is None:
+        folder = Path(data_dir).parent if Path(data_dir).name == "train" else Path(data_dir)
         raise FileNotFoundError(
-            f"{folders[-1] / COORDINATES[0]} not found: hard negatives by coordinates need it (a "
+            f"{folder / COORDINATE_FILES[0]} not found: hard negatives by coordinates need it (a "
             "line building,latitude,longitude for each); use --hard_negatives similarity"
         )
     places, planar, _ = read_coordinates(path)

@@ -1,26 +1,25 @@
-"""Re-ranking against dense references written from the definitions; protocols worked by hand."""
+"""Re-ranking against dense references written from the definitions; rankings worked by hand."""
 
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from evaluate_gpu import evaluate, rank_positives
+from evaluate_gpu import evaluate
 from evaluation import rerank
 from evaluation.feature_file import Features
-from evaluation.rerank import (
-    Protocol,
-    apply_protocol,
+from evaluation.ranking import rank_positives
+from evaluation.ranking_options import (
+    RERANKERS,
+    Ranking,
+    add_ranking_options,
+    apply_ranking,
     distractors_as_junk,
-    expand_queries,
-    gnn,
-    k_reciprocal,
     merge_queries,
-    nearest,
+    ranking_of,
 )
+from evaluation.rerank import METHODS, expand_queries, gnn, nearest
 from runtime.cli import Parser
-
-METHODS = {"k_reciprocal": k_reciprocal, "gnn": gnn}
 
 
 # ---------------------------------------------------------------- material
@@ -81,7 +80,7 @@ def dense_k_reciprocal(features, num_query, k1, k2, weight):
     if k2 > 1:
         encoding = np.stack([encoding[order[i][:k2]].mean(axis=0) for i in range(number)])
     shared = np.array(
-        [np.minimum(own, encoding[num_query:]).sum(axis=1) for own in encoding[:num_query]]
+        [np.minimum(row, encoding[num_query:]).sum(axis=1) for row in encoding[:num_query]]
     )
     final = (1 - weight) * (1 - shared / (2 - shared)) + weight * distance[:num_query, num_query:]
     return 1 - weight - final
@@ -170,7 +169,7 @@ def test_what_shares_nothing_is_ranked_by_its_cosine():
 @pytest.mark.parametrize("name", ["BLOCK_SCORES", "BLOCK_PAIRS", "BLOCK_MINIMA"])
 def test_sizes_of_blocks_change_nothing(method, name, monkeypatch):
     features = signs()
-    numbers = rerank.RERANKERS[method]
+    numbers = RERANKERS[method]
     expected = all_scores(method, features, 60, numbers)
     monkeypatch.setattr(rerank, name, 300)
     np.testing.assert_allclose(all_scores(method, features, 60, numbers, 7), expected, atol=1e-7)
@@ -197,9 +196,9 @@ def test_re_ranking_raises_average_precision(method):
     """Many images of a building, each far from its centre: its neighbours know it better."""
     array, labels = clustered(40, 15, noise=1.2)
     query, gallery = features_of(array[:150], labels[:150]), features_of(array[150:], labels[150:])
-    k1, k2, weight = rerank.RERANKERS[method]
-    protocol = Protocol(rerank=method, k1=k1, k2=k2, weight=weight)
-    *task, scores, notes = apply_protocol(protocol, query, gallery)
+    k1, k2, weight = RERANKERS[method]
+    ranking = Ranking(rerank=method, k1=k1, k2=k2, weight=weight)
+    *task, scores, notes = apply_ranking(ranking, query, gallery)
     before, after = evaluate(query, gallery), evaluate(*task, scores=scores)
     assert before["AP"] + 10 < after["AP"]
     assert before["recall@1"] + 2 < after["recall@1"]
@@ -210,7 +209,7 @@ def test_re_ranking_raises_average_precision(method):
 def test_ranks_are_those_of_the_dense_scores(method):
     array, labels = clustered(20, 15, noise=1.5, seed=1)
     query, gallery = features_of(array[:100], labels[:100]), features_of(array[100:], labels[100:])
-    numbers = rerank.RERANKERS[method]
+    numbers = RERANKERS[method]
     scores = METHODS[method](query.features, gallery.features, *numbers)
     ranks, _ = rank_positives(query, gallery, block_size=33, scores=scores)
     for row, expected in enumerate(DENSE[method](array, 100, *numbers)):
@@ -228,7 +227,7 @@ def test_memory_is_far_below_the_matrix_of_all_images(method, monkeypatch):
     monkeypatch.setattr(rerank, "BLOCK_SCORES", 2**17)
     monkeypatch.setattr(rerank, "BLOCK_PAIRS", 2**10)
     monkeypatch.setattr(rerank, "BLOCK_MINIMA", 2**14)
-    numbers = rerank.RERANKERS[method]
+    numbers = RERANKERS[method]
     METHODS[method](query.features[:9], gallery.features[:90], *numbers)  # imports
     tracemalloc.start()
     scores = METHODS[method](query.features, gallery.features, *numbers)
@@ -288,9 +287,7 @@ def unit(rows):
 def test_query_expansion_raises_average_precision():
     array, labels = clustered(40, 15, noise=1.2)
     query, gallery = features_of(array[:150], labels[:150]), features_of(array[150:], labels[150:])
-    expanded, same, scores, _ = apply_protocol(
-        Protocol(query_expansion=5, alpha=3.0), query, gallery
-    )
+    expanded, same, scores, _ = apply_ranking(Ranking(query_expansion=5, alpha=3.0), query, gallery)
     assert same is gallery and scores is None
     assert evaluate(query, gallery)["AP"] + 5 < evaluate(expanded, gallery)["AP"]
     np.testing.assert_allclose(np.linalg.norm(expanded.features, axis=1), 1, atol=1e-6)
@@ -337,12 +334,12 @@ def test_distractors_by_hand():
     assert after["num_gallery"] == 5 and after["num_distractors"] == 0 and after["num_junk"] == 3
 
 
-def test_steps_of_a_protocol_together():
+def test_steps_of_a_ranking_together():
     array, labels = clustered(30, 10, noise=1.0)
     query, gallery = features_of(array[:100], labels[:100]), features_of(array[100:], labels[100:])
     query = query._replace(labels=np.minimum(query.labels, 20))
-    protocol = Protocol(True, True, 3, 2.0, "gnn", 15, 5, 0.25)
-    merged, rest, scores, notes = apply_protocol(protocol, query, gallery)
+    ranking = Ranking(True, True, 3, 2.0, "gnn", 15, 5, 0.25)
+    merged, rest, scores, notes = apply_ranking(ranking, query, gallery)
     num_distractors = sum(label not in query.labels for label in gallery.labels)
     assert notes == [
         f"{len(set(query.labels))} queries of several images, 100 in all",
@@ -355,24 +352,24 @@ def test_steps_of_a_protocol_together():
     np.testing.assert_array_equal(merged.features, expanded)
     direct = gnn(expanded, gallery.features, 15, 5, 0.25)
     np.testing.assert_array_equal(scores(slice(0, 99)), direct(slice(0, 99)))
-    plain = apply_protocol(Protocol(), query, gallery)
+    plain = apply_ranking(Ranking(), query, gallery)
     assert plain[0] is query and plain[1] is gallery and plain[2:] == (None, [])
 
 
 # ---------------------------------------------------------------- options
-def protocol(*words):
+def ranking(*words):
     parser = Parser(prog="script")
-    rerank.add_protocol_options(parser)
-    return rerank.protocol_of(parser.parse_args(list(words)), parser)
+    add_ranking_options(parser)
+    return ranking_of(parser.parse_args(list(words)), parser)
 
 
-def test_options_make_the_protocol():
-    assert protocol() == Protocol()
-    assert protocol("--rerank", "gnn") == Protocol(rerank="gnn", k1=26, k2=7, weight=0.0)
+def test_options_make_the_ranking():
+    assert ranking() == Ranking()
+    assert ranking("--rerank", "gnn") == Ranking(rerank="gnn", k1=26, k2=7, weight=0.0)
     words = "--rerank k_reciprocal --rerank_k1 9 --rerank_lambda 0 --multi --ignore_distractors"
-    assert protocol(*words.split()) == Protocol(True, True, 0, 0.0, "k_reciprocal", 9, 6, 0.0)
+    assert ranking(*words.split()) == Ranking(True, True, 0, 0.0, "k_reciprocal", 9, 6, 0.0)
     words = "--query_expansion 5 --query_expansion_alpha 3"
-    assert protocol(*words.split()) == Protocol(query_expansion=5, alpha=3.0)
+    assert ranking(*words.split()) == Ranking(query_expansion=5, alpha=3.0)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +389,7 @@ def test_options_make_the_protocol():
 )
 def test_bad_options_are_one_line(words, expected, capsys):
     with pytest.raises(SystemExit) as caught:
-        protocol(*words.split())
+        ranking(*words.split())
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line
