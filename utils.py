@@ -21,11 +21,9 @@ def chart(path, size, panels=1):
 
     `size` is (width, height) of the picture, in units of 110 pixels.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     yield axes
     for axis in axes:

@@ -65,19 +65,22 @@ def end_process(code):
 @functools.cache
 def _shared_store():
     """The key-value store through which torchrun's processes find one another."""
+    store, _, _ = next(_distributed().rendezvous("env://"))
+    return store
+
+
+def _distributed():
+    """torch.distributed, which a single process does not import."""
     from torch import distributed
 
-    store, _, _ = next(distributed.rendezvous("env://"))
-    return store
+    return distributed
 
 
 def join_processes(device):
     """Start the process group of torchrun's processes, if any: NCCL on GPUs, Gloo on the CPU."""
     if world_size() == 1:
         return
-    from torch import distributed
-
-    store = _shared_store()
+    distributed, store = _distributed(), _shared_store()
     turn = store.add(f"turn of {rank()}", 1)  # a second group does not meet the first one's keys
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
@@ -104,9 +107,7 @@ def leave_processes():
 def barrier():
     """Wait here for all other processes, if there are any."""
     if world_size() > 1:
-        from torch import distributed
-
-        distributed.barrier()
+        _distributed().barrier()
 
 
 @contextmanager

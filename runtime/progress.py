@@ -2,6 +2,8 @@
 
 import time
 
+from tqdm import tqdm
+
 from runtime.processes import is_main
 
 
@@ -26,7 +28,5 @@ class Stopwatch:
 
 def progress_bar(iterable, description, total=None):
     """Wrap an iterable in a tqdm bar on stderr; silent where stderr is not a terminal."""
-    from tqdm import tqdm
-
     disable = None if is_main() else True
     return tqdm(iterable, desc=description, total=total, leave=False, disable=disable)
