@@ -79,7 +79,7 @@ def to_network_input(images, device, normalisation=None):
     """uint8 (B, 3, H, W) -> float32 on the device, channels last, scaled to 0..1 and normalised.
 
     A quarter of the bytes travels, and the arithmetic is one pass over the whole batch.
-    `normalisation` has a `mean` and a `std` (model.input_spec); the default is ImageNet's.
+    `normalisation` has a `mean` and a `std` (backbones.input_spec); the default is ImageNet's.
     """
     own = normalisation or Normalisation()
     batch, _, height, width = images.shape

@@ -147,14 +147,13 @@ def check_agreement(opts, run_opts):
 def load_run(name, which_epoch, device):
     """The trained network of a run folder on a device, its branch numbers, and its options."""
     import model
-    from networks import musenet
+    from networks.musenet import from_published
 
     run_dir = utils.run_folder(name)
     checkpoint = utils.find_checkpoint(run_dir, which_epoch)
     run_opts = utils.read_opts(run_dir)
-    weights = musenet.from_published(utils.load_tensors(checkpoint))
-    # A file that holds anything else is refused by load_weights, which can say what is wrong.
-    network = musenet.model_from_opts(run_opts, weights if isinstance(weights, dict) else ())
+    weights = from_published(utils.load_tensors(checkpoint))
+    network = model.model_from_opts(run_opts, weights)
     utils.load_weights(network, checkpoint, weights)
     print(f"weights: {checkpoint}")
     branches = model.branch_numbers(*model.views_from_opts(run_opts))
@@ -397,6 +396,7 @@ def main(argv=None):
     from extract import view_features
     from imaging.cache import open_view
     from imaging.files import split_folder
+    from networks.inference import inference_copy
 
     device = utils.select_device(opts.device, opts.gpu_ids)
     processes.join_processes(device)
@@ -408,7 +408,7 @@ def main(argv=None):
     check_variants(opts, tasks)
     scanned, label_of = open_views(test_dir, tasks)
     height, width = model.input_size_from_opts(run_opts)
-    network = model.inference_copy(network, utils.dtype_of(cli.precision_of(opts)))
+    network = inference_copy(network, cli.precision_of(opts))
     variants = variants_of(opts, width)
     touched = sorted(folder for folder in scanned if variants[0].touches in folder)
     chosen = {each: choose_images(each, scanned, touched, test_dir) for each in variants}

@@ -632,14 +632,12 @@ class Training:
 def build_network(opts, class_num):
     """The network of the options, with ImageNet or given weights unless --no_pretrained."""
     import model
-    from networks import musenet
+    from losses import LOGIT_TERMS
+    from networks.backbones import download_imagenet_weights
+    from networks.musenet import download_ibn_weights
 
-    build, own = model.build_model, {}
-    if opts.musenet:
-        build = musenet.build_model
-        own = {"btnk": opts.btnk, "return_weather": bool(opts.loss_weights.get("weather"))}
     used = {name for name, weight in opts.loss_weights.items() if weight}
-    network = build(
+    network = model.build_model(
         class_num,
         tuple(opts.view_names),
         backbone=opts.backbone,
@@ -650,22 +648,24 @@ def build_network(opts, class_num):
         LPN=opts.LPN,
         block=opts.block,
         usam=opts.usam,
-        return_f=bool(used - {"instance", "weather"}),
-        **own,
+        return_f=bool(used - set(LOGIT_TERMS)),
+        musenet=opts.musenet,
+        btnk=opts.btnk,
+        return_weather="weather" in used,
     )
-    model.check_input_size(opts.backbone, opts.h, opts.w)
+    network.input_spec.check_size(opts.backbone, opts.h, opts.w)
     if opts.resume or opts.no_pretrained:
         return network
     if opts.weights:
         weights, source = utils.load_tensors(opts.weights), opts.weights
     else:
-        weights, source = model.download_imagenet_weights(opts.backbone), "the ImageNet weights"
+        weights, source = download_imagenet_weights(opts.backbone), "the ImageNet weights"
     ibn, ibn_source = None, opts.ibn_weights
     if opts.ibn_weights:
         ibn = utils.load_tensors(opts.ibn_weights)
     elif opts.musenet and not opts.weights:
-        ibn, ibn_source = musenet.download_ibn_weights(opts.backbone), "IBN-Net's weights"
-    musenet.load_backbone(network, weights, source, ibn, ibn_source)
+        ibn, ibn_source = download_ibn_weights(opts.backbone), "IBN-Net's weights"
+    model.load_backbone(network, weights, source, ibn, ibn_source)
     return network
 
 
@@ -714,7 +714,8 @@ def build_training(opts, network, device, class_num):
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     import losses
-    from model import branches_of, split_parameters
+    from model import split_parameters
+    from networks.backbones import branches_of
     from training import optimisation
 
     if opts.sync_bn:
@@ -770,7 +771,8 @@ def gather_views(outputs, labels, sizes):
     Every process then computes the loss of the whole batch, whatever that compares. A view of
     which no process has an image is left out.
     """
-    from losses import Output, gather_batch
+    from losses import Output
+    from runtime.exchange import gather_batch
 
     present = [view for view in outputs if any(sizes[view])]
     # Weights that only an absent view uses must get their gradient of zero all the same.
@@ -948,9 +950,10 @@ def building_features(training, data, opts, epoch):
     import numpy as np
 
     from extract import extract_features
-    from model import branch_numbers, inference_copy
+    from model import branch_numbers
+    from networks.inference import inference_copy
 
-    network = inference_copy(training.network, utils.dtype_of(training.precision))
+    network = inference_copy(training.network, training.precision)
     found = {}
     for view in (opts.view_names[0], opts.view_names[-1]):
         images_of = {}
@@ -1011,9 +1014,10 @@ def validate(training, opts, data):
     from dataset import retrieval_labels
     from evaluate_gpu import evaluate
     from extract import view_features
-    from model import branch_numbers, inference_copy
+    from model import branch_numbers
+    from networks.inference import inference_copy
 
-    network = inference_copy(training.evaluated, utils.dtype_of(training.precision))
+    network = inference_copy(training.evaluated, training.precision)
     gallery_view, query_view = opts.view_names[0], opts.view_names[-1]
     numbers, label_of = branch_numbers(opts.view_names), retrieval_labels(data.held_out[query_view])
     query, gallery = (

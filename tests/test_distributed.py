@@ -13,11 +13,10 @@ import torch
 from conftest import SMALL, fails, without_batch_norm
 from PIL import Image
 
-import losses
 import test as test_script
 import train
 import utils
-from runtime import processes
+from runtime import exchange, processes
 from training import samplers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +57,7 @@ def check_gathered_gradients():
     rank, sizes = processes.rank(), [1, 4]
     full = torch.arange(15.0, dtype=torch.float64).view(5, 3).sin()
     own = full.split(sizes)[rank].clone().requires_grad_()
-    gathered = losses.gather_batch(own, sizes)
+    gathered = exchange.gather_batch(own, sizes)
     assert torch.equal(gathered, full)
     (gathered @ gathered.T).exp().sum().backward()
     whole = full.clone().requires_grad_()
@@ -67,10 +66,10 @@ def check_gathered_gradients():
     torch.testing.assert_close(own.grad / 2, whole.grad.split(sizes)[rank])
     # Each process may also judge its own rows alone: the mean of both is what is minimised.
     own.grad = None
-    gathered = losses.gather_batch(own, sizes)
+    gathered = exchange.gather_batch(own, sizes)
     (own @ gathered.T).exp().sum().backward()
     torch.testing.assert_close(own.grad, whole.grad.split(sizes)[rank])
-    assert len(losses.gather_batch(own[:0] if rank else own, [1, 0])) == 1
+    assert len(exchange.gather_batch(own[:0] if rank else own, [1, 0])) == 1
     processes.leave_processes()
     # A file each: two processes that print at once may print on one line.
     Path(f"gathered_{rank}").touch()
