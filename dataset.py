@@ -77,7 +77,8 @@ def to_network_input(images, device, normalisation=None):
     """uint8 (B, 3, H, W) -> float32 on the device, channels last, scaled to 0..1 and normalised.
 
     Bytes are a quarter of what floats would be to copy, and the arithmetic is one pass over the
-    whole batch. `normalisation` has a `mean` and a `std` (model.input_spec), by default ImageNet's.
+    whole batch. `normalisation` has a `mean` and a `std`, as backbones.InputSpec; by default those
+    of ImageNet.
     """
     spec = normalisation or Normalisation()
     batch, _, height, width = images.shape

@@ -1,11 +1,11 @@
-"""Named loss terms, each a module `loss(outputs, labels) -> scalar`; trainable ones own weights.
+"""Named loss terms, each a module `loss(outputs, labels) -> scalar`, some with trained weights.
 
 `outputs` is {view: what the network gave for it, see `as_output`}, `labels` is {view: (B,) int64}.
-A view may be absent and a building may come several times. A term for which a batch holds nothing
-to compare is 0 with zero gradients, never left out: what is logged is a mean over all steps.
-Everything is computed in float32, or in float64 where the network is; call it outside autocast.
-Of several processes each computes the loss of the whole batch (`exchange.gather_views`), so a
-term's own weights have the same gradient in all and need no exchange.
+A view may be absent, and a building may occur several times. A term that finds nothing to compare
+in a batch is 0 with zero gradients, never left out: the log has means over all steps. Everything is
+computed in float32, or in float64 where the network is; call it outside autocast. Each of several
+processes computes the loss of the whole batch, so the weights of a term have the same gradient in
+all of them.
 """
 
 import argparse
@@ -18,10 +18,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from networks.musenet import WeatherLoss
+
+LOGIT_TERMS = ("instance", "weather")  # need no embedding
 CLASS_TERMS = ("arcface", "cosface", "sphere")  # unit embeddings against trained class vectors
 PAIR_TERMS = ("circle", "contrast", "triplet", "lifted")  # images of a group against each other
 CROSS_VIEW_TERMS = ("infonce", "soft_triplet", "verification", "dwdr")  # a view against another
-TERMS = ("instance", "weather", *CLASS_TERMS, *PAIR_TERMS, *CROSS_VIEW_TERMS)
+TERMS = (*LOGIT_TERMS, *CLASS_TERMS, *PAIR_TERMS, *CROSS_VIEW_TERMS)
 
 
 # ---------------------------------------------------------------- inputs
@@ -30,12 +33,12 @@ class Output(NamedTuple):
 
     logits: torch.Tensor  # (B, C)
     embedding: torch.Tensor | None = None  # (B, D), not normalised; None without `return_f`
-    weather: torch.Tensor | None = None  # (B, 11) logits of the weather, of MuSe-Net alone
-    condition: torch.Tensor | None = None  # (B,) int64, the true weather: a label, no output
+    weather: torch.Tensor | None = None  # (B, 11), for networks.musenet.WeatherLoss alone
+    condition: torch.Tensor | None = None  # (B,) int64, a label, for the same loss
 
 
 def as_output(output):
-    """Logits (B, C), or a tuple as Output has them, as an Output in float32 (float64 stays).
+    """Logits (B, C), or a tuple with the fields of Output, as an Output in float32 (or float64).
 
     A sum of exponentials overflows half precision, and so does the norm of a long embedding.
     """
@@ -48,7 +51,7 @@ def _full(x):
 
 
 def _embeddings(outputs):
-    """{view: embedding (B, D)} of the outputs; ValueError where the network gave none."""
+    """{view: embedding (B, D)}; ValueError where the network gave none."""
     embeddings = {view: as_output(output).embedding for view, output in outputs.items()}
     if any(embedding is None for embedding in embeddings.values()):
         raise ValueError(
@@ -62,9 +65,9 @@ def _embeddings(outputs):
 class InstanceLoss(nn.Module):
     """Cross-entropy of every view against the building's class, summed over the views.
 
-    All views share one classifier, so the term pulls the images of a building to one class vector,
-    whatever platform took them (Zheng et al., Dual-Path Convolutional Image-Text Embeddings with
-    Instance Loss, TOMM 2020; University-1652, ACM MM 2020, eq. 1).
+    All views share one classifier, so the term pulls the images of a building, from any platform,
+    to one class vector (Zheng et al., Dual-Path Convolutional Image-Text Embeddings with Instance
+    Loss, TOMM 2020; University-1652, ACM MM 2020, eq. 1).
     """
 
     def forward(self, outputs, labels):
@@ -74,37 +77,22 @@ class InstanceLoss(nn.Module):
 
 
 def class_loss(logits, labels):
-    """Mean cross-entropy of logits (B, C); of parts (B, C, P), as LPN has, the sum over them."""
+    """Mean cross-entropy of logits (B, C), or the sum over the parts of LPN's logits (B, C, P)."""
     if logits.ndim == 2:
         return F.cross_entropy(logits, labels)
     parts = logits.shape[2]
     return parts * F.cross_entropy(logits, labels[:, None].expand(-1, parts))
 
 
-class WeatherLoss(nn.Module):
-    """Cross-entropy of the weather that MuSe-Net sees, summed over the views it adapts to.
-
-    The class of an image is its `condition`: 1 to 10 of a drone image, in the order of
-    weather.CONDITIONS, and 0 of a satellite image (MuSe-Net: Wang et al., Pattern Recognition 2024,
-    as in its published code).
-    """
-
-    def forward(self, outputs, labels):
-        seen = [y for y in map(as_output, outputs.values()) if y.weather is not None]
-        if not seen:  # a batch without any image of those views
-            return sum(0 * as_output(output).logits.sum() for output in outputs.values())
-        return sum(F.cross_entropy(y.weather, y.condition) for y in seen)
-
-
 # ---------------------------------------------------------------- published metric terms
 class MetricTerm(nn.Module):
     """A published metric loss on unit embeddings, view by view or over the views together.
 
-    `criterion(embeddings (N, D), labels (N,)) -> scalar`. As in the published code, each view is
-    judged by itself and the values are summed; with `merge` (its `--loss_merge`) the images of all
-    views form one group. `per_image` divides by the images per view, as it does for the circle
-    and sphere losses. A batch of one image per building and view has its positive pairs *between*
-    the views: there, the pair terms learn from them only with `merge`.
+    `criterion(embeddings (N, D), labels (N,)) -> scalar`. As in the published code, each view is a
+    group of images and the values are summed; with `merge` (`--loss_merge` there) the images of all
+    views form one group. `per_image` divides by the images per view, as published for the circle
+    and sphere losses. A batch with one image per building and view has positive pairs only
+    *between* views: the pair terms learn from them only with `merge`.
     """
 
     def __init__(self, criterion, merge=False, per_image=False):
@@ -130,8 +118,8 @@ class CircleLoss(nn.Module):
 
     log(1 + sum_n exp(g a_n (s_n - m)) * sum_p exp(-g a_p (s_p - 1 + m))) over the similarities s_n
     of different and s_p of equal buildings, with a_n = max(s_n + m, 0) and
-    a_p = max(1 + m - s_p, 0) held constant. (pytorch-metric-learning has the form with a sum per
-    anchor, which is not the one the published code trains with.)
+    a_p = max(1 + m - s_p, 0) held constant. (pytorch-metric-learning sums per anchor, unlike the
+    published code.)
     """
 
     def __init__(self, m=0.25, gamma=32.0):
@@ -146,7 +134,7 @@ class CircleLoss(nn.Module):
         positive, negative = similarity[same & each], similarity[~same & each]
         pull = (1 + self.m - positive.detach()).clamp(min=0) * (1 - self.m - positive)
         push = (negative.detach() + self.m).clamp(min=0) * (negative - self.m)
-        # The sum over no pairs is log 0 = -inf, and the term 0.
+        # Without pairs the sum is log 0 = -inf, and the term 0.
         return F.softplus((self.gamma * pull).logsumexp(0) + (self.gamma * push).logsumexp(0))
 
 
@@ -163,9 +151,9 @@ class _Mined(nn.Module):
 
 
 def _angles(cosines):
-    """arccos with a finite gradient: at exactly 1, an embedding on its class vector, it has none.
+    """arccos with a finite gradient at 1, where an embedding is its class vector.
 
-    The library's own turns the gradient of the whole batch into NaN there.
+    The library's version turns the gradient of the whole batch into NaN there.
     """
     limit = 1 - torch.finfo(cosines.dtype).eps
     return cosines.clamp(-limit, limit).acos()
@@ -174,25 +162,25 @@ def _angles(cosines):
 def _criterion(name, class_num, embedding_dim):
     """The criterion of a published flag, with the published code's constants.
 
-    x are unit embeddings, W the trained class vectors normalised, t the angle between x and its own
-    class's, d a Euclidean and s a cosine similarity of two embeddings.
+    x are unit embeddings, W the normalised trained class vectors, t the angle between x and the
+    vector of the true class, d the distance and s the cosine similarity of two embeddings.
 
-    arcface: cross-entropy of 64 cos(x, W), cos(t + 28.6 degrees) for the own class (Deng et al.,
-        CVPR 2019, eq. 3; beyond 180 degrees cos t - m sin m, as its authors' code).
+    arcface: cross-entropy of 64 cos(x, W), with cos(t + 28.6 degrees) for the true class (Deng et
+        al., CVPR 2019, eq. 3; beyond 180 degrees cos t - m sin m, as in their code).
     cosface: the same with cos t - 0.35 (Wang et al., CVPR 2018, eq. 4).
-    sphere: cross-entropy of cos(x, W), (-1)^k cos 4t - 2k for the own class, k = floor(4t / pi)
-        (A-Softmax, Liu et al., CVPR 2017, whose |x| is 1 in the published code).
-    contrast: mean of the d of positives above 0 and of the 1 - d of negatives above 0 (Hadsell et
-        al., CVPR 2006, linear instead of squared, as the library).
-    triplet: mean of the d_p - d_n + 0.3 above 0 (Schroff et al., CVPR 2015, linear too). Anchors'
-        pairs as in Wang et al., CVPR 2019, section 4.1: positives with s - 0.1 < the largest s of a
-        negative, negatives with s + 0.1 > the smallest s of a positive.
+    sphere: cross-entropy of cos(x, W), with (-1)^k cos 4t - 2k for the true class,
+        k = floor(4t / pi) (A-Softmax, Liu et al., CVPR 2017; the published code has |x| = 1).
+    contrast: mean of the d > 0 of positives plus mean of the 1 - d > 0 of negatives (Hadsell et
+        al., CVPR 2006, linear instead of squared, as in the library).
+    triplet: mean of the d_p - d_n + 0.3 > 0 (Schroff et al., CVPR 2015, linear too), of the pairs
+        chosen as in Wang et al., CVPR 2019, section 4.1: positives with s - 0.1 < the largest s of
+        a negative, negatives with s + 0.1 > the smallest s of a positive.
     lifted: mean over the anchors of max(0, log sum exp d_p + log sum exp(1 - d_n)) (Hermans et al.,
-        arXiv 1703.07737, "generalized lifted"); a sum over no pairs is left out, as the library.
+        arXiv 1703.07737, "generalized lifted"); without pairs a sum is left out, as in the library.
     """
     if name == "circle":
         return CircleLoss()
-    try:  # takes seconds, so only where it is asked for
+    try:  # its import takes seconds
         from pytorch_metric_learning import losses, miners
     except ModuleNotFoundError as error:
         raise ValueError(
@@ -217,10 +205,10 @@ def _criterion(name, class_num, embedding_dim):
 
 # ---------------------------------------------------------------- one view against another
 class CrossViewTerm(nn.Module):
-    """Mean of `pair_loss` over the pairs of views that have a building in common, else 0.
+    """Mean of `pair_loss` over the pairs of views that share a building, else 0.
 
-    A subclass defines `pair_loss(a (A, D), b (B, D), same (A, B) bool) -> scalar`, finite also
-    where `same` is nowhere true.
+    A subclass defines `pair_loss(a (A, D), b (B, D), same (A, B) bool) -> scalar`, which is finite
+    even where no pair is the same.
     """
 
     def forward(self, outputs, labels):
@@ -230,7 +218,7 @@ class CrossViewTerm(nn.Module):
             same = labels[one][:, None] == labels[other]
             values.append(self.pair_loss(embeddings[one], embeddings[other], same))
             shared.append(same.any())
-        if not values:  # still reaches every weight, so that all processes have the same gradients
+        if not values:  # every weight needs a gradient, in all processes
             return sum(0 * x.sum() for x in (*embeddings.values(), *self.parameters()))
         values, shared = torch.stack(values), torch.stack(shared)
         return (values * shared).sum() / shared.sum().clamp(min=1)
@@ -244,10 +232,10 @@ class InfoNCE(CrossViewTerm):
 
     Logits are exp(s) cos(a_i, b_j), s trained from log(1 / 0.07) and clamped to exp(s) <= 100, as
     in CLIP (Radford et al., ICML 2021, 2.4-2.5); cross-entropy with label smoothing e, mean of
-    both directions (Sample4Geo, ICCV 2023, eq. 1, which leaves s free). Each positive pair is
-    judged on its own against the row's negatives only: with S = {j} and the images of other
-    buildings, L_ij = -(1 - e) log p_j - e / |S| sum_{k in S} log p_k, p a softmax over S. So other
-    images of the same building are never negatives; without them this is the usual form.
+    both directions (Sample4Geo, ICCV 2023, eq. 1, without the clamp). Each positive pair is
+    compared only with the negatives of its row: with S = {j} and the images of other buildings,
+    L_ij = -(1 - e) log p_j - e / |S| sum_{k in S} log p_k, p a softmax over S. So other images of
+    the same building are never negatives; where there are none this is the usual form.
     """
 
     largest_scale = 100.0
@@ -258,7 +246,7 @@ class InfoNCE(CrossViewTerm):
         self.label_smoothing = label_smoothing
 
     def forward(self, outputs, labels):
-        with torch.no_grad():  # not `clamp` in the graph: beyond it no gradient would lead back
+        with torch.no_grad():  # a `clamp` in the graph would stop the gradient beyond the limit
             self.logit_scale.clamp_(max=math.log(self.largest_scale))
         return super().forward(outputs, labels)
 
@@ -279,9 +267,9 @@ class InfoNCE(CrossViewTerm):
 class SoftTripletLoss(CrossViewTerm):
     """Weighted soft-margin triplet loss between views (Hu et al., CVM-Net, CVPR 2018).
 
-    Mean of log(1 + exp(alpha (d_p - d_n))) over all triplets of an image, one of its building in
-    the other view and one of another building there, in both directions; d is the squared
-    Euclidean distance of unit embeddings, as in the authors' code, and alpha 10.
+    Mean of log(1 + exp(alpha (d_p - d_n))) over all triplets of an image, an image of the same
+    building and an image of another building, both in the other view; in both directions. d is the
+    squared Euclidean distance of unit embeddings, as in the authors' code, and alpha 10.
     """
 
     def __init__(self, alpha=10.0):
@@ -299,13 +287,13 @@ class SoftTripletLoss(CrossViewTerm):
 
 
 class VerificationLoss(CrossViewTerm):
-    """Same building or not, told from the squared difference of a pair's embeddings.
+    """The same building or not, from the squared difference of the embeddings of a pair.
 
     Cross-entropy of a trained linear classifier on (a - b)^2 (Zheng et al., A Discriminatively
-    Learned CNN Embedding for Person Re-identification, TOMM 2017, its "square layer"; with two
-    classes the softmax is a logistic function of one logit). Positives and negatives weigh the
-    same as there, where as many are drawn; here all pairs of a batch are used. Embeddings have unit
-    norm here, and a factor sqrt(D) makes the size of a step independent of their length.
+    Learned CNN Embedding for Person Re-identification, TOMM 2017, the "square layer"; with two
+    classes the softmax is a logistic function of one logit). Positives and negatives have equal
+    weight, as there, where equally many are drawn; here all pairs of a batch are used. Embeddings
+    have unit norm here, and a factor sqrt(D) makes the size of a step independent of their length.
     """
 
     def __init__(self, embedding_dim):
@@ -325,13 +313,13 @@ class VerificationLoss(CrossViewTerm):
 
 
 class DWDRLoss(CrossViewTerm):
-    """Dynamic weighted decorrelation of the embedding's channels (Wang et al., TGRS 2024).
+    """Dynamic weighted decorrelation of the channels of the embedding (Wang et al., TGRS 2024).
 
-    With C (D, D) the correlation of the channels of view one with those of the other, over the
-    pairs of images of one building,
+    With C (D, D) the correlation of the channels of one view with those of the other, over the
+    pairs of images of the same building, at least two,
     L = 1/32 [sum_i (1 - C_ii)/2 (1 - C_ii)^2 + lambda sum_{i != j} |C_ij| C_ij^2]
-    (the published code's `decouple_loss`; its F is the pooled feature, ours what `embedding` is).
-    The weights (1 - C_ii)/2 and |C_ij| have gradients too, as published. Two pairs at least.
+    (`decouple_loss` of the published code, there of the pooled feature, here of the embedding). The
+    weights (1 - C_ii)/2 and |C_ij| have gradients too, as published.
     """
 
     scale = 1 / 32
@@ -341,7 +329,7 @@ class DWDRLoss(CrossViewTerm):
         self.off_diagonal = off_diagonal
 
     def pair_loss(self, a, b, same):
-        pairs = same.to(a.dtype)  # (A, B): weights instead of indices, which would be a GPU wait
+        pairs = same.to(a.dtype)  # (A, B): weights, because indices would wait for the GPU
         count = pairs.sum()
         a = self._standardise(a, pairs.sum(1, keepdim=True))
         b = self._standardise(b, pairs.sum(0)[:, None])
@@ -366,16 +354,16 @@ def _mean_where(values, mask):
 
 # ---------------------------------------------------------------- all terms of a run
 class LossTerms(nn.ModuleDict):
-    """Loss terms by name, in the order they are logged. Called: {name: weight x term}, 0-d each.
+    """Loss terms by name, in the order of the log; a call gives {name: weight x term}, 0-d each.
 
-    The loss of a step is the sum of what it returns. `needs_embedding`: whether the network has to
-    return its embedding too.
+    The loss of a step is the sum of these. `needs_embedding`: whether the network must return the
+    embedding too.
     """
 
     def __init__(self, terms, weights):
         super().__init__(terms)
         self.weights = dict(weights)
-        self.needs_embedding = any(name not in ("instance", "weather") for name in terms)
+        self.needs_embedding = any(name not in LOGIT_TERMS for name in terms)
 
     def forward(self, outputs, labels):
         outputs = {view: as_output(output) for view, output in outputs.items()}
@@ -392,10 +380,10 @@ def build_losses(
     label_smoothing=0.1,
     dwdr_lambda=0.0013,
 ):
-    """LossTerms of {name: weight}, those of weight 0 left out; None is the instance loss alone.
+    """LossTerms of {name: weight}, without those of weight 0; None is the instance loss alone.
 
-    `class_num` is read by arcface, cosface and sphere only, `embedding_dim` by these and by
-    verification. `loss_merge`: see MetricTerm; it changes CLASS_TERMS and PAIR_TERMS.
+    Only arcface, cosface and sphere read `class_num`, these and verification `embedding_dim`.
+    `loss_merge`, for CLASS_TERMS and PAIR_TERMS: see MetricTerm.
     """
     weights = {"instance": 1.0} if weights is None else weights
     builders = {
@@ -419,7 +407,7 @@ def build_losses(
 
 
 def parse_loss_weights(text):
-    """argparse type: `instance=1,infonce=0.5` as {name: weight}; instance is 1 unless it is named.
+    """argparse type: `instance=1,infonce=0.5` as {name: weight}; instance is 1 where not named.
 
     argparse.ArgumentTypeError says in one line what is wrong.
     """

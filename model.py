@@ -1,28 +1,95 @@
-"""The networks: one branch per platform, one shared head; `build_model(...)` makes them by name.
+"""The networks: one branch per view and one head for all; `build_model(...)` makes them by name.
 
 Class names, call signatures and state-dict keys are those of University1652-Baseline, so that its
 checkpoints load here. Branches start with random weights; `load_backbone` gives them ImageNet's.
+The base class of the branches and further backbones are in networks/backbones.py.
 """
-
-import copy
-from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from networks.backbones import TIMM, Branch, check_network, make_branch, pooled_dim
-
-# What scripts need of the backbones they find here.
-from networks.backbones import check_input_size as check_input_size
-from networks.backbones import download_imagenet_weights as download_imagenet_weights
-from networks.backbones import ft_net as ft_net
-from networks.backbones import ft_net_VGG16 as ft_net_VGG16
-from networks.backbones import input_spec as input_spec
+import utils
+from imaging.files import TEST_VIEWS
+from networks.backbones import Branch, branch_class, branches_of, check_network
+from networks.blocks import USAM
+from networks.musenet import MuSeNet, from_published, is_ibn, is_musenet, load_ibn_weights
 
 # The order of the published three-view network: model_1 satellite, model_2 street, model_3 drone.
-THREE_VIEWS = ("satellite", "street", "drone")
+THREE_VIEWS = TEST_VIEWS
+
+
+# ---------------------------------------------------------------- branches
+class ft_net(Branch):
+    """ResNet branch: images (B, 3, H, W) -> pooled feature (B, 2048), or 4096 with `avg+max`.
+
+    `stride` is that of the last stage (2 as in ImageNet, or 1: a map twice as fine). `class_num`
+    and `droprate` are part of the published signature; the head that uses them belongs to the
+    multi-view networks. `init_model` shares the backbone and pooling of another branch. `block`
+    rings make it LPN's branch, (B, 2048, block); `usam` adds RK-Net's two attention modules.
+    """
+
+    unused = ("fc",)
+
+    def __init__(
+        self,
+        class_num,
+        droprate=0.5,
+        stride=2,
+        init_model=None,
+        pool="avg",
+        block=None,
+        *,
+        backbone="resnet50",
+        usam=False,
+    ):
+        super().__init__(backbone, pool, init_model, block)
+        check_network(self.backbone, stride=stride)
+        if init_model is not None:
+            self.usam_1, self.usam_2 = init_model.usam_1, init_model.usam_2
+            return
+        self.usam_1, self.usam_2 = (USAM() if usam else nn.Identity() for _ in range(2))
+        if stride == 1:
+            first = self.model.layer4[0]
+            # The 3x3 convolution that halves the map is the second one in a bottleneck block.
+            (first.conv2 if hasattr(first, "conv3") else first.conv1).stride = (1, 1)
+            first.downsample[0].stride = (1, 1)
+
+    def feature_map(self, x):
+        net = self.model
+        x = self.usam_1(net.relu(net.bn1(net.conv1(x))))  # (B, 64, H/2, W/2)
+        x = self.usam_2(self.through(net.layer1, net.maxpool(x)))  # (B, 64 or 256, H/4, W/4)
+        for stage in (net.layer2, net.layer3, net.layer4):
+            x = self.through(stage, x)
+        return x  # (B, C, H/32, W/32)
+
+
+class ft_net_VGG16(Branch):
+    """VGG16-bn branch: images (B, 3, H, W) -> pooled feature (B, 512), or 1024 with `avg+max`.
+
+    The map is H/32 x W/32. `stride` is part of the published signature and has no effect.
+    """
+
+    unused = ("classifier",)
+
+    def __init__(self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg", block=None):
+        super().__init__("vgg16_bn", pool, init_model, block)
+
+    def feature_map(self, x):
+        layers, start = self.model.features, 0
+        for end, layer in enumerate(layers, 1):
+            if isinstance(layer, nn.MaxPool2d):  # closes a block
+                x, start = self.recomputed(layers[start:end], x), end
+        return x
+
+
+def make_branch(class_num, stride, pool, backbone, block=None, usam=False):
+    """The branch of a backbone; `check_network` refuses the options that do not fit it."""
+    if backbone.startswith("resnet"):
+        return ft_net(class_num, 0.5, stride, None, pool, block, backbone=backbone, usam=usam)
+    if backbone.startswith("vgg"):
+        return ft_net_VGG16(class_num, 0.5, stride, None, pool, block)
+    return branch_class(backbone)(backbone, pool, None, block)
 
 
 # ---------------------------------------------------------------- head
@@ -30,7 +97,7 @@ class ClassBlock(nn.Module):
     """Head shared by all views: Linear to the embedding, batch norm, dropout, Linear to classes.
 
     Feature (B, input_dim) -> logits (B, class_num), or `(logits, embedding)` with `return_f`.
-    The embedding (B, num_bottleneck) is what retrieval uses; in training it has seen the dropout.
+    Retrieval uses the embedding (B, num_bottleneck); in training it comes after the dropout.
     """
 
     def __init__(
@@ -90,16 +157,16 @@ def _split(output, parts):
 
 
 class _MultiViewNet(nn.Module):
-    """Branches `model_1`, `model_2`, ... and one head for all; see the two subclasses.
+    """Branches `model_1`, `model_2`, ... and one head for all; see the subclasses.
 
-    `share_weight` makes the last branch the first one; its tensors then stand twice in the state
-    dict, as published. The head is `classifier`; with `LPN` it is `classifier0`, `classifier1`,
-    ... for the `block` square rings (Wang et al., TCSVT 2021), inner to outer. `usam` makes the
-    branches RK-Net's (Lin et al., TIP 2022).
+    With `share_weight` the last branch is the first one; its tensors then stand twice in the state
+    dict, as published. The head is `classifier`; with `LPN` there is one for each of the `block`
+    square rings (Wang et al., TCSVT 2021), `classifier0`, `classifier1`, ..., inner to outer.
+    `usam` makes the branches RK-Net's (Lin et al., TIP 2022).
 
     Attributes:
-        parts: parts of an embedding, `block` with `LPN`, else 1.
-        input_spec: what the images must be, `backbones.InputSpec`.
+        parts: parts of an embedding: `block` with `LPN`, else 1.
+        input_spec: what the branches expect of their images, `backbones.InputSpec`.
     """
 
     num_branches = 0
@@ -122,23 +189,23 @@ class _MultiViewNet(nn.Module):
         super().__init__()
         backbone = "vgg16_bn" if VGG16 else backbone
         check_network(backbone, stride=stride, pool=pool, LPN=LPN, block=block, usam=usam)
-        own = (class_num, stride, pool, backbone, block if LPN else None, usam)
+        options = (class_num, stride, pool, backbone, block if LPN else None, usam)
         for number in range(1, self.num_branches + 1):
             shared = share_weight and number == self.num_branches
-            branch = self.model_1 if shared else make_branch(*own)
+            branch = self.model_1 if shared else make_branch(*options)
             self.add_module(f"model_{number}", branch)
         self.input_spec = self.model_1.input_spec
-        width = pooled_dim(self.model_1.channels, pool)
         self.heads = [f"classifier{part}" for part in range(block)] if LPN else ["classifier"]
         self.parts, self.LPN, self.return_f = len(self.heads), LPN, return_f
         for name in self.heads:
-            self.add_module(name, ClassBlock(width, class_num, droprate, return_f=return_f))
+            head = ClassBlock(self.model_1.pooled_dim, class_num, droprate, return_f=return_f)
+            self.add_module(name, head)
 
     def _classify(self, branches, inputs):
         """Outputs for inputs (B, 3, H, W) or None, each through its branch and then the head.
 
-        Views of one branch go through it as one batch, and all views through the head as one:
-        batch norm is then trained on the mixture of views that its running statistics, used in
+        The views of a branch go through it as one batch, and all views through the head as one:
+        batch norm is then trained on the same mixture of views as its running statistics, used in
         testing, describe. (The published code normalises each view by itself in training.)
         """
         present = [(branch, x) for branch, x in zip(branches, inputs, strict=True) if x is not None]
@@ -157,45 +224,42 @@ class _MultiViewNet(nn.Module):
         return branch.feature_map(images)
 
     def _branch_output(self, branch, images):
-        """Images (B, 3, H, W) of a branch -> what `_outputs` needs of them, pooled (B, D)."""
+        """Images (B, 3, H, W) -> what `_outputs` needs of a branch: pooled features (B, D)."""
         return branch.pooled(self._feature_map(branch, images))
 
-    def _outputs(self, pooled):
-        """Pooled features (B, D) of each view -> the output of each view."""
-        return _split(self._head(torch.cat(pooled)), pooled)
-
-    def _head(self, pooled):
-        """Pooled features -> the output described at `two_view_net`."""
-        if not self.LPN:
-            return self.classifier(pooled)
+    def _parts(self, pooled):
+        """[(head, pooled features (B, D) of its ring)] with `LPN`, else the one head and all."""
         heads = [getattr(self, name) for name in self.heads]
-        outputs = [head(pooled[:, :, part]) for part, head in enumerate(heads)]
+        return [(head, pooled[:, :, n] if self.LPN else pooled) for n, head in enumerate(heads)]
+
+    def _outputs(self, pooled):
+        """Pooled features (B, D) of each view -> the output of each view, see `two_view_net`."""
+        outputs = [head(part) for head, part in self._parts(torch.cat(pooled))]
+        if not self.LPN:
+            return _split(outputs[0], pooled)
         if not self.return_f:
-            return torch.stack(outputs, dim=2)  # (B, class_num, block)
-        logits, embeddings = zip(*outputs, strict=True)
-        return torch.stack(logits, dim=2), torch.stack(embeddings, dim=2).flatten(1)
+            return _split(torch.stack(outputs, dim=2), pooled)  # (B, class_num, block)
+        logits, embeddings = (torch.stack(part, dim=2) for part in zip(*outputs, strict=True))
+        return _split((logits, embeddings.flatten(1)), pooled)
 
     def embed(self, images, branch):
         """Images (B, 3, H, W) of branch number 1, 2 (or 3) -> embedding (B, 512 * parts).
 
-        Embeddings of an image's versions are added, then `finish` makes the feature of the sum.
-        With `LPN` number c of part p stands at c * parts + p, as in published feature files. The
-        images take the type of the branch's first weights (see `inference_copy`); pooling and head
-        keep their own.
+        Embeddings of several versions of an image are added, and `finish` makes the feature of the
+        sum. With `LPN` number c of part p stands at c * parts + p, as in published feature files.
+        Images are converted to the type of the first weights of the branch (half precision in an
+        `inference_copy`), feature maps back to float32.
         """
         branch = getattr(self, f"model_{branch}")
         features = self._feature_map(branch, images.to(next(branch.parameters()).dtype))
         pooled = branch.pooled(features.float())
-        if not self.LPN:
-            return self.classifier.embed(pooled)
-        heads = [getattr(self, name) for name in self.heads]
-        embedded = [head.embed(pooled[:, :, part]) for part, head in enumerate(heads)]
-        return torch.stack(embedded, dim=2).flatten(1)  # (B, 512, block) flattened
+        embedded = [head.embed(part) for head, part in self._parts(pooled)]
+        return torch.stack(embedded, dim=2).flatten(1)  # (B, 512, parts) flattened
 
     def finish(self, embedding):
         """Embeddings, or sums of them, (B, 512 * parts) -> features of length 1, the same shape.
 
-        Each part is divided by its own length, and all by sqrt(parts), as published for LPN.
+        Each part is divided by its length, and all by sqrt(parts), as published for LPN.
         """
         parts = F.normalize(embedding.unflatten(1, (-1, self.parts)), dim=1)
         return parts.flatten(1) / self.parts**0.5
@@ -204,9 +268,9 @@ class _MultiViewNet(nn.Module):
 class two_view_net(_MultiViewNet):
     """Two branches, one head: `net(x1, x2) -> (y1, y2)`; `None` in gives `None` out.
 
-    `y` is the logits (B, class_num), with `LPN` those of each part (B, class_num, block), in
-    evaluation too (see `predicted_classes`). With `return_f` it is `(logits, embedding)`, the
-    embedding (B, 512 * parts) as of `embed`. `share_weight` makes both branches one.
+    `y` is the logits (B, class_num), with `LPN` those of each part (B, class_num, block), also in
+    evaluation (see `predicted_classes`). With `return_f` it is `(logits, embedding)`, the embedding
+    (B, 512 * parts) as `embed` gives it. With `share_weight` both branches are the same.
     """
 
     num_branches = 2
@@ -218,8 +282,8 @@ class two_view_net(_MultiViewNet):
 class three_view_net(_MultiViewNet):
     """Three branches, one head: `net(x1, x2, x3, x4=None) -> (y1, y2, y3[, y4])`.
 
-    x1 satellite, x2 street, x3 drone, x4 more street-like images through the street branch.
-    `share_weight` makes the satellite and drone branches one, as published.
+    x1 satellite, x2 street, x3 drone, x4 additional street images, through the street branch. With
+    `share_weight` the satellite and drone branches are the same, as published.
     """
 
     num_branches = 3
@@ -230,24 +294,20 @@ class three_view_net(_MultiViewNet):
         return outputs[:3] if x4 is None else outputs
 
 
+class muse_two_view_net(MuSeNet, two_view_net):
+    """`two_view_net` as a MuSe-Net: both branches adapt to the weather."""
+
+
+class muse_three_view_net(MuSeNet, three_view_net):
+    """`three_view_net` as a MuSe-Net: the satellite and drone branches adapt, the street's not."""
+
+
 def predicted_classes(logits):
     """The class (B,) int64 of logits (B, C), or of LPN's (B, C, parts).
 
-    Of parts it is the class whose probabilities have the highest sum, as published.
+    With parts it is the class whose probabilities have the highest sum, as published.
     """
     return logits.argmax(1) if logits.ndim == 2 else logits.softmax(1).sum(2).argmax(1)
-
-
-def split_parameters(network):
-    """(head, backbone): the parameters of the classifiers, and those of all branches, two lists.
-
-    The head learns from scratch, so it usually learns faster; GeM and USAM count to the backbone,
-    as published, and so does the backbone of MuSe-Net's style network, not what it adds to it.
-    """
-    groups = [], []
-    for name, parameter in network.named_parameters():
-        groups[name.startswith(("model_", "pt_model.model."))].append(parameter)
-    return groups
 
 
 # ---------------------------------------------------------------- builders
@@ -266,45 +326,33 @@ def build_model(
     class_num,
     view_names=("satellite", "drone"),
     *,
-    backbone="resnet50",
     droprate=0.5,
-    stride=2,
-    pool="avg",
     share=False,
-    return_f=False,
-    LPN=False,
-    block=4,
-    usam=False,
-    networks=(two_view_net, three_view_net),
-    **own,
+    musenet=False,
+    btnk=None,
+    return_weather=False,
+    **options,
 ):
     """The network for two views of any name, or for satellite, street and drone.
 
-    `networks` are the classes for two and for three views, `own` what these alone understand.
+    `options` are those of the networks above: stride, pool, backbone, LPN, block, usam, return_f.
+    `musenet` makes the branches adapt to the weather; only then `btnk` and `return_weather` have a
+    meaning, see `networks.musenet.MuSeNet`. ValueError where options do not fit together.
     """
-    if len(view_names) == 3 and tuple(view_names) != THREE_VIEWS:
-        raise ValueError(f"three views must be {','.join(THREE_VIEWS)}, not {','.join(view_names)}")
-    if len(view_names) not in (2, 3):
-        raise ValueError(f"{len(view_names)} views given: expected two or three")
-    return networks[len(view_names) - 2](
-        class_num,
-        droprate,
-        stride,
-        pool,
-        share,
-        LPN=LPN,
-        block=block,
-        backbone=backbone,
-        return_f=return_f,
-        usam=usam,
-        **own,
-    )
+    if len(view_names) != 2 and tuple(view_names) != THREE_VIEWS:
+        expected = f"two of any name, or {','.join(THREE_VIEWS)}"
+        raise ValueError(f"views {','.join(view_names)}: expected {expected}")
+    network = two_view_net if len(view_names) == 2 else three_view_net
+    if musenet:
+        network = muse_two_view_net if len(view_names) == 2 else muse_three_view_net
+        options |= {"btnk": btnk, "return_weather": return_weather}
+    return network(class_num, droprate, share_weight=share, **options)
 
 
 def views_from_opts(opts):
     """View names and the extra-google switch of a run's options, ours or the published ones.
 
-    Published run folders name no views: their 2 is satellite + street, their 3 adds the drone.
+    Published run folders do not name their views: 2 is satellite + street, 3 adds the drone.
     """
     views = opts.get("view_names")
     if views is None and opts.get("views") in (2, 3):
@@ -317,43 +365,43 @@ def views_from_opts(opts):
     return tuple(views), bool(opts.get("extra_Google", False)) and len(views) == 3
 
 
-def model_from_opts(opts, weights=(), **own):
+def model_from_opts(opts, weights=None):
     """Rebuild a trained network from the options of its run folder (a dict, see utils.read_opts).
 
-    Understands our run folders and those of University1652-Baseline, LPN and RK-Net; keys that
-    older files lack have the published defaults. `weights` is the run's state dict, or its keys:
-    a published RK-Net run says in them alone that it is one. `own` goes to `build_model`. Raises
-    ValueError where an option has no meaning here.
+    Understands the run folders of this project and of University1652-Baseline, LPN, RK-Net and
+    MuSe-Net; keys that older files lack have the published defaults. `weights` is the state dict of
+    the run, whose keys alone tell a published RK-Net. ValueError where an option is impossible.
     """
     for name in ("PCB", "use_dense", "use_NAS"):
         if opts.get(name):
             raise ValueError(f"opts.yaml says {name}: true, a network this project does not have")
     view_names, _ = views_from_opts(opts)
+    backbone = "vgg16_bn" if opts.get("use_vgg16") else "resnet50"
+    usam = opts.get("usam") or isinstance(weights, dict) and any(".usam_1." in k for k in weights)
     LPN = bool(opts.get("LPN", False))
     if LPN and "view_names" not in opts and len(view_names) == 2:
         raise ValueError(
             "opts.yaml says LPN: true and views: 2, the published network for panoramas, which "
-            "cuts the street view into strips: this project has the square rings alone"
+            "cuts the street view into strips: this project has only the square rings"
         )
     return build_model(
         _option(opts, "nclasses", int, None),
         view_names,
-        backbone=_option(
-            opts, "backbone", str, "vgg16_bn" if opts.get("use_vgg16") else "resnet50"
-        ),
+        backbone=_option(opts, "backbone", str, backbone),
         droprate=float(_option(opts, "droprate", (int, float), 0.5)),
         stride=_option(opts, "stride", int, 2),
         pool=_option(opts, "pool", str, "avg"),
         share=bool(opts.get("share", False)),
         LPN=LPN,
         block=_option(opts, "block", int, 4),
-        usam=bool(opts.get("usam", False)) or any(".usam_1." in key for key in weights),
-        **own,
+        usam=bool(usam),
+        musenet=is_musenet(opts),
+        btnk=opts.get("btnk"),
     )
 
 
 def input_size_from_opts(opts):
-    """(height, width) in pixels of a run's options; 256 where an older file names none."""
+    """(height, width) in pixels from the options of a run; 256 where an older file has none."""
     return _option(opts, "h", int, 256), _option(opts, "w", int, 256)
 
 
@@ -364,91 +412,31 @@ def _option(opts, name, kind, default):
     return value
 
 
-# ---------------------------------------------------------------- inference
-def branches_of(network):
-    """The different branches of a multi-view network; a shared one comes once."""
-    return [module for module in network.modules() if isinstance(module, Branch)]
-
-
-def imagenet_classifiers(network):
-    """The modules that published files hold beyond the last feature map, and nothing uses."""
-    return [getattr(branch.model, n) for branch in branches_of(network) for n in branch.unused]
-
-
-def fold_batch_norm(network):
-    """Fold every batch norm into the convolution or linear layer before it, in place.
-
-    In testing batch norm is a fixed scale and shift per channel, which the weights before it can
-    carry. "Before" is the order in which a module registered its children, which is the order of
-    use in all networks here but timm's: those, and USAM's single channel, keep theirs. Expects
-    float32 and evaluation mode; training needs the original.
-    """
-    foreign = {
-        id(module)
-        for branch in branches_of(network)
-        if not branch.foldable
-        for module in branch.modules()
-    }
-    folds = {
-        nn.Conv2d: (fuse_conv_bn_eval, (nn.BatchNorm2d, nn.SyncBatchNorm)),
-        nn.Linear: (fuse_linear_bn_eval, (nn.BatchNorm1d, nn.SyncBatchNorm)),
-    }
-    for parent in list(network.modules()):  # a shared branch comes once
-        if id(parent) in foreign:
-            continue
-        for (name, layer), (norm_name, norm) in pairwise(list(parent.named_children())):
-            fuse, norms = folds.get(type(layer), (None, ()))
-            if isinstance(norm, norms):
-                setattr(parent, name, fuse(layer, norm))
-                setattr(parent, norm_name, nn.Identity())
-    return network
-
-
-def inference_copy(network, dtype=torch.float32):
-    """A copy for `embed`: evaluation mode, batch norm folded, channels last; the original stays.
-
-    `dtype` is that of the backbones up to their last feature map, float16 and bfloat16 included;
-    USAM's attention, pooling, head and embedding stay float32. Weights that are already in half
-    precision are faster than autocast, which converts them for every batch, and a little more
-    exact.
-    """
-    unused = {id(module): module for module in imagenet_classifiers(network)}  # not copied
-    folded = fold_batch_norm(copy.deepcopy(network, unused).eval())
-    for branch in branches_of(folded):
-        kept = {*branch.unused, *branch.after_map, "gem2"}
-        for name, child in branch.model.named_children():
-            if name not in kept:
-                child.to(dtype)
-        for own in branch.model.parameters(recurse=False):  # a ViT's class token
-            own.data = own.data.to(dtype)
-    return folded.to(memory_format=torch.channels_last)
-
-
 # ---------------------------------------------------------------- ImageNet weights
-def load_backbone(network, state, source):
-    """Load a backbone's state dict, torchvision's or timm's, into every branch of a network.
+def load_backbone(network, state, source, state_ibn=None, source_ibn=None):
+    """Load ImageNet weights, a state dict of torchvision or timm, into every branch of a network.
 
-    The ImageNet classifier and batch norm's counters (older files have none) may be absent from
-    `state`; everything else must fit. `source` names the file in the ValueError.
+    ValueError where it does not fit; `source` names its file there. The adaptive branches of
+    MuSe-Net take `state_ibn` of `source_ibn` where that is given, see `load_ibn_weights`.
     """
-    if not isinstance(state, dict):
-        raise ValueError(f"{source} holds a {type(state).__name__}, expected a state dict")
     for branch in branches_of(network):
-        own = branch.model.state_dict()
-        unused = tuple(f"{name}." for name in (*branch.unused, "gem2"))
-        wrong = [
-            key
-            for key, value in own.items()
-            if not key.startswith(unused)
-            and not key.endswith("num_batches_tracked")
-            and getattr(state.get(key), "shape", None) != value.shape
-        ]
-        if wrong:
-            raise ValueError(
-                f"{source} does not fit the backbone: {len(wrong)} of {len(own)} entries are "
-                f"missing or of another shape, first {wrong[0]}; expected the state dict of "
-                f"{'' if branch.backbone.startswith(TIMM) else 'torchvision network '}"
-                f"{branch.backbone}, named by --backbone"
-            )
-        fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-        branch.model.load_state_dict(fitting, strict=False)
+        if is_ibn(branch):
+            load_ibn_weights(branch, state, source, state_ibn, source_ibn)
+        else:
+            branch.load_imagenet(state, source)
+
+
+def load_run(name, which_epoch, device):
+    """The trained network of the run folder model/<name> on a device, ready for testing.
+
+    Returns (network, branch numbers by view name, options of the run). FileNotFoundError or
+    ValueError where the folder, the epoch or the file is not what a run leaves.
+    """
+    run_dir = utils.run_folder(name)
+    checkpoint = utils.find_checkpoint(run_dir, which_epoch)
+    run_opts = utils.read_opts(run_dir)
+    weights = from_published(utils.load_tensors(checkpoint))
+    network = model_from_opts(run_opts, weights)
+    utils.load_weights(network, checkpoint, weights)
+    print(f"weights: {checkpoint}")
+    return network.to(device).eval(), branch_numbers(*views_from_opts(run_opts)), run_opts

@@ -10,10 +10,10 @@ IMAGENET_MEAN_COLOUR = (124, 116, 104)  # the mean of ImageNet's normalisation i
 def random_rectangle(height, width, rng, scale=(0.02, 0.4), ratio=(0.3, 3.3)):
     """A rectangle (top, left, height, width) inside an image of height x width pixels, or None.
 
-    It covers a share of the area uniform in `scale`, with the ratio of height to width log-uniform
-    in `ratio`; None where it does not fit in a hundred tries. `rng` is a random.Random.
+    The share of the area is uniform in `scale`, the ratio of height to width log-uniform in
+    `ratio`; None where no rectangle fits in a hundred tries. `rng` is a random.Random.
     Source: Zhong et al., Random Erasing Data Augmentation, AAAI 2020, algorithm 1. The paper draws
-    the ratio uniformly, which favours tall rectangles; log-uniform treats both sides alike.
+    the ratio uniformly, which favours tall rectangles; log-uniform treats both sides equally.
     """
     log_ratio = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(100):
@@ -26,10 +26,10 @@ def random_rectangle(height, width, rng, scale=(0.02, 0.4), ratio=(0.3, 3.3)):
 
 
 def random_erasing(image, probability, rng, value=IMAGENET_MEAN_COLOUR, **limits):
-    """Erase one rectangle of an image (H, W, 3), with the given probability, in a copy.
+    """An image (H, W, 3) uint8 with one rectangle erased, in a copy, with the given probability.
 
-    `value` is put in, one number per channel; `limits` are `scale` and `ratio` of
-    `random_rectangle`. `rng` is a random.Random, so a seeded sample is erased alike everywhere.
+    The rectangle is filled with `value`, one number per channel; `limits` are `scale` and `ratio`
+    of `random_rectangle`. `rng` is a random.Random.
     """
     if rng.random() >= probability:
         return image

@@ -40,13 +40,14 @@ def main(argv=None):
     from dataset import retrieval_labels
     from extract import view_features
     from imaging.cache import open_view
+    from networks.inference import inference_copy
 
     device = utils.select_device(opts.device, opts.gpu_ids)
     processes.join_processes(device)
     startup.keep_freed_memory()
-    network, branches, run_opts = load_run(opts.name, opts.which_epoch, device)
+    network, branches, run_opts = model.load_run(opts.name, opts.which_epoch, device)
     check_agreement(opts, run_opts)
-    network = model.inference_copy(network, utils.dtype_of(cli.precision_of(opts)))
+    network = inference_copy(network, cli.precision_of(opts))
     height, width = model.input_size_from_opts(run_opts)
     test_dir = split_folder(opts.test_dir, "test")
     tasks = choose_tasks(opts, branches, test_dir)
@@ -85,23 +86,6 @@ def main(argv=None):
 
 
 # ---------------------------------------------------------------- run and tasks
-def load_run(name, which_epoch, device):
-    """The trained network of a run folder on a device, its branch numbers, and its options."""
-    import model
-    from networks import musenet
-
-    run_dir = utils.run_folder(name)
-    checkpoint = utils.find_checkpoint(run_dir, which_epoch)
-    run_opts = utils.read_opts(run_dir)
-    weights = musenet.from_published(utils.load_tensors(checkpoint))
-    # A file that holds anything else is refused by load_weights, which can say what is wrong.
-    network = musenet.model_from_opts(run_opts, weights if isinstance(weights, dict) else ())
-    utils.load_weights(network, checkpoint, weights)
-    print(f"weights: {checkpoint}")
-    branches = model.branch_numbers(*model.views_from_opts(run_opts))
-    return network.to(device).eval(), branches, run_opts
-
-
 def check_agreement(opts, run_opts):
     """Raise ValueError where --h, --w, --views or --pool contradict the run's opts.yaml."""
     for key in ("h", "w", "views", "pool"):

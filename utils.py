@@ -5,7 +5,7 @@ torch is imported only in the functions that use it, so that `--help` stays quic
 
 import json
 import os
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.files import read_yaml, replacing, write_text, write_yaml
@@ -183,22 +183,6 @@ def select_device(device="auto", gpu_ids="0"):
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
-
-
-def dtype_of(precision):
-    """The torch.dtype of precision "fp32", "fp16" or "bf16"."""
-    import torch
-
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-
-
-def autocast(device, precision):
-    """Context of `torch.autocast` for precision "fp16" or "bf16"; does nothing for "fp32"."""
-    import torch
-
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=dtype_of(precision))
 
 
 def seed_everything(seed, epoch=0, rank=0):

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import measure  # noqa: E402
 
 from runtime.cli import Parser, positive_int, script  # noqa: E402
-from utils import dtype_of, select_device  # noqa: E402
+from utils import select_device  # noqa: E402
 
 WAYS = ("published", "ours, float32", "ours, bfloat16")
 VIEWS = ("satellite", "drone")
@@ -132,6 +132,7 @@ def time_steps(opts):
     from torch.utils.flop_counter import FlopCounterMode
 
     import train
+    from networks.inference import DTYPES
 
     device = select_device(opts.device)
     options = ["--no_pretrained", "--stride", "1", "--droprate", "0", "--lr", "0.001"]
@@ -149,7 +150,7 @@ def time_steps(opts):
         losses.append(step())
         seconds.append(time.perf_counter() - start)
     precision = "bf16" if opts.way == "ours, bfloat16" else "fp32"
-    least = counter.get_total_flops() / product_rate(dtype_of(precision), device)
+    least = counter.get_total_flops() / product_rate(DTYPES[precision], device)
     return {"seconds": seconds[WARM_UP - 1 :], "losses": losses, "least": least}
 
 

@@ -1,9 +1,9 @@
 """The branches of the networks: backbones of torchvision by name, of timm as `timm:NAME`.
 
-A branch turns images into a pooled feature, the same way whatever its backbone (`Branch`).
-
-What they expect of an image (`input_spec`) comes from the metadata of their ImageNet weights.
-Nothing is downloaded but by `download_imagenet_weights`.
+A branch turns images into a pooled feature, in the same way for every backbone (`Branch`); the
+published branches, `ft_net` and `ft_net_VGG16`, are in model.py. What a backbone expects of its
+images (`input_spec`) comes from the metadata of its ImageNet weights; only
+`download_imagenet_weights` downloads anything.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision import models
 
-from networks.blocks import USAM, GeM, kept_statistics, ring_pool
+from networks.blocks import GeM, kept_statistics, ring_pool
 
 BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)
     "resnet18": (models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, 512),
@@ -45,8 +45,8 @@ class InputSpec(NamedTuple):
 
     mean: tuple  # of each colour, images scaled to 0..1
     std: tuple
-    size: tuple  # (height, width) in pixels that its ImageNet weights were trained for
-    fixed: bool  # whether it takes no other size
+    size: tuple  # (height, width) in pixels, that of the training on ImageNet
+    fixed: bool  # whether no other size is possible
     multiple: int  # both sides must be a multiple of this
 
     def check_size(self, name, height, width):
@@ -59,7 +59,7 @@ class InputSpec(NamedTuple):
         if height % self.multiple or width % self.multiple:
             raise ValueError(
                 f"backbone {name} cuts images into squares of {self.multiple} pixels, and "
-                f"{height} x {width} is no multiple of that: change --h and --w (and --ms)"
+                f"{height} x {width} is not a multiple of that: change --h and --w (and --ms)"
             )
 
 
@@ -92,11 +92,6 @@ def input_spec(name):
     return InputSpec(tuple(preset.mean), tuple(preset.std), size, False, multiple)
 
 
-def check_input_size(name, height, width):
-    """Raise ValueError where a backbone cannot take images of height x width pixels."""
-    input_spec(name).check_size(name, height, width)
-
-
 # ---------------------------------------------------------------- timm
 def _timm():
     """The timm package; imported by name because the project does not require it."""
@@ -110,14 +105,14 @@ def _timm():
 
 def _timm_config(name):
     """timm's `PretrainedCfg` of a model; ValueError where timm has no such model."""
-    timm, own_name = _timm(), name.removeprefix(TIMM)
-    if not timm.is_model(own_name):
+    timm, model_name = _timm(), name.removeprefix(TIMM)
+    if not timm.is_model(model_name):
         raise ValueError(
-            f"backbone {name!r}: timm {timm.__version__} has no model {own_name!r}; see "
+            f"backbone {name!r}: timm {timm.__version__} has no model {model_name!r}; see "
             "timm.list_models()"
         )
     try:
-        config = timm.get_pretrained_cfg(own_name)
+        config = timm.get_pretrained_cfg(model_name)
     except RuntimeError as error:  # the part of the name after the dot, which names weights
         raise ValueError(f"backbone {name!r}: {error}") from None
     if config is None:
@@ -133,13 +128,13 @@ def build_timm(name):
 
 # ---------------------------------------------------------------- options
 def check_network(backbone="resnet50", *, stride=2, pool="avg", LPN=False, block=4, usam=False):
-    """Raise ValueError where options of a network are unknown or do not go together."""
+    """Raise ValueError where options of a network are unknown or contradict each other."""
     check_backbone(backbone)
     if pool not in POOLS:
         raise ValueError(f"pool {pool!r} is unknown: expected one of {', '.join(POOLS)}")
     if stride not in (1, 2):
         raise ValueError(f"stride {stride} is not possible: expected 1 or 2")
-    # vgg16_bn ignores its stride, as published: options files of such runs may hold a 1.
+    # vgg16_bn ignores the stride, as published: options files of such runs may hold a 1.
     if stride == 1 and not backbone.startswith(("resnet", "vgg")):
         raise ValueError(f"stride 1 changes a ResNet's last stage; {backbone} has none")
     if usam and not backbone.startswith("resnet"):
@@ -152,21 +147,18 @@ def check_network(backbone="resnet50", *, stride=2, pool="avg", LPN=False, block
         raise ValueError(f"--LPN with {block} parts is not possible: --block must be at least 1")
 
 
-def pooled_dim(channels, pool):
-    """Length of the pooled feature of a map with `channels` channels."""
-    return 2 * channels if pool == "avg+max" else channels
-
-
 # ---------------------------------------------------------------- branches
 class Branch(nn.Module):
     """A backbone up to its last feature map, then one pooling, global or over `block` rings.
 
-    The ImageNet classifiers of ResNet and VGG stay in the state dict, unused and so without
-    gradients, because the published files hold them; other backbones lose theirs.
+    Images (B, 3, H, W) -> pooled feature (B, D), with rings (B, D, block). `init_model` shares the
+    backbone and pooling of another branch. The ImageNet classifiers of ResNet and VGG stay in the
+    state dict, unused and without gradients, because the published files hold them; other
+    backbones lose theirs.
     """
 
-    unused = ()  # children of `model` that no pass uses
-    after_map = ()  # children of `model` that work on what was pooled
+    unused = ()  # children of `model` that no forward pass uses
+    after_map = ()  # children of `model` that work on the pooled feature
     foldable = True  # whether children are registered in the order of use: see fold_batch_norm
     checkpointing = False
 
@@ -191,20 +183,52 @@ class Branch(nn.Module):
         builder, _, channels = BACKBONES[backbone]
         return builder(), channels
 
+    @property
+    def pooled_dim(self):
+        """Length D of the pooled feature."""
+        return 2 * self.channels if self.pool == "avg+max" else self.channels
+
+    def load_imagenet(self, state, source):
+        """Load a state dict of torchvision or timm into the backbone, in place.
+
+        The ImageNet classifier and batch norm's counters (older files have none) may be absent from
+        `state`; ValueError, naming the file `source`, where anything else does not fit.
+        """
+        if not isinstance(state, dict):
+            raise ValueError(f"{source} holds a {type(state).__name__}, expected a state dict")
+        expected = self.model.state_dict()
+        optional = tuple(f"{name}." for name in (*self.unused, "gem2"))
+        wrong = [
+            key
+            for key, value in expected.items()
+            if not key.startswith(optional)
+            and not key.endswith("num_batches_tracked")
+            and getattr(state.get(key), "shape", None) != value.shape
+        ]
+        if wrong:
+            raise ValueError(
+                f"{source} does not fit the backbone: {len(wrong)} of {len(expected)} entries are "
+                f"missing or of another shape, first {wrong[0]}; expected the state dict of "
+                f"{'' if self.backbone.startswith(TIMM) else 'torchvision network '}"
+                f"{self.backbone}, named by --backbone"
+            )
+        fitting = {k: v for k, v in state.items() if k in expected and v.shape == expected[k].shape}
+        self.model.load_state_dict(fitting, strict=False)
+
     def feature_map(self, x):
         """(B, 3, H, W) -> (B, C, H', W')."""
         raise NotImplementedError
 
     def checkpoint_gradients(self):
-        """From now on keep a block's input alone for the way back, and compute the block again.
+        """From now on keep only the input of a block, and repeat the block in the backward pass.
 
-        (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016.) The same gradients for
-        a third more work; ValueError for a network of timm that cannot.
+        The same gradients for a third more work (Chen et al., Training Deep Nets with Sublinear
+        Memory Cost, 2016). ValueError for a network of timm that cannot.
         """
         self.checkpointing = True
 
     def through(self, stage, x):
-        """x through a stage, an nn.Sequential of blocks or of such stages."""
+        """x through a stage: a block, or an nn.Sequential of stages."""
         if type(stage) is not nn.Sequential:
             return self.recomputed(stage, x)
         for part in stage:
@@ -212,7 +236,7 @@ class Branch(nn.Module):
         return x
 
     def recomputed(self, block, x):
-        """x through a block, in training with `checkpoint_gradients` such that it is repeated."""
+        """x through a block, repeated in the backward pass after `checkpoint_gradients`."""
         if not (self.checkpointing and self.training and torch.is_grad_enabled()):
             return block(x)
 
@@ -222,7 +246,7 @@ class Branch(nn.Module):
         return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
     def normalised(self, x):
-        """The backbone's own last normalisation, where it comes after pooling; (B, C, P) both."""
+        """The backbone's last normalisation where it follows the pooling; (B, C, P) -> the same."""
         return x
 
     def forward(self, x):
@@ -243,73 +267,8 @@ class Branch(nn.Module):
             return self.model.gem2(x)[:, :, None]
         if kind == "max":
             return x.amax(dim=(2, 3))[:, :, None]
-        # avg; and cls, where the map is the class token at its one position
+        # avg; and cls, where the map is the class token at a single position
         return x.mean(dim=(2, 3))[:, :, None]
-
-
-class ft_net(Branch):
-    """ResNet branch: images (B, 3, H, W) -> pooled feature (B, 2048), or 4096 with `avg+max`.
-
-    `stride` is that of the last stage (2 as in ImageNet, or 1: a map twice as fine). `class_num`
-    and `droprate` are part of the published signature; the head that uses them belongs to the
-    multi-view networks. `init_model` shares another branch's backbone and pooling. `block` rings
-    make it LPN's branch, (B, 2048, block); `usam` adds RK-Net's two attention modules.
-    """
-
-    unused = ("fc",)
-
-    def __init__(
-        self,
-        class_num,
-        droprate=0.5,
-        stride=2,
-        init_model=None,
-        pool="avg",
-        block=None,
-        *,
-        backbone="resnet50",
-        usam=False,
-    ):
-        super().__init__(backbone, pool, init_model, block)
-        check_network(self.backbone, stride=stride)
-        if init_model is not None:
-            self.usam_1, self.usam_2 = init_model.usam_1, init_model.usam_2
-            return
-        self.usam_1 = USAM() if usam else nn.Identity()
-        self.usam_2 = USAM() if usam else nn.Identity()
-        if stride == 1:
-            first = self.model.layer4[0]
-            # The 3x3 convolution that halves the map is the second one in a bottleneck block.
-            (first.conv2 if hasattr(first, "conv3") else first.conv1).stride = (1, 1)
-            first.downsample[0].stride = (1, 1)
-
-    def feature_map(self, x):
-        net = self.model
-        x = self.usam_1(net.relu(net.bn1(net.conv1(x))))  # (B, 64, H/2, W/2)
-        x = self.usam_2(self.through(net.layer1, net.maxpool(x)))  # (B, 64 or 256, H/4, W/4)
-        for stage in (net.layer2, net.layer3, net.layer4):
-            x = self.through(stage, x)
-        return x  # (B, C, H/32, W/32)
-
-
-class ft_net_VGG16(Branch):
-    """VGG16-bn branch: images (B, 3, H, W) -> pooled feature (B, 512), or 1024 with `avg+max`.
-
-    The map is H/32 x W/32. `stride` is part of the published signature; a VGG has no last stage
-    whose stride could be changed.
-    """
-
-    unused = ("classifier",)
-
-    def __init__(self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg", block=None):
-        super().__init__("vgg16_bn", pool, init_model, block)
-
-    def feature_map(self, x):
-        layers, start = self.model.features, 0
-        for end, layer in enumerate(layers, 1):
-            if isinstance(layer, nn.MaxPool2d):  # up to it all is one block
-                x, start = self.recomputed(layers[start:end], x), end
-        return x
 
 
 class ConvNeXtBranch(Branch):
@@ -346,8 +305,8 @@ class SwinBranch(Branch):
 class ViTBranch(Branch):
     """ViT branch (Dosovitskiy et al., ICLR 2021): one position for each patch, normalised.
 
-    With pool `cls` the map is the class token alone, (B, C, 1, 1). At another size than the
-    weights' the position embeddings are interpolated bicubically.
+    With pool `cls` the map is only the class token, (B, C, 1, 1). For images of another size than
+    in the training on ImageNet the position embeddings are interpolated bicubically.
     """
 
     @staticmethod
@@ -358,13 +317,13 @@ class ViTBranch(Branch):
 
     def _positions(self, height, width):
         """Position embeddings of the class token and height x width patches: (1, 1 + N, C)."""
-        own = self.model.encoder.pos_embedding
+        trained = self.model.encoder.pos_embedding
         side = self.model.image_size // self.model.patch_size
         if (height, width) == (side, side):
-            return own
-        grid = own[:, 1:].float().transpose(1, 2).unflatten(2, (side, side))  # (1, C, side, side)
+            return trained
+        grid = trained[:, 1:].float().transpose(1, 2).unflatten(2, (side, side))  # (1, C, h, w)
         grid = F.interpolate(grid, (height, width), mode="bicubic", antialias=True)
-        return torch.cat((own[:, :1], grid.flatten(2).transpose(1, 2).to(own.dtype)), dim=1)
+        return torch.cat((trained[:, :1], grid.flatten(2).transpose(1, 2).to(trained.dtype)), dim=1)
 
     def feature_map(self, x):
         self.input_spec.check_size(self.backbone, *x.shape[-2:])
@@ -416,7 +375,7 @@ class TimmBranch(Branch):
             return features[:, 0, :, None, None]
         if features.ndim == 3:  # (B, class token and registers, then N patches, C)
             return self._grid(features, x.shape[-2:])
-        # timm says where its channels are: (B, H', W', C) or, saying nothing, (B, C, H', W').
+        # "NHWC": (B, H', W', C); without `output_fmt` it is (B, C, H', W').
         last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         return features.permute(0, 3, 1, 2) if last else features
 
@@ -442,10 +401,8 @@ class TimmBranch(Branch):
 
 
 def branch_class(backbone):
-    """The class of a backbone's branch."""
+    """The class of a backbone's branch; ResNet's and VGG's, the published ones, are in model.py."""
     families = {
-        "resnet": ft_net,
-        "vgg": ft_net_VGG16,
         "convnext": ConvNeXtBranch,
         "swin": SwinBranch,
         "vit": ViTBranch,
@@ -454,21 +411,16 @@ def branch_class(backbone):
     return next(branch for prefix, branch in families.items() if backbone.startswith(prefix))
 
 
-def make_branch(class_num, stride, pool, backbone, block=None, usam=False):
-    """The branch of a backbone; options that do not fit it are `check_network`'s to refuse."""
-    branch = branch_class(backbone)
-    if branch is ft_net:
-        return ft_net(class_num, 0.5, stride, None, pool, block, backbone=backbone, usam=usam)
-    if branch is ft_net_VGG16:
-        return ft_net_VGG16(class_num, 0.5, stride, None, pool, block)
-    return branch(backbone, pool, None, block)
+def branches_of(network):
+    """The different branches of a multi-view network; a shared one comes once."""
+    return [module for module in network.modules() if isinstance(module, Branch)]
 
 
 # ---------------------------------------------------------------- ImageNet weights
 def download_imagenet_weights(backbone):
     """State dict of a backbone's ImageNet weights (kept on disk after the first time).
 
-    Raises OSError that names the two ways on where the download is not possible.
+    Raises OSError that names the alternatives where the download is not possible.
     """
     check_backbone(backbone)
     try:

@@ -1,6 +1,6 @@
-"""The parts of the published networks that are no backbone and no head: GeM, USAM, square rings.
+"""Parts of the published networks between backbone and head: GeM, USAM, square rings.
 
-Each is defined on feature maps alone, so it can be read and tested without the networks.
+Each works on feature maps, so it can be read and tested without the networks.
 """
 
 from contextlib import contextmanager
@@ -32,10 +32,10 @@ class GeM(nn.Module):
 
 # ---------------------------------------------------------------- square rings
 def _steps(size, parts, device):
-    """Distance, in positions, of a position on one axis from the centre line, floor(size / 2).
+    """Distance of each position on an axis from the centre line, floor(size / 2): (size,) int64.
 
-    Counted in steps of floor(size / (2 * parts)): 0 for those nearest. The rest that the steps
-    leave at the rim belongs to the last part.
+    In steps of floor(size / (2 * parts)), 0 the nearest. What the steps leave over at the rim
+    belongs to the last part.
     """
     offset = torch.arange(size, device=device) - size // 2
     distance = torch.where(offset < 0, -offset - 1, offset)
@@ -46,7 +46,7 @@ def square_rings(height, width, parts, device=None):
     """The ring of each position of a map, 0 the innermost: (H, W) int64.
 
     Ring i < parts - 1 is the centred square of half-size (i + 1) * step without the one inside it,
-    the last ring the rest of the map (LPN: Wang et al., TCSVT 2021, section III-B). Both sides
+    the last ring is the rest of the map (LPN: Wang et al., TCSVT 2021, section III-B). Both sides
     must be at least 2 * parts.
     """
     rows, columns = _steps(height, parts, device), _steps(width, parts, device)
@@ -54,7 +54,7 @@ def square_rings(height, width, parts, device=None):
 
 
 def _square_areas(height, width, parts):
-    """Positions in the square that a ring closes, its hole included: a list of `parts` ints."""
+    """Positions in the square that a ring closes, hole included: a list of `parts` ints."""
     step_h, step_w = height // (2 * parts), width // (2 * parts)
     return [(2 * i * step_h) * (2 * i * step_w) for i in range(1, parts)] + [height * width]
 
@@ -70,10 +70,9 @@ def _large_enough(x, parts):
 def ring_pool(x, parts, kind="avg"):
     """Pool a map over `parts` square rings, inner to outer: (B, C, H, W) -> (B, C, parts).
 
-    As published (wtyhub/LPN, `get_part_pool`), a ring is its square with a hole of zeros: `avg` is
-    the ring's sum over the square's area, `max` is not below zero where there is a hole. On maps
-    of odd or of unequal sides the published code subtracts the hole beside its place; here it is
-    in its place.
+    As published (wtyhub/LPN, `get_part_pool`), a ring is a square with a hole of zeros: `avg` is
+    the sum of the ring divided by the area of the square, `max` is at least zero where there is a
+    hole. For odd or unequal sides the published code shifts the hole; here it is in the centre.
     """
     x = _large_enough(x, parts)
     height, width = x.shape[-2:]
@@ -83,7 +82,7 @@ def ring_pool(x, parts, kind="avg"):
         areas = _square_areas(height, width, parts)
         shares = [mask.to(x.dtype) / area for mask, area in zip(masks, areas, strict=True)]
         return x.flatten(2) @ torch.stack(shares, -1).flatten(0, 1)  # (B, C, HW) @ (HW, parts)
-    # The innermost square has no hole, so nothing but its own positions.
+    # The innermost square has no hole.
     outside = [-torch.inf] + [0.0] * (parts - 1)
     filled = (x.where(mask, value) for mask, value in zip(masks, outside, strict=True))
     return torch.stack([each.amax(dim=(2, 3)) for each in filled], dim=-1)
@@ -95,7 +94,7 @@ class USAM(nn.Module):
 
     S = sum of the channels; A = ReLU(BatchNorm(9 S - sum of S over 3 x 3, zeros outside)), zero on
     the outermost rows and columns; y = x + A x. Only the batch norm is trained. The two kernels
-    are buffers under their published names, and those of the file count.
+    are buffers under their published names, which a checkpoint may change.
     """
 
     def __init__(self):
@@ -105,9 +104,9 @@ class USAM(nn.Module):
         self.bn = nn.BatchNorm2d(1)
 
     def attention(self, x):
-        """A of the docstring: (B, C, H, W) -> (B, 1, H, W) float."""
-        # In float32 and not as a convolution, which a GPU would round to ten bits (TF32) or
-        # autocast to half precision: what is left of 9 S - sum is small beside either.
+        """The A of `USAM`: (B, C, H, W) -> (B, 1, H, W) float."""
+        # In float32, and not as a convolution, which a GPU would round to ten bits (TF32) and
+        # autocast to half precision: 9 S - sum is a small difference of large numbers.
         dtype = torch.promote_types(x.dtype, torch.float32)
         total = x.sum(dim=1, keepdim=True, dtype=dtype)  # (B, 1, H, W)
         around = F.unfold(total, kernel_size=3, padding=1)  # (B, 9, HW)
@@ -122,9 +121,9 @@ class USAM(nn.Module):
 # ---------------------------------------------------------------- batch norm
 @contextmanager
 def kept_statistics(module):
-    """Within, batch norm in `module` normalises by the batch and leaves its statistics alone.
+    """Inside, batch norm in `module` normalises by the batch and keeps its running statistics.
 
-    For a pass that is repeated: its batch must count once.
+    For a pass that is repeated, so that its batch counts once.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     norms = [norm for norm in norms if norm.track_running_stats]

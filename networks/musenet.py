@@ -1,11 +1,10 @@
 """MuSe-Net: networks that adapt to the weather in an image (Wang et al., Pattern Recognition 2024).
 
-Its style network, a ResNet up to its second stage, looks at the image first. From what it finds
-come the weather, as logits of WEATHERS classes, and maps that scale and shift the
-instance-normalised channels of the main network, place by place. Both parts are defined in the
-published code, wtyhub/MuseNet, with a ResNet-50; ResNet-18 and 101 are this project's addition,
-made by the same rules. `build_model`, `model_from_opts` and `load_backbone` are those of model.py
-with these networks added.
+A style network, a ResNet up to its second stage, looks at the image first. What it finds gives the
+weather, as logits of WEATHERS classes, and maps that scale and shift the instance-normalised
+channels of the main network, position by position. Both parts are those of the published code,
+wtyhub/MuseNet, with a ResNet-50; ResNet-18 and 101 are additions of this project by the same rules.
+model.py adds `MuSeNet` to the networks for two and three views: `build_model(..., musenet=True)`.
 """
 
 import re
@@ -15,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import model
 from networks.backbones import Branch
 
 WEATHERS = 11  # 0 none, a satellite image; 1 to 10 the conditions of weather.CONDITIONS
@@ -32,14 +30,14 @@ IBN_FILES = {
 def modulated_blocks(backbone, btnk=None):
     """The blocks that are modulated, [(stage, number)] with stage 1 or 2 and number from 0.
 
-    `btnk` is a 0 or 1 for each block of layer1, then of layer2, as in the published `--btnk`. None
-    means the blocks of layer1 but its first, which is the published 0 1 1 0 0 0 0 of a ResNet-50.
-    Raises ValueError where the backbone is no ResNet of STAGES or `btnk` does not fit it.
+    `btnk` has a 0 or 1 for each block of layer1, then of layer2, as in the published `--btnk`. None
+    means all blocks of layer1 except the first, the published 0 1 1 0 0 0 0 of a ResNet-50.
+    ValueError where the backbone is not in STAGES or `btnk` does not fit it.
     """
     if backbone not in STAGES:
         raise ValueError(
-            f"--musenet changes the blocks of a ResNet, and {backbone} is none it knows: choose "
-            f"--backbone {', '.join(STAGES)}"
+            f"--musenet changes the blocks of a ResNet, and {backbone} is not one it can change: "
+            f"choose --backbone {', '.join(STAGES)}"
         )
     first, second = STAGES[backbone]
     blocks = [(1, number) for number in range(first)] + [(2, number) for number in range(second)]
@@ -49,30 +47,45 @@ def modulated_blocks(backbone, btnk=None):
     if not fits or not all(switch in (0, 1) for switch in btnk) or not any(btnk):
         raise ValueError(
             f"btnk {btnk!r} does not fit {backbone}: expected {len(blocks)} numbers 0 or 1, for "
-            f"{first} blocks of layer1 and {second} of layer2, one of them 1 at least"
+            f"{first} blocks of layer1 and {second} of layer2, at least one of them 1"
         )
     return [block for block, switch in zip(blocks, btnk, strict=True) if switch]
+
+
+def is_musenet(opts):
+    """Whether the options of a run folder (a dict) are those of a MuSe-Net.
+
+    Runs of this project say `musenet: true`, published ones `norm: spade`. ValueError for the other
+    networks of MuSe-Net's code.
+    """
+    norm, conv_norm = opts.get("norm", "bn"), opts.get("conv_norm", "none")
+    if norm not in ("bn", "spade") or conv_norm != "none":
+        raise ValueError(
+            f"opts.yaml says norm: {norm} and conv_norm: {conv_norm}, a network this project does "
+            "not have: of MuSe-Net's code it has norm: spade with conv_norm: none"
+        )
+    return bool(opts.get("musenet")) or norm == "spade"
 
 
 # ---------------------------------------------------------------- IBN-a
 class IBN(nn.Module):
     """Instance norm of the first half of the channels, batch norm of the second half.
 
-    Pan et al., Two at Once, ECCV 2018 (IBN-Net). With `modulation` = (g, b), each (B, C / 2, H, W),
-    the first half is IN(x) (1 + g) + b, as in MuSe-Net. (B, C, H, W) -> the same.
+    (B, C, H, W) -> the same (IBN-Net: Pan et al., Two at Once, ECCV 2018). With `modulation` =
+    (g, b), each (B, C / 2, H, W), the first half is IN(x) (1 + g) + b, as in MuSe-Net.
     """
 
     def __init__(self, channels):
         super().__init__()
         half = channels // 2
-        # Instance norm is group norm with one channel a group, which is faster on channels-last
-        # maps and, unlike torch's instance norm, takes an empty batch.
+        # Instance norm as group norm with one channel per group: faster on channels-last maps and,
+        # unlike torch's instance norm, possible for an empty batch.
         self.IN = nn.GroupNorm(half, half)
         self.BN = nn.BatchNorm2d(channels - half)
 
     def forward(self, x, modulation=None):
         first, second = x.split((self.IN.num_channels, self.BN.num_features), dim=1)
-        # Cloned, because norms of every other half pixel are several times slower.
+        # Cloned: norms of a strided view are several times slower.
         first = self.IN(first.clone()).to(x.dtype)  # autocast makes it float32
         if modulation is not None:
             scale, shift = modulation
@@ -93,10 +106,11 @@ def is_ibn(branch):
 
 
 def ibn_state(state):
-    """A ResNet's state dict for its IBN-a form: halves of a batch norm go to the norms of IBN.
+    """The state dict of a ResNet for its IBN-a form: each batch norm is split between IBN's norms.
 
-    Instance norm takes over scale and shift of its channels and has no running statistics. A rule
-    of this project: IBN-Net's authors train on ImageNet from random weights (`IBN_FILES`).
+    Instance norm takes scale and shift of the first half of the channels, and has no running
+    statistics. This rule is ours: IBN-Net's authors train on ImageNet from random weights
+    (`IBN_FILES`).
     """
     converted = {}
     for key, value in state.items():
@@ -114,11 +128,11 @@ def ibn_state(state):
 
 # ---------------------------------------------------------------- style
 def doubled_convolution(x, weight, bias):
-    """3 x 3 convolution, zeros outside, of a map enlarged twofold by repeating its positions.
+    """3 x 3 convolution, zeros outside, of `x` enlarged twofold by repeating each position.
 
-    (B, C, H, W) -> (B, O, 2 H, 2 W). An output sees 2 x 2 positions of `x` and each of them up to
-    four times, so it is computed as a transposed convolution with those weights added up: 16 / 36
-    of the work, and the enlarged map is never made.
+    (B, C, H, W) -> (B, O, 2 H, 2 W). An output sees 2 x 2 positions of `x`, each up to four times,
+    so the weights are added up and used in a transposed convolution: 16 / 36 of the work, and the
+    enlarged map is never made.
     """
     flipped = weight.flip(2, 3)
     shifts = [(0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0)]
@@ -130,10 +144,10 @@ def doubled_convolution(x, weight, bias):
 class StyleNetwork(Branch):
     """What the weather looks like: the published `pt_model`.
 
-    A ResNet's stem, layer1 and layer2, whose last block has no ReLU at all, gives the style
-    features, (B, C, H/8, W/8). For each modulated block two 3 x 3 convolutions make its scale and
-    shift maps of them, `layer1_2_w` and `layer1_2_b` for block 2 of layer1; and average pooling,
-    batch norm, dropout and one linear layer the logits of the weather.
+    The stem, layer1 and layer2 of a ResNet, the last block without any ReLU, give the style
+    features (B, C, H/8, W/8). From these, two 3 x 3 convolutions for each modulated block make the
+    maps for scale and shift (`layer1_2_w` and `layer1_2_b` for block 2 of layer1); average pooling,
+    batch norm, dropout and a linear layer make the logits of the weather.
     """
 
     def __init__(self, backbone, btnk=None):
@@ -170,10 +184,10 @@ class StyleNetwork(Branch):
         return self.classifier(style.mean(dim=(2, 3)))
 
     def modulation(self, style, stage, number, size):
-        """Scale and shift maps (B, 32 * stage, *size) of a block, from the style features.
+        """Maps for scale and shift of a block, (B, 32 * stage, *size) each, from style features.
 
-        Maps of twice the features' size are convolutions of the features repeated twofold, as
-        published; with an odd side, where the published code fails, what stands out is cut off.
+        Maps twice as large as the features are convolutions of the repeated features, as published;
+        where a side is odd the published code fails, and here the surplus is cut off.
         """
         scale, shift = (getattr(self, f"layer{stage}_{number}_{part}") for part in "wb")
         weight, bias = torch.cat((scale.weight, shift.weight)), torch.cat((scale.bias, shift.bias))
@@ -186,7 +200,7 @@ class StyleNetwork(Branch):
 
 # ---------------------------------------------------------------- networks
 def modulated_block(block, x, modulation):
-    """A block of a ResNet with `modulation(size)` = (scale, shift) for its IBN; its own forward."""
+    """x through a ResNet's block, with (scale, shift) = `modulation(size)` for the IBN in it."""
     out = block.conv1(x)
     out = block.relu(block.bn1(out, modulation(out.shape[-2:])))
     out = block.bn2(block.conv2(out))
@@ -196,20 +210,20 @@ def modulated_block(block, x, modulation):
     return block.relu(out + identity)
 
 
-class _MuSeNet(model._MultiViewNet):
-    """MuSe-Net of several views; see the two subclasses, and theirs in model.py.
+class MuSeNet:
+    """Mixin for a network of model.py, named before it among the bases: makes it a MuSe-Net.
 
-    The first and the last branch, satellite and drone, are adaptive: IBN-a, modulated by the one
-    style network `pt_model`. With `share_weight`, as published, they are one. With
+    The first and the last branch, satellite and drone, are adaptive: IBN-a, modulated by one style
+    network, `pt_model`. With `share_weight`, as published, the two are the same. With
     `return_weather` an output is `(logits, embedding, weather)`: the embedding None without
-    `return_f`, the weather logits (B, WEATHERS), None of a plain branch. Without, their layer is
-    not trained. `btnk`: see `modulated_blocks`.
+    `return_f`, the weather logits (B, WEATHERS), None for a plain branch. Without `return_weather`
+    the layer of the weather is not trained. `btnk`: see `modulated_blocks`.
     """
 
     def __init__(
         self, *plain, backbone="resnet50", usam=False, btnk=None, return_weather=False, **options
     ):
-        # Refuses what does not fit before anything is built.
+        # Refuses wrong options before anything is built.
         modulated_blocks("vgg16_bn" if options.get("VGG16") else backbone, btnk)
         if usam:
             raise ValueError("--musenet and --usam are two networks: choose one")
@@ -222,7 +236,7 @@ class _MuSeNet(model._MultiViewNet):
 
     @property
     def adaptive(self):
-        """The adaptive branches, which are one with `share_weight`."""
+        """The two adaptive branches, the same one with `share_weight`."""
         return self.model_1, getattr(self, f"model_{self.num_branches}")
 
     def _adapted_map(self, branch, images, style):
@@ -262,61 +276,39 @@ class _MuSeNet(model._MultiViewNet):
         ]
 
 
-class muse_two_view_net(_MuSeNet, model.two_view_net):
-    """`model.two_view_net` with two adaptive branches."""
+class WeatherLoss(nn.Module):
+    """Cross-entropy of the weather that MuSe-Net sees, summed over the views that adapt to it.
 
-
-class muse_three_view_net(_MuSeNet, model.three_view_net):
-    """`model.three_view_net` with adaptive branches for satellite and drone; street is plain."""
-
-
-# ---------------------------------------------------------------- builders
-def build_model(class_num, view_names=("satellite", "drone"), **options):
-    """`model.build_model` of a MuSe-Net, with `btnk` and `return_weather` as options of its own."""
-    networks = (muse_two_view_net, muse_three_view_net)
-    return model.build_model(class_num, view_names, networks=networks, **options)
-
-
-def model_from_opts(opts, weights=()):
-    """`model.model_from_opts`, for runs of this project's --musenet and published ones too.
-
-    A published MuSe-Net says `norm: spade` in its opts.yaml.
+    `outputs` is {view: losses.Output}. The class of an image is `condition`, (B,) int64: 0 for a
+    satellite image, 1 to 10 for a drone image in the order of weather.CONDITIONS (as in the
+    published code).
     """
-    norm, conv_norm = opts.get("norm", "bn"), opts.get("conv_norm", "none")
-    if norm not in ("bn", "spade") or conv_norm != "none":
-        raise ValueError(
-            f"opts.yaml says norm: {norm} and conv_norm: {conv_norm}, a network this project does "
-            "not have: of MuSe-Net's code it has norm: spade with conv_norm: none"
-        )
-    if not opts.get("musenet") and norm != "spade":
-        return model.model_from_opts(opts, weights)
-    networks = (muse_two_view_net, muse_three_view_net)
-    return model.model_from_opts(opts, weights, networks=networks, btnk=opts.get("btnk"))
+
+    def forward(self, outputs, labels):
+        seen = [y for y in outputs.values() if y.weather is not None]
+        if not seen:  # a batch without any image of those views
+            return sum(0 * y.logits.sum() for y in outputs.values())
+        return sum(F.cross_entropy(y.weather, y.condition) for y in seen)
 
 
 # ---------------------------------------------------------------- weights
-def load_backbone(network, state, source, state_ibn=None, source_ibn=None):
-    """`model.load_backbone` for networks of both kinds; ValueError where a state does not fit.
+def load_ibn_weights(branch, state, source, state_ibn=None, source_ibn=None):
+    """Load ImageNet weights into an IBN-a branch, in place; ValueError where they do not fit.
 
-    IBN-a branches take `state_ibn`, the weights of `IBN_FILES` with which the published network
-    starts, all others `state`, torchvision's. Without `state_ibn` all start from `state`, see
-    `ibn_state`.
+    `state_ibn` are IBN-Net's weights (`IBN_FILES`), with which the published network starts;
+    without them torchvision's, `state`, are converted (`ibn_state`).
     """
-    for branch in model.branches_of(network):
-        if not is_ibn(branch):
-            model.load_backbone(branch, state, source)
-        elif state_ibn is not None:
-            model.load_backbone(branch, state_ibn, source_ibn)
-        else:
-            own = ibn_state(state) if isinstance(state, dict) else state
-            model.load_backbone(branch, own, source)
+    if state_ibn is not None:
+        state, source = state_ibn, source_ibn
+    elif isinstance(state, dict):
+        state = ibn_state(state)
+    branch.load_imagenet(state, source)
 
 
 def download_ibn_weights(backbone):
-    """State dict of the ImageNet weights of a ResNet's IBN-a form, by IBN-Net's authors.
+    """State dict of IBN-Net's ImageNet weights for a ResNet (kept on disk after the first time).
 
-    Kept on disk after the first time. Raises OSError that names the ways on where the download is
-    not possible.
+    Raises OSError that names the alternatives where the download is not possible.
     """
     url = IBN_URL + IBN_FILES[backbone]
     try:
@@ -332,11 +324,11 @@ def download_ibn_weights(backbone):
 
 
 def from_published(state):
-    """A state dict of MuSe-Net's published code under this project's names; others are unchanged.
+    """A state dict of MuSe-Net's published code under the names used here; others are unchanged.
 
-    `classifier.Linear` and `bnorm` are `add_block.0` and `add_block.1` here, the style network's
-    convolutions have shorter names, and its stages that nothing uses (layer3, layer4, fc) are left
-    out. Read from the published code; no published file was at hand.
+    `classifier.Linear` and `bnorm` are `add_block.0` and `add_block.1` here, the convolutions of
+    the style network have shorter names, and the stages of it that nothing uses (layer3, layer4,
+    fc) are left out. The names are read from the published code, not from a published file.
     """
     if not isinstance(state, dict):
         return state

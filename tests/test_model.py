@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 import model
 import utils
+from networks import backbones
+from networks.inference import DTYPES, inference_copy
 
 
 def reference_branch(backbone, pool, stride):
@@ -233,7 +235,7 @@ def test_published_lpn_and_rk_net_give_the_same_features(
     assert network.state_dict().keys() == state.keys()
     utils.load_weights(network, checkpoint)
     network.eval()
-    folded = model.inference_copy(network)
+    folded = inference_copy(network)
     images = torch.rand(2, 3, size, size)
     for number in (2, 3):
         expected = plain_feature(
@@ -415,7 +417,7 @@ def test_folded_batch_norm_gives_the_same_embeddings(backbone, stride, pool, sha
     )
     before = {key: value.clone() for key, value in network.state_dict().items()}
     images = torch.rand(2, 3, 64, 64)
-    folded = model.inference_copy(network)
+    folded = inference_copy(network)
     assert not any("Norm" in type(layer).__name__ for layer in folded.modules())
     assert (folded.model_1 is folded.model_2) is share and not folded.training
     assert network.training and all(
@@ -427,16 +429,17 @@ def test_folded_batch_norm_gives_the_same_embeddings(backbone, stride, pool, sha
         assert (embedded - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize(("backbone", "pool"), [("resnet18", "gem"), ("resnet50", "avg")])
 @torch.no_grad()
-def test_half_precision_convolutions_keep_the_direction(backbone, pool, dtype):
+def test_half_precision_convolutions_keep_the_direction(backbone, pool, precision):
     torch.manual_seed(0)
     network = with_statistics(model.build_model(3, backbone=backbone, pool=pool)).eval()
     images = torch.randn(4, 3, 64, 64)
-    half = model.inference_copy(network, dtype)
+    half = inference_copy(network, precision)
     embedded = half.embed(images, 1)
-    assert half.model_1.model.conv1.weight.dtype == dtype and embedded.dtype == torch.float32
+    assert half.model_1.model.conv1.weight.dtype == DTYPES[precision]
+    assert embedded.dtype == torch.float32
     assert all(weight.dtype == torch.float32 for weight in half.classifier.parameters())
     assert F.cosine_similarity(embedded, network.embed(images, 1)).min() > 0.9999
 
@@ -445,14 +448,14 @@ def test_synchronised_batch_norm_is_folded_too():
     torch.manual_seed(0)
     network = with_statistics(model.build_model(3, backbone="resnet18"))
     synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    folded = model.inference_copy(synchronised)
+    folded = inference_copy(synchronised)
     assert not any("Norm" in type(layer).__name__ for layer in folded.modules())
 
 
 def test_the_imagenet_classifier_is_neither_trained_nor_copied():
     network = model.build_model(3, backbone="resnet18")
     assert not any(p.requires_grad for p in network.model_1.model.fc.parameters())
-    assert model.inference_copy(network).model_1.model.fc is network.model_1.model.fc
+    assert inference_copy(network).model_1.model.fc is network.model_1.model.fc
     outputs = network(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
     sum(y.sum() for y in outputs).backward()
     trained = {name for name, p in network.named_parameters() if p.grad is not None}
@@ -500,7 +503,7 @@ def test_no_download_possible_names_both_ways_on(monkeypatch):
 
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", refuse)
     with pytest.raises(OSError, match=r"no route.*--weights FILE.*--no_pretrained"):
-        model.download_imagenet_weights("resnet18")
+        backbones.download_imagenet_weights("resnet18")
 
 
 def test_download_uses_torchvisions_weights(monkeypatch):
@@ -510,5 +513,5 @@ def test_download_uses_torchvisions_weights(monkeypatch):
         "get_state_dict",
         lambda self, **options: wanted.update(name=self.name, **options) or {"a": 1},
     )
-    assert model.download_imagenet_weights("resnet50") == {"a": 1}
+    assert backbones.download_imagenet_weights("resnet50") == {"a": 1}
     assert wanted == {"name": "IMAGENET1K_V1", "progress": False, "check_hash": True}

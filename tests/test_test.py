@@ -15,6 +15,7 @@ import test as script
 import utils
 from evaluation.feature_file import load_features
 from imaging import cache
+from networks.inference import inference_copy
 
 CPU = torch.device("cpu")
 QUICK = ["--num_workers", "0", "--device", "cpu", "--batchsize", "8"]
@@ -207,7 +208,7 @@ def test_scales_do_not_compound_and_are_as_given():
 def test_one_doubled_batch_equals_two_passes():
     """On a GPU an image and its mirror image go through the network together."""
     torch.manual_seed(0)
-    network = model.inference_copy(model.build_model(3, backbone="resnet18"))
+    network = inference_copy(model.build_model(3, backbone="resnet18"))
     images = torch.rand(3, 3, 40, 40)
     sizes = []
     network.model_1.model.conv1.register_forward_hook(lambda _, x, y: sizes.append(len(y)))

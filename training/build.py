@@ -15,10 +15,11 @@ import model
 import utils
 from imaging.augmentation import Augmentation
 from imaging.cache import open_view
-from networks import musenet
+from networks.backbones import branches_of, download_imagenet_weights
+from networks.musenet import download_ibn_weights
 from runtime import exchange, processes
 from runtime.cli import precision_of
-from training.optimisation import build_optimizer, load_optimizer
+from training.optimisation import build_optimizer, load_optimizer, split_parameters
 from training.options import input_views
 from training.samplers import SAMPLERS
 
@@ -112,12 +113,8 @@ def build_sampler(opts, samples):
 # ---------------------------------------------------------------- network
 def build_network(opts, class_num):
     """The network of the options, with ImageNet or given weights unless --no_pretrained."""
-    build, adaptive = model.build_model, {}
-    if opts.musenet:
-        build = musenet.build_model
-        adaptive = {"btnk": opts.btnk, "return_weather": bool(opts.loss_weights.get("weather"))}
     used = {name for name, weight in opts.loss_weights.items() if weight}
-    network = build(
+    network = model.build_model(
         class_num,
         tuple(opts.view_names),
         backbone=opts.backbone,
@@ -128,22 +125,24 @@ def build_network(opts, class_num):
         LPN=opts.LPN,
         block=opts.block,
         usam=opts.usam,
-        return_f=bool(used - {"instance", "weather"}),
-        **adaptive,
+        return_f=bool(used - set(losses.LOGIT_TERMS)),
+        musenet=opts.musenet,
+        btnk=opts.btnk,
+        return_weather="weather" in used,
     )
-    model.check_input_size(opts.backbone, opts.h, opts.w)
+    network.input_spec.check_size(opts.backbone, opts.h, opts.w)
     if opts.resume or opts.no_pretrained:
         return network
     if opts.weights:
         weights, source = utils.load_tensors(opts.weights), opts.weights
     else:
-        weights, source = model.download_imagenet_weights(opts.backbone), "the ImageNet weights"
+        weights, source = download_imagenet_weights(opts.backbone), "the ImageNet weights"
     ibn, ibn_source = None, opts.ibn_weights
     if opts.ibn_weights:
         ibn = utils.load_tensors(opts.ibn_weights)
     elif opts.musenet and not opts.weights:
-        ibn, ibn_source = musenet.download_ibn_weights(opts.backbone), "IBN-Net's weights"
-    musenet.load_backbone(network, weights, source, ibn, ibn_source)
+        ibn, ibn_source = download_ibn_weights(opts.backbone), "IBN-Net's weights"
+    model.load_backbone(network, weights, source, ibn, ibn_source)
     return network
 
 
@@ -208,7 +207,7 @@ def build_training(opts, network, device, class_num):
             raise ValueError("--sync_bn works on GPUs alone: leave it out with --device cpu")
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     if opts.grad_checkpoint:
-        for branch in model.branches_of(network):
+        for branch in branches_of(network):
             branch.checkpoint_gradients()
     network.to(device, memory_format=torch.channels_last)
     terms = losses.build_losses(
@@ -220,7 +219,7 @@ def build_training(opts, network, device, class_num):
             network, multi_avg_fn=get_ema_multi_avg_fn(opts.moving_avg), use_buffers=True
         )
     forward = exchange.distribute(network, device)
-    head, backbone = model.split_parameters(network)
+    head, backbone = split_parameters(network)
     groups = [(backbone, opts.lr * opts.backbone_lr), ([*head, *terms.parameters()], opts.lr)]
     return Training(
         network=network,

@@ -1,11 +1,13 @@
 """An epoch of training: each step is forward every view -> named loss terms -> sum -> backward."""
 
+from contextlib import nullcontext
+
 import torch
 
-import utils
 from dataset import to_network_input
 from losses import as_output, require_finite
 from model import predicted_classes
+from networks.inference import DTYPES
 from runtime import exchange
 from runtime.progress import Stopwatch, progress_bar
 from training.gradient_cache import GradientCache, split_batch
@@ -82,13 +84,20 @@ def train_step(training, batch, sizes):
 
 def forward_views(training, images):
     """{view: losses.Output}, in float32, of images {view: (B, 3, H, W)}."""
-    with utils.autocast(training.device, training.precision):
+    with autocast(training.device, training.precision):
         outputs = training.forward(*[images.get(view) for view in training.views])
     return {
         view: as_output(output)
         for view, output in zip(training.views, outputs, strict=False)
         if output is not None
     }
+
+
+def autocast(device, precision):
+    """Context of `torch.autocast` for precision "fp16" or "bf16"; does nothing for "fp32"."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 def with_conditions(outputs, batch, device):

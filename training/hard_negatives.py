@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import utils
 from evaluation.places import COORDINATE_FILES, metres_between, read_coordinates
 from evaluation.ranking import k_largest, score_blocks
 from evaluation.side_files import find_side_file
 from extract import extract_features
-from model import branch_numbers, inference_copy
+from model import branch_numbers
+from networks.inference import inference_copy
 
 BLOCK = 256  # buildings compared with all others at once
 
@@ -38,7 +38,7 @@ def building_features(training, data, opts, epoch):
     Each is of one image, another one from look to look; a building without a view is known by the
     other view alone.
     """
-    network = inference_copy(training.network, utils.dtype_of(training.precision))
+    network = inference_copy(training.network, training.precision)
     found = {}
     for view in (opts.view_names[0], opts.view_names[-1]):
         images_of = {}

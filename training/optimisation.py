@@ -7,6 +7,17 @@ import torch
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.01}  # as University1652-Baseline, as Sample4Geo
 
 
+def split_parameters(network):
+    """(head, backbone): the parameters of the classifiers and those of all branches, two lists.
+
+    GeM and USAM belong to the backbone, as published, and so does MuSe-Net's ResNet for the style.
+    """
+    groups = [], []
+    for name, parameter in network.named_parameters():
+        groups[name.startswith(("model_", "pt_model.model."))].append(parameter)
+    return groups
+
+
 def build_optimizer(groups, name="sgd", weight_decay=None):
     """The optimizer of [(parameters, learning rate)]; `weight_decay` None: WEIGHT_DECAY's.
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import model
 from networks import backbones
+from networks.inference import inference_copy
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = ("resnet101", "convnext_tiny", "swin_t", "swin_v2_t", "vit_b_32")
@@ -50,7 +51,7 @@ def test_pooled_feature_is_what_torchvision_classifies(backbone, size=64):
     }[backbone.rstrip("0123456789").partition("_")[0]]()
     expected = whole(images)
     torch.testing.assert_close(classifier(pooled), expected, atol=1e-5, rtol=1e-4)
-    folded = model.inference_copy(network)
+    folded = inference_copy(network)
     torch.testing.assert_close(folded.embed(images, 2), network.embed(images, 1), atol=1e-5, rtol=0)
 
 
@@ -68,7 +69,7 @@ def test_every_trained_weight_gets_a_gradient(backbone):
     assert len(head) == 6 and len(head) + len(backbone) == len(list(network.parameters()))
     network.eval()
     with torch.no_grad():
-        half = model.inference_copy(network, torch.bfloat16)
+        half = inference_copy(network, "bf16")
         assert next(half.model_1.parameters()).dtype == torch.bfloat16
         embedded = half.embed(images, 1)
         assert embedded.dtype == torch.float32
@@ -83,7 +84,7 @@ def test_every_trained_weight_gets_a_gradient(backbone):
 @pytest.mark.parametrize(("pool", "LPN"), [("avg+max", False), ("max", True)])
 @torch.no_grad()
 def test_maps_and_widths(backbone, size, pool, LPN):
-    branch = backbones.make_branch(3, 2, pool, backbone, 2 if LPN else None, False).eval()
+    branch = model.make_branch(3, 2, pool, backbone, 2 if LPN else None, False).eval()
     images = torch.rand(1, 3, 64, 96)
     channels = backbones.BACKBONES[backbone][2]
     assert branch.feature_map(images).shape == (1, channels, *size)
@@ -119,7 +120,7 @@ def test_input_comes_from_the_weights(backbone, size, multiple):
 def test_the_table_is_right(backbone):
     assert backbones.input_spec(backbone)[:2] == IMAGENET
     with torch.device("meta"):  # shapes without memory or arithmetic
-        branch = backbones.make_branch(3, 2, "avg", backbone)
+        branch = model.make_branch(3, 2, "avg", backbone)
         features = branch.feature_map(torch.empty(1, 3, 64, 64))
     assert features.shape[1] == branch.channels == backbones.BACKBONES[backbone][2]
 
@@ -144,8 +145,8 @@ def test_options_that_do_not_fit_are_one_line(options, message):
 
 
 def test_a_vit_refuses_sizes_between_its_patches():
-    backbones.check_input_size("vit_b_32", 64, 96)
-    with pytest.raises(ValueError, match="squares of 32 pixels, and 64 x 80 is no multiple"):
+    backbones.input_spec("vit_b_32").check_size("vit_b_32", 64, 96)
+    with pytest.raises(ValueError, match="squares of 32 pixels, and 64 x 80 is not a multiple"):
         backbones.ViTBranch("vit_b_32", "avg", None)(torch.rand(1, 3, 64, 80))
 
 
@@ -183,9 +184,9 @@ def test_pooled_feature_is_timms_own(timm, name, pool, size):
     torch.testing.assert_close(network.model_1(images), expected, atol=1e-5, rtol=1e-4)
     embedded = network.embed(images, 1)
     torch.testing.assert_close(
-        model.inference_copy(network).embed(images, 1), embedded, atol=1e-5, rtol=0
+        inference_copy(network).embed(images, 1), embedded, atol=1e-5, rtol=0
     )
-    half = model.inference_copy(network, torch.bfloat16).embed(images, 1)
+    half = inference_copy(network, "bf16").embed(images, 1)
     assert torch.cosine_similarity(half, embedded).min() > 0.99
 
 
@@ -195,7 +196,7 @@ def test_what_timm_says_of_its_images(timm):
     spec = backbones.input_spec("timm:vit_small_patch16_224")
     assert spec == ((0.5,) * 3, (0.5,) * 3, (224, 224), True, 1)
     with pytest.raises(ValueError, match="224 x 224 pixels only, not 256 x 256: give --h 224"):
-        backbones.check_input_size("timm:vit_small_patch16_224", 256, 256)
+        spec.check_size("timm:vit_small_patch16_224", 256, 256)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_checkpointing_changes_memory_alone(backbone, request):
     torch.manual_seed(0)
     size = 224 if backbone.startswith("vit") else 64
     images = torch.randn(2, 3, size, size)
-    plain = backbones.make_branch(5, 2, "avg", backbone).train()
+    plain = model.make_branch(5, 2, "avg", backbone).train()
     for name in plain.unused:  # VGG's has nine tenths of its weights
         setattr(plain.model, name, nn.Identity())
     if backbone.startswith("vit"):
@@ -264,6 +265,6 @@ def test_checkpointing_changes_memory_alone(backbone, request):
 
 def test_checkpointing_that_timm_would_do_wrong_is_refused(timm):
     """Its own passes a batch twice through batch norm, which would count it twice."""
-    branch = backbones.make_branch(5, 2, "avg", "timm:resnet10t")
+    branch = model.make_branch(5, 2, "avg", "timm:resnet10t")
     with pytest.raises(ValueError, match="timm:resnet10t has batch norm.*leave --grad_checkpoint"):
         branch.checkpoint_gradients()

@@ -16,6 +16,7 @@ import test as script
 import train
 import utils
 from networks import musenet
+from networks.inference import DTYPES, inference_copy
 
 
 def randomised(network):
@@ -37,7 +38,7 @@ def randomised(network):
 
 def small(views=3, **options):
     names = model.THREE_VIEWS if views == 3 else ("satellite", "drone")
-    return musenet.build_model(4, names, backbone="resnet18", **options)
+    return model.build_model(4, names, backbone="resnet18", musenet=True, **options)
 
 
 # ---------------------------------------------------------------- parts
@@ -227,7 +228,7 @@ def test_a_published_run_folder_gives_the_published_features(workdir):
     utils.write_opts(run_dir, opts)
     utils.save_tensors(run_dir / "net_209.pth", state)
     path = utils.find_checkpoint(run_dir)
-    network = musenet.model_from_opts(utils.read_opts(run_dir))
+    network = model.model_from_opts(utils.read_opts(run_dir))
     weights = musenet.from_published(utils.load_tensors(path))
     assert network.state_dict().keys() == weights.keys()
     utils.load_weights(network, path, weights)
@@ -422,10 +423,10 @@ def test_distributed_training_uses_all_weights():
 @torch.no_grad()
 def test_folded_batch_norm_gives_the_same_embeddings(backbone, options):
     torch.manual_seed(0)
-    network = randomised(musenet.build_model(3, backbone=backbone, **options))
+    network = randomised(model.build_model(3, backbone=backbone, musenet=True, **options))
     before = {key: value.clone() for key, value in network.state_dict().items()}
     images = torch.randn(2, 3, 64, 64)
-    folded = model.inference_copy(network)
+    folded = inference_copy(network)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     network.eval()
     for number in (1, 2):
@@ -438,13 +439,14 @@ def test_folded_batch_norm_gives_the_same_embeddings(backbone, options):
     assert folded.adaptive[0] is folded.model_1
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @torch.no_grad()
-def test_half_precision_keeps_the_direction(dtype):
+def test_half_precision_keeps_the_direction(precision):
     torch.manual_seed(0)
     network = randomised(small(2, share=True)).eval()
     images = torch.randn(4, 3, 64, 64)
-    half = model.inference_copy(network, dtype)
+    dtype = DTYPES[precision]
+    half = inference_copy(network, precision)
     assert half.pt_model.model.conv1.weight.dtype == half.model_1.model.conv1.weight.dtype == dtype
     embedded = half.embed(images, 1)
     assert embedded.dtype == torch.float32
@@ -461,12 +463,12 @@ def test_a_run_of_this_project_comes_back(workdir):
             "share": True, "musenet": True, "btnk": btnk}  # fmt: skip
     utils.write_opts(run_dir, opts)
     utils.save_tensors(run_dir / "net_last.pth", network.state_dict())
-    again = musenet.model_from_opts(utils.read_opts(run_dir)).eval()
+    again = model.model_from_opts(utils.read_opts(run_dir)).eval()
     utils.load_weights(again, run_dir / "net_last.pth")
     images = torch.rand(2, 3, 64, 64)
     for number in (1, 2, 3):
         assert torch.equal(network.embed(images, number), again.embed(images, number))
-    plain = musenet.model_from_opts({**opts, "musenet": False})
+    plain = model.model_from_opts({**opts, "musenet": False})
     assert type(plain) is model.three_view_net
 
 
@@ -477,7 +479,7 @@ def test_torchvision_weights_fill_both_halves():
         if value.ndim == 1:
             nn.init.uniform_(value, 0.5, 1.5)
     network = small()
-    musenet.load_backbone(network, state, "FILE")
+    model.load_backbone(network, state, "FILE")
     for layer, block in (("layer1", 0), ("layer3", 1)):
         own = getattr(network.model_3.model, layer)[block].bn1
         name, half = f"{layer}.{block}.bn1", own.IN.num_channels
@@ -496,19 +498,19 @@ def test_ibn_weights_go_to_the_adaptive_branches():
     state = torchvision.models.resnet18().state_dict()
     own = {key: value + 1 for key, value in musenet.ibn_state(state).items()}
     network = small()
-    musenet.load_backbone(network, state, "FILE", own, "IBN FILE")
+    model.load_backbone(network, state, "FILE", own, "IBN FILE")
     assert torch.equal(network.model_1.model.conv1.weight, state["conv1.weight"] + 1)
     assert torch.equal(network.model_1.model.layer1[0].bn1.IN.weight, torch.full((32,), 2.0))
     for branch in (network.model_2, network.pt_model):
         assert torch.equal(branch.model.conv1.weight, state["conv1.weight"])
     with pytest.raises(ValueError, match="IBN FILE does not fit.*first layer1.0.bn1.IN.weight"):
-        musenet.load_backbone(network, state, "FILE", state, "IBN FILE")
+        model.load_backbone(network, state, "FILE", state, "IBN FILE")
     with pytest.raises(ValueError, match="FILE does not fit the backbone"):
-        musenet.load_backbone(network, torchvision.models.resnet50().state_dict(), "FILE")
+        model.load_backbone(network, torchvision.models.resnet50().state_dict(), "FILE")
     with pytest.raises(ValueError, match="FILE holds a list"):
-        musenet.load_backbone(network, [], "FILE")
+        model.load_backbone(network, [], "FILE")
     plain = model.build_model(3, backbone="resnet18")
-    musenet.load_backbone(plain, state, "FILE")
+    model.load_backbone(plain, state, "FILE")
     assert torch.equal(plain.model_1.model.conv1.weight, state["conv1.weight"])
 
 
@@ -527,10 +529,10 @@ def test_no_download_possible_names_the_ways_on(monkeypatch):
     [
         ({"backbone": "vgg16_bn"}, "--musenet changes the blocks of a ResNet, and vgg16_bn"),
         ({"backbone": "convnext_tiny"}, "choose --backbone resnet18, resnet50, resnet101"),
-        ({"backbone": "timm:resnet18"}, "none it knows"),
+        ({"backbone": "timm:resnet18"}, "timm:resnet18 is not one it can change"),
         ({"usam": True}, "choose one"),
         ({"btnk": [0, 1, 1, 0, 0, 0, 0]}, "expected 4 numbers .*2 blocks of layer1 and 2 of"),
-        ({"btnk": [0, 0, 0, 0]}, "one of them 1 at least"),
+        ({"btnk": [0, 0, 0, 0]}, "at least one of them 1"),
         ({"btnk": [0, 2, 0, 0]}, "numbers 0 or 1"),
         ({"btnk": "0110"}, "btnk '0110' does not fit resnet18"),
         ({"stride": 3}, "stride 3"),
@@ -538,7 +540,7 @@ def test_no_download_possible_names_the_ways_on(monkeypatch):
 )
 def test_options_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=message) as caught:
-        musenet.build_model(3, **{"backbone": "resnet18", **options})
+        model.build_model(3, musenet=True, **{"backbone": "resnet18", **options})
     assert "\n" not in str(caught.value)
 
 
@@ -547,7 +549,7 @@ def test_options_that_do_not_fit(options, message):
 )
 def test_networks_of_the_published_code_that_are_not_here(changes):
     with pytest.raises(ValueError, match="a network this project does not have"):
-        musenet.model_from_opts({"views": 3, "nclasses": 3, **changes})
+        model.model_from_opts({"views": 3, "nclasses": 3, **changes})
 
 
 def test_modulated_blocks():
