@@ -25,15 +25,14 @@ from runtime.files import read_yaml, replacing, write_text
 
 ANSWER_LENGTH = 10  # names a line of University-160k's answer.txt
 ANSWER_NAME = "answer.txt"  # of the member of the zip, which the challenge's server reads
-SUES_HEIGHTS = (150, 200, 250, 300)  # metres
+SUES_HEIGHTS = ("150", "200", "250", "300")  # metres
 CVACT_RADIUS = 5.0  # metres
 DENSEUAV_K = (1, 3, 5, 10)
 DENSEUAV_METRES = (3, 5, 10, 20, 50, 100)
 GTA_K = (1, 3, 5)
 DEGREE_SCALE = 5000.0  # SDM's decay per degree, DenseUAV
-DEGREE_SCALE_IN_METRES = DEGREE_SCALE / (
-    np.pi / 180 * places.EARTH_RADIUS
-)  # the same along a meridian
+# The same along a meridian.
+DEGREE_SCALE_IN_METRES = DEGREE_SCALE / (np.pi / 180 * places.EARTH_RADIUS)
 METRE_SCALE = 0.001  # SDM's decay per metre, GTA-UAV
 
 
@@ -158,12 +157,11 @@ def evaluate_denseuav(query, gallery, coordinates, scores=None):
     metrics = evaluate(query, gallery, scores=scores)
     ks, *sides = first_places(query, gallery, coordinates, DENSEUAV_K, scores)
     degrees, metres = places.degree_distance(*sides), places.metre_distance(*sides)
-    for name, distances, scale in (
-        ("SDM", degrees, DEGREE_SCALE),
-        ("SDM_metres", metres, DEGREE_SCALE_IN_METRES),
-    ):
-        for k in ks:
-            metrics[f"{name}@{k}"] = float(100 * places.sdm(distances, k, scale).mean())
+    for k in ks:
+        metrics[f"SDM@{k}"] = float(100 * places.sdm(degrees, k, DEGREE_SCALE).mean())
+    for k in ks:
+        decay = places.sdm(metres, k, DEGREE_SCALE_IN_METRES)
+        metrics[f"SDM_metres@{k}"] = float(100 * decay.mean())
     for limit in DENSEUAV_METRES:
         metrics[f"MA@{limit}"] = float(places.metre_accuracy(metres, limit))
     return metrics
@@ -214,8 +212,8 @@ class Protocol(NamedTuple):
     """How a data set is scored."""
 
     evaluate: Callable  # (query, gallery, side files, scores) -> metrics
-    needs: tuple[str, ...] = ()  # side files
-    takes: tuple[str, ...] = ()  # more of them, optional
+    needs: tuple[str, ...] = ()  # options that name side files
+    takes: tuple[str, ...] = ()  # options that may be left out
 
 
 READERS = {
@@ -228,18 +226,15 @@ PROTOCOLS = {
     "cvusa": Protocol(evaluate_pairs),
     "cvact": Protocol(evaluate_cvact, takes=("coordinates",)),
     "vigor": Protocol(evaluate_vigor, needs=("semi_positives",)),
-    "sues200": Protocol(evaluate),
+    "sues200": Protocol(evaluate, takes=("heights",)),
     "denseuav": Protocol(evaluate_denseuav, needs=("coordinates",)),
     "gta": Protocol(evaluate_gta, needs=("coordinates",), takes=("positives",)),
-    "university160k": Protocol(evaluate_university160k, needs=("query_list",)),
+    "university160k": Protocol(evaluate_university160k, needs=("query_list",), takes=("answer",)),
 }
 
 
-def check_side_files(name, given):
-    """Raise ValueError where a protocol is unknown, or needs or does not take a side file.
-
-    Without a protocol, name None, no side file is taken.
-    """
+def check_options(name, given):
+    """Raise ValueError where a protocol (or None) is unknown, or its options do not suit it."""
     if name is None:
         for what in given:
             users = [name for name, each in PROTOCOLS.items() if what in each.needs + each.takes]
@@ -266,7 +261,7 @@ def evaluate_protocol(name, query, gallery, scores=None, **files):
     `write_answer`. Raises ValueError or FileNotFoundError.
     """
     given = {what: value for what, value in files.items() if value is not None}
-    check_side_files(name, given)
+    check_options(name, given)
     check_features(query, gallery)
     for what, value in given.items():
         if isinstance(value, (str, Path)):
@@ -287,27 +282,18 @@ def add_protocol_options(parser):
         ("answer", f"University-160k's answer, and a .zip; if left out: {ANSWER_NAME}"),
     ):
         group.add_argument(f"--{name}", metavar="FILE", help=text)
-    group.add_argument(
-        "--heights",
-        nargs="+",
-        metavar="METRES",
-        help="the heights of sues200's files, in their order; if left out: "
-        + " ".join(map(str, SUES_HEIGHTS)),
-    )
-
-
-def side_files_of(opts):
-    """The side files among parsed options, for `evaluate_protocol`."""
-    return {name: getattr(opts, name) for name in READERS if getattr(opts, name) is not None}
+    text = f"heights of sues200's files, in their order; if left out: {' '.join(SUES_HEIGHTS)}"
+    group.add_argument("--heights", nargs="+", metavar="METRES", help=text)
 
 
 def check_protocol_options(opts, parser):
     """Fill in --answer and --heights; parser.error where options and files do not go together."""
-    for name, only in (("answer", "university160k"), ("heights", "sues200")):
-        if getattr(opts, name) is not None and opts.protocol != only:
-            parser.error(f"--{name} has no effect without --protocol {only}: leave it out")
-    opts.answer = opts.answer or ANSWER_NAME
-    opts.heights = opts.heights or list(map(str, SUES_HEIGHTS))
+    given = {name: getattr(opts, name) for name in (*READERS, "answer", "heights")}
+    try:
+        check_options(opts.protocol, [name for name, value in given.items() if value is not None])
+    except ValueError as error:
+        parser.error(str(error))
+    opts.answer, opts.heights = opts.answer or ANSWER_NAME, opts.heights or list(SUES_HEIGHTS)
     if opts.protocol == "sues200":
         heights = " ".join(opts.heights)
         if len(set(opts.heights)) < len(opts.heights):
@@ -320,10 +306,6 @@ def check_protocol_options(opts, parser):
     elif len(opts.features) > 1:
         what = f"the protocol {opts.protocol} takes one" if opts.protocol else "name one"
         parser.error(f"{len(opts.features)} files: {what}")
-    try:
-        check_side_files(opts.protocol, side_files_of(opts))
-    except ValueError as error:
-        parser.error(str(error))
     if Path(opts.answer).suffix.lower() != ".txt":
         parser.error(f"--answer {opts.answer}: expected a name ending in .txt")
 
