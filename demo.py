@@ -64,31 +64,27 @@ def retrieve(query, gallery, index, top):
     order, scores = rank_gallery(query, gallery, index)
     label = int(query.labels[index])
     correct = gallery.labels[order] == label  # (M,)
-    retrieved = [
-        {
-            "path": gallery.paths[image],
-            "label": int(gallery.labels[image]),
-            "score": float(score),
-            "correct": bool(is_correct),
-        }
-        for image, score, is_correct in zip(order[:top], scores[:top], correct[:top], strict=True)
-    ]
-    first_match = int(correct.argmax()) + 1 if correct.any() else None
-    path = query.paths[index]
     return {
         "index": int(index),
-        "path": path,
+        "path": query.paths[index],
         "label": label,
-        "first_match": first_match,
-        "retrieved": retrieved,
+        "first_match": int(correct.argmax()) + 1 if correct.any() else None,
+        "retrieved": [
+            {
+                "path": gallery.paths[image],
+                "label": int(gallery.labels[image]),
+                "score": float(scores[place]),
+                "correct": bool(correct[place]),
+            }
+            for place, image in enumerate(order[:top])
+        ],
     }
 
 
 def describe(result):
     """The text printed about one query: its path and label, then the ranked paths."""
-    lines = [
-        f"query {result['index']}: {result['path']}  label {result['label']}, {_verdict(result)}"
-    ]
+    head = f"query {result['index']}: {result['path']}"
+    lines = [f"{head}  label {result['label']}, {_verdict(result)}"]
     for rank, image in enumerate(result["retrieved"], start=1):
         mark = "right" if image["correct"] else "wrong"
         found = f"label {image['label']:<6d} score {image['score']:7.4f}  {image['path']}"

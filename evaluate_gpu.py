@@ -15,17 +15,9 @@ import sys
 
 import numpy as np
 
+from evaluation import protocols
 from evaluation.feature_file import load_features
 from evaluation.metrics import evaluate, published_line
-from evaluation.protocols import (
-    add_protocol_options,
-    check_protocol_options,
-    evaluate_protocol,
-    format_protocol,
-    mean_over_heights,
-    side_files_of,
-    write_answer,
-)
 from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
 from runtime.cli import Parser, is_out_of_memory, script
 from runtime.files import write_text
@@ -130,10 +122,10 @@ def parse_args(argv=None):
         help="also write all metrics to this file; - prints them instead of the text",
     )
     add_ranking_options(parser)
-    add_protocol_options(parser)
+    protocols.add_protocol_options(parser)
     opts = parser.parse_args(argv)
     opts.ranking = ranking_of(opts, parser)
-    check_protocol_options(opts, parser)
+    protocols.check_protocol_options(opts, parser)
     for name in ("rerank", "protocol"):
         if opts.device == "cuda" and getattr(opts, name) not in ("none", None):
             parser.error(f"--device cuda: --{name} computes on the CPU, leave one of them out")
@@ -162,20 +154,21 @@ def score_heights(opts):
     for height, path in zip(opts.heights, opts.features, strict=True):
         heights[height], _, found = score_file(path, opts)
         warnings += [f"{height} m: {warning}" for warning in found]
-    metrics = mean_over_heights(heights)
-    return metrics, format_protocol(metrics), warnings
+    metrics = protocols.mean_over_heights(heights)
+    return metrics, protocols.format_protocol(metrics), warnings
 
 
 def score_protocol(opts):
     """(metrics, text, warnings) of a feature file by --protocol."""
     query, gallery = load_features(opts.features[0])
     query, gallery, scores, notes = apply_ranking(opts.ranking, query, gallery)
-    metrics = evaluate_protocol(opts.protocol, query, gallery, scores, **side_files_of(opts))
-    text = "\n".join([*notes, format_protocol(metrics)])
+    files = {name: getattr(opts, name) for name in protocols.READERS}
+    metrics = protocols.evaluate_protocol(opts.protocol, query, gallery, scores, **files)
+    text = "\n".join([*notes, protocols.format_protocol(metrics)])
     if notes:
         metrics["protocol"] = notes
     if "answer" in metrics:
-        written = write_answer(opts.answer, metrics.pop("answer"))
+        written = protocols.write_answer(opts.answer, metrics.pop("answer"))
         text += f"\nwritten: {' and '.join(map(str, written))}"
     return metrics, text, warnings_about(metrics, query, gallery) if "recall@1" in metrics else []
 

@@ -52,24 +52,16 @@ def count_above(query, gallery, semi_positives=None, block_size=None, scores=Non
     return counts
 
 
-def hit_rate(counts):
-    """Percent of queries whose true image is beaten by none but its semi-positives.
-
-    counts: `PairCounts`. Source: VIGOR (Zhu et al., CVPR 2021), train_SAFA.py of its code, and
-    Sample4Geo, evaluate/vigor.py. A query is no hit where a wrong image comes between a
-    semi-positive and the true image, even though its first image covers the place.
-    """
-    return float(100 * np.mean(counts.wrong == 0))
-
-
 def evaluate_pairs(query, gallery, semi_positives=None, block_size=None, scores=None):
     """Metrics of CVUSA, CVACT and VIGOR; rates in percent.
 
     `recall@1`, `@5`, `@10` and the four of `one_percent`, by the ranks of `count_above`;
-    `hit_rate` and `num_without_semi_positives` where `semi_positives` are given; `num_tied`,
-    queries with another image of the true one's score; `recall@1_chance`, of a random ranking;
-    `num_queries`, `num_gallery` (junk included, the N of 1 %) and `num_unmatched`, queries
-    without a true image: they count as missed.
+    `num_tied`, queries with another image of the true one's score; `recall@1_chance`, of a random
+    ranking; `num_queries`, `num_gallery` (junk included, the N of 1 %) and `num_unmatched`, queries
+    without a true image: they count as missed. Where `semi_positives` are given,
+    `num_without_semi_positives` and `hit_rate`: queries whose true image is beaten by none but its
+    semi-positives. It is no hit where a wrong image comes between, even if the first image covers
+    the place (VIGOR, Zhu et al., CVPR 2021, train_SAFA.py; Sample4Geo, evaluate/vigor.py).
     """
     counts = count_above(query, gallery, semi_positives, block_size, scores)
     num_gallery = len(gallery.labels)
@@ -77,7 +69,7 @@ def evaluate_pairs(query, gallery, semi_positives=None, block_size=None, scores=
     metrics = {name: recall(counts.above + 1, k) for name, k in ranks.items()}
     unmatched = np.isinf(counts.above)
     if semi_positives is not None:
-        metrics["hit_rate"] = hit_rate(counts)
+        metrics["hit_rate"] = float(100 * np.mean(counts.wrong == 0))
         metrics["num_without_semi_positives"] = sum(len(images) == 0 for images in semi_positives)
     return metrics | {
         "recall@1_chance": float(100 * np.mean(~unmatched) / num_gallery),

@@ -9,15 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.side_files import (
-    check_width,
-    clean,
-    depth,
-    folder_of,
-    read_table,
-    tails,
-    with_slashes,
-)
+from evaluation.side_files import check_width, clean, depth, names_of, read_table, with_slashes
 
 EARTH_RADIUS = 6_378_137.0  # metres: the equator's, as DenseUAV; the Earth's mean is 6 371 009
 COORDINATE_FILES = ("coordinates.csv", "utm.csv")  # in a data folder: degrees, metres
@@ -83,8 +75,8 @@ def places_of(paths, coordinates):
     table, longest = coordinates.places, depth(coordinates.places)
     found = []
     for path in with_slashes(paths):
-        keys = (*tails(path, longest), *tails(folder_of(path), longest))
-        found.append(next((table[key] for key in keys if key in table), None))
+        names = (*names_of(path, longest), *names_of(path, longest, folder=True))
+        found.append(next((table[name] for name in names if name in table), None))
     missing = [path for path, place in zip(paths, found, strict=True) if place is None]
     if missing:
         raise ValueError(
@@ -108,14 +100,16 @@ def haversine(lat1, lon1, lat2, lon2, radius=EARTH_RADIUS):
     return 2 * radius * np.arcsin(np.sqrt(np.minimum(chord, 1)))
 
 
-def metre_distance(a, b):
-    """Distances in metres, by `haversine`, of places (..., 2) in (latitude, longitude) degrees."""
-    return haversine(a[..., 0], a[..., 1], b[..., 0], b[..., 1])
-
-
 def planar_distance(a, b):
     """Euclidean distances of places (..., 2), in their unit."""
     return np.hypot(a[..., 0] - b[..., 0], a[..., 1] - b[..., 1])
+
+
+def metre_distance(a, b, planar=False):
+    """Distances in metres of places (..., 2): by `haversine` of degrees, Euclidean of (x, y)."""
+    if planar:
+        return planar_distance(a, b)
+    return haversine(a[..., 0], a[..., 1], b[..., 0], b[..., 1])
 
 
 def degree_distance(a, b):
@@ -126,11 +120,6 @@ def degree_distance(a, b):
     """
     a, b = (np.asarray(side).astype(np.float32).astype(np.float64) for side in (a, b))
     return planar_distance(a, b)
-
-
-def metres_between(a, b, planar):
-    """Distances in metres of places (..., 2): `planar_distance`, or `metre_distance` of degrees."""
-    return planar_distance(a, b) if planar else metre_distance(a, b)
 
 
 # ---------------------------------------------------------------- distances of the first images

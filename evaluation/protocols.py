@@ -2,9 +2,7 @@
 
 $ python evaluate_gpu.py result.npz --protocol cvusa
 $ python evaluate_gpu.py result.npz --protocol vigor --semi_positives data/vigor/semi_positives.csv
-$ python evaluate_gpu.py result.npz --protocol denseuav --coordinates data/denseuav/coordinates.csv
 $ python evaluate_gpu.py 150.npz 200.npz 250.npz 300.npz --protocol sues200
-$ python evaluate_gpu.py result.npz --protocol university160k --query_list query_drone_name.txt
 
 The formats of side files stand in `evaluation.places` (coordinates) and `evaluation.side_files`.
 """
@@ -17,49 +15,24 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evaluation import metrics as plain
+from evaluation import places, side_files
 from evaluation.feature_file import JUNK, check_features
-from evaluation.metrics import (
-    average_precision_standard,
-    evaluate,
-    first_ranks,
-    mean_over_queries,
-    one_percent,
-    published_line,
-    recall,
-)
+from evaluation.metrics import evaluate, published_line, recall
 from evaluation.pairs import describe_pairs, evaluate_pairs
-from evaluation.places import (
-    EARTH_RADIUS,
-    degree_distance,
-    mean_distance,
-    metre_accuracy,
-    metre_distance,
-    metres_between,
-    places_of,
-    read_coordinates,
-    recall_within,
-    sdm,
-)
 from evaluation.ranking import find_matches, rank_positives, top_images
-from evaluation.side_files import (
-    find_images,
-    find_side_file,
-    matches_of,
-    read_matches,
-    read_query_list,
-    with_slashes,
-)
 from runtime.files import read_yaml, replacing, write_text
 
 ANSWER_LENGTH = 10  # names a line of University-160k's answer.txt
 ANSWER_NAME = "answer.txt"  # of the member of the zip, which the challenge's server reads
-SUES_HEIGHTS = (150, 200, 250, 300)  # metres
+SUES_HEIGHTS = ("150", "200", "250", "300")  # metres
 CVACT_RADIUS = 5.0  # metres
 DENSEUAV_K = (1, 3, 5, 10)
 DENSEUAV_METRES = (3, 5, 10, 20, 50, 100)
 GTA_K = (1, 3, 5)
 DEGREE_SCALE = 5000.0  # SDM's decay per degree, DenseUAV
-DEGREE_SCALE_IN_METRES = DEGREE_SCALE / (np.pi / 180 * EARTH_RADIUS)  # the same along a meridian
+# The same along a meridian.
+DEGREE_SCALE_IN_METRES = DEGREE_SCALE / (np.pi / 180 * places.EARTH_RADIUS)
 METRE_SCALE = 0.001  # SDM's decay per metre, GTA-UAV
 
 
@@ -72,8 +45,8 @@ def answer_lines(query, gallery, names, block_size=None, scores=None):
     University1652-Baseline, test_160k.py. Raises ValueError for an unknown query, a gallery of
     fewer than ten images, or two of the same name.
     """
-    rows = find_images(names, query.paths, "the query list", by_folder=False)
-    stems = [PurePosixPath(path).stem for path in with_slashes(gallery.paths)]
+    rows = side_files.find_images(names, query.paths, "the query list", by_folder=False)
+    stems = [PurePosixPath(path).stem for path in side_files.with_slashes(gallery.paths)]
     if len(set(stems)) < len(stems):
         twice, count = Counter(stems).most_common(1)[0]
         raise ValueError(
@@ -124,17 +97,16 @@ def evaluate_cvact(query, gallery, coordinates=None, scores=None):
     """
     metrics = evaluate_pairs(query, gallery, scores=scores)
     if coordinates is not None:
-        ks = _possible((1, 5, 10), gallery)
-        places = first_places(query, gallery, coordinates, max(ks), scores)
-        distances = metres_between(*places, coordinates.planar)
+        ks, *sides = first_places(query, gallery, coordinates, (1, 5, 10), scores)
+        distances = places.metre_distance(*sides, coordinates.planar)
         for k in ks:
-            metrics[f"recall@{k}_5m"] = recall_within(distances, k, CVACT_RADIUS)
+            metrics[f"recall@{k}_5m"] = places.recall_within(distances, k, CVACT_RADIUS)
     return metrics
 
 
 def evaluate_vigor(query, gallery, semi_positives, scores=None):
     """VIGOR: `evaluate_pairs` with the hit rate; `semi_positives`: `Matches`."""
-    near = matches_of(query, gallery, semi_positives)
+    near = side_files.matches_of(query, gallery, semi_positives)
     return evaluate_pairs(query, gallery, near, scores=scores)
 
 
@@ -156,16 +128,16 @@ def mean_over_heights(heights):
     return {"dataset": "sues200", "heights": heights, "mean": mean}
 
 
-def first_places(query, gallery, coordinates, k, scores=None):
-    """Places (Nq, 1, 2) of the queries and (Nq, k, 2) of their first k images, junk left out."""
-    here, there = (places_of(side.paths, coordinates) for side in (query, gallery))
-    top = top_images(query, gallery, k, find_matches(query, gallery)[1], scores=scores)
-    return here[:, np.newaxis], there[top]
+def first_places(query, gallery, coordinates, ks, scores=None):
+    """Places (Nq, 1, 2) of the queries and (Nq, K, 2) of their first K images, junk left out.
 
-
-def _possible(ks, gallery):
-    """Those of `ks` for which a gallery, without its junk, has images; at least the first."""
-    return [k for k in ks if k <= np.count_nonzero(gallery.labels != JUNK)] or [ks[0]]
+    Returns (ks, the two), with those of `ks`, but at least the first, for which the gallery has
+    images; K is the largest.
+    """
+    ks = [k for k in ks if k <= np.count_nonzero(gallery.labels != JUNK)] or [ks[0]]
+    here, there = (places.places_of(side.paths, coordinates) for side in (query, gallery))
+    top = top_images(query, gallery, max(ks), find_matches(query, gallery)[1], scores=scores)
+    return ks, here[:, np.newaxis], there[top]
 
 
 def evaluate_denseuav(query, gallery, coordinates, scores=None):
@@ -183,15 +155,15 @@ def evaluate_denseuav(query, gallery, coordinates, scores=None):
             "latitude,longitude"
         )
     metrics = evaluate(query, gallery, scores=scores)
-    ks = _possible(DENSEUAV_K, gallery)
-    places = first_places(query, gallery, coordinates, max(ks), scores)
-    degrees, metres = degree_distance(*places), metre_distance(*places)
+    ks, *sides = first_places(query, gallery, coordinates, DENSEUAV_K, scores)
+    degrees, metres = places.degree_distance(*sides), places.metre_distance(*sides)
     for k in ks:
-        metrics[f"SDM@{k}"] = float(100 * sdm(degrees, k, DEGREE_SCALE).mean())
+        metrics[f"SDM@{k}"] = float(100 * places.sdm(degrees, k, DEGREE_SCALE).mean())
     for k in ks:
-        metrics[f"SDM_metres@{k}"] = float(100 * sdm(metres, k, DEGREE_SCALE_IN_METRES).mean())
+        decay = places.sdm(metres, k, DEGREE_SCALE_IN_METRES)
+        metrics[f"SDM_metres@{k}"] = float(100 * decay.mean())
     for limit in DENSEUAV_METRES:
-        metrics[f"MA@{limit}"] = float(metre_accuracy(metres, limit))
+        metrics[f"MA@{limit}"] = float(places.metre_accuracy(metres, limit))
     return metrics
 
 
@@ -207,22 +179,21 @@ def evaluate_gta(query, gallery, coordinates, positives=None, scores=None):
     code takes the ellipsoid. `positives`: `Matches` that replace the labels, for queries with
     several true images, or None. Source: GTA-UAV, evaluate/gta.py and visloc.py.
     """
-    given = None if positives is None else matches_of(query, gallery, positives)
+    given = None if positives is None else side_files.matches_of(query, gallery, positives)
     ranks, _ = rank_positives(query, gallery, scores=scores, positives=given)
-    first = first_ranks(ranks)
+    first = plain.first_ranks(ranks)
     matched = [each for each in ranks if len(each)]
     num_gallery = len(gallery.labels)
     metrics = {f"recall@{k}": recall(first, k) for k in (1, 5, 10)}
-    metrics["recall@top1"] = recall(first, one_percent(num_gallery)["recall@top1"])
-    average = mean_over_queries(average_precision_standard, matched) if matched else 0.0
+    metrics["recall@top1"] = recall(first, plain.one_percent(num_gallery)["recall@top1"])
+    average = plain.mean_over_queries(plain.average_precision_standard, matched) if matched else 0.0
     metrics["AP_standard_matched"] = 100 * average
-    ks = _possible(GTA_K, gallery)
-    places = first_places(query, gallery, coordinates, max(ks), scores)
-    distances = metres_between(*places, coordinates.planar)
+    ks, *sides = first_places(query, gallery, coordinates, GTA_K, scores)
+    distances = places.metre_distance(*sides, coordinates.planar)
     for k in ks:
-        metrics[f"SDM@{k}"] = float(100 * sdm(distances, k, METRE_SCALE).mean())
+        metrics[f"SDM@{k}"] = float(100 * places.sdm(distances, k, METRE_SCALE).mean())
     for k in ks:
-        metrics[f"Dis@{k}"] = float(mean_distance(distances, k).mean())
+        metrics[f"Dis@{k}"] = float(places.mean_distance(distances, k).mean())
     return metrics | {
         "recall@1_chance": float(100 * np.mean([len(each) for each in ranks]) / num_gallery),
         "num_queries": len(ranks),
@@ -241,32 +212,29 @@ class Protocol(NamedTuple):
     """How a data set is scored."""
 
     evaluate: Callable  # (query, gallery, side files, scores) -> metrics
-    needs: tuple[str, ...] = ()  # side files
-    takes: tuple[str, ...] = ()  # more of them, optional
+    needs: tuple[str, ...] = ()  # options that name side files
+    takes: tuple[str, ...] = ()  # options that may be left out
 
 
 READERS = {
-    "coordinates": read_coordinates,
-    "semi_positives": read_matches,
-    "positives": read_matches,
-    "query_list": read_query_list,
+    "coordinates": places.read_coordinates,
+    "semi_positives": side_files.read_matches,
+    "positives": side_files.read_matches,
+    "query_list": side_files.read_query_list,
 }
 PROTOCOLS = {
     "cvusa": Protocol(evaluate_pairs),
     "cvact": Protocol(evaluate_cvact, takes=("coordinates",)),
     "vigor": Protocol(evaluate_vigor, needs=("semi_positives",)),
-    "sues200": Protocol(evaluate),
+    "sues200": Protocol(evaluate, takes=("heights",)),
     "denseuav": Protocol(evaluate_denseuav, needs=("coordinates",)),
     "gta": Protocol(evaluate_gta, needs=("coordinates",), takes=("positives",)),
-    "university160k": Protocol(evaluate_university160k, needs=("query_list",)),
+    "university160k": Protocol(evaluate_university160k, needs=("query_list",), takes=("answer",)),
 }
 
 
-def check_side_files(name, given):
-    """Raise ValueError where a protocol is unknown, or needs or does not take a side file.
-
-    Without a protocol, name None, no side file is taken.
-    """
+def check_options(name, given):
+    """Raise ValueError where a protocol (or None) is unknown, or its options do not suit it."""
     if name is None:
         for what in given:
             users = [name for name, each in PROTOCOLS.items() if what in each.needs + each.takes]
@@ -283,17 +251,17 @@ def check_side_files(name, given):
             raise ValueError(f"the protocol {name} does not use --{what}: leave it out")
 
 
-def evaluate_protocol(name, query, gallery, scores=None, **side_files):
+def evaluate_protocol(name, query, gallery, scores=None, **files):
     """Metrics of two `Features` by the protocol of a data set, and {"dataset": name}.
 
     `scores`: None for dot products, else see `ranking.score_blocks`.
-    `side_files`: coordinates, semi_positives, positives, query_list; each a file's path, or what
+    `files`: coordinates, semi_positives, positives, query_list; each a file's path, or what
     its reader (`READERS`) gives; None is as if left out. `sues200` is one height here, see
     `mean_over_heights`. `university160k` returns the lines of the answer under "answer", for
     `write_answer`. Raises ValueError or FileNotFoundError.
     """
-    given = {what: value for what, value in side_files.items() if value is not None}
-    check_side_files(name, given)
+    given = {what: value for what, value in files.items() if value is not None}
+    check_options(name, given)
     check_features(query, gallery)
     for what, value in given.items():
         if isinstance(value, (str, Path)):
@@ -314,27 +282,18 @@ def add_protocol_options(parser):
         ("answer", f"University-160k's answer, and a .zip; if left out: {ANSWER_NAME}"),
     ):
         group.add_argument(f"--{name}", metavar="FILE", help=text)
-    group.add_argument(
-        "--heights",
-        nargs="+",
-        metavar="METRES",
-        help="the heights of sues200's files, in their order; if left out: "
-        + " ".join(map(str, SUES_HEIGHTS)),
-    )
-
-
-def side_files_of(opts):
-    """The side files among parsed options, for `evaluate_protocol`."""
-    return {name: getattr(opts, name) for name in READERS if getattr(opts, name) is not None}
+    text = f"heights of sues200's files, in their order; if left out: {' '.join(SUES_HEIGHTS)}"
+    group.add_argument("--heights", nargs="+", metavar="METRES", help=text)
 
 
 def check_protocol_options(opts, parser):
     """Fill in --answer and --heights; parser.error where options and files do not go together."""
-    for name, only in (("answer", "university160k"), ("heights", "sues200")):
-        if getattr(opts, name) is not None and opts.protocol != only:
-            parser.error(f"--{name} has no effect without --protocol {only}: leave it out")
-    opts.answer = opts.answer or ANSWER_NAME
-    opts.heights = opts.heights or list(map(str, SUES_HEIGHTS))
+    given = {name: getattr(opts, name) for name in (*READERS, "answer", "heights")}
+    try:
+        check_options(opts.protocol, [name for name, value in given.items() if value is not None])
+    except ValueError as error:
+        parser.error(str(error))
+    opts.answer, opts.heights = opts.answer or ANSWER_NAME, opts.heights or list(SUES_HEIGHTS)
     if opts.protocol == "sues200":
         heights = " ".join(opts.heights)
         if len(set(opts.heights)) < len(opts.heights):
@@ -347,10 +306,6 @@ def check_protocol_options(opts, parser):
     elif len(opts.features) > 1:
         what = f"the protocol {opts.protocol} takes one" if opts.protocol else "name one"
         parser.error(f"{len(opts.features)} files: {what}")
-    try:
-        check_side_files(opts.protocol, side_files_of(opts))
-    except ValueError as error:
-        parser.error(str(error))
     if Path(opts.answer).suffix.lower() != ".txt":
         parser.error(f"--answer {opts.answer}: expected a name ending in .txt")
 
@@ -385,12 +340,13 @@ def _named(metrics, beginnings):
 
 
 # ---------------------------------------------------------------- by the data folder alone
+SEMI_POSITIVES = "semi_positives.csv"
 MARKER = "prepare.yaml"  # in a data folder that prepare.py converted: `command` names the data set
 # Data sets with metrics of their own: the published task, and the side files of prepare.py.
 PREPARED = {
     "cvusa": (("street", "satellite"), {}),
     "cvact": (("street", "satellite"), {"coordinates": "utm.csv"}),
-    "vigor": (("street", "satellite"), {"semi_positives": "semi_positives.csv"}),
+    "vigor": (("street", "satellite"), {"semi_positives": SEMI_POSITIVES}),
     "denseuav": (("drone", "satellite"), {"coordinates": "coordinates.csv"}),
 }
 
@@ -404,19 +360,16 @@ def own_metrics(data_dir, task, query, gallery, scores=None):
     published one and where side files are missing; a warning alone where these do not fit.
     """
     try:
-        name = _data_set_of(data_dir)
+        marker = side_files.find_side_file(data_dir, MARKER)
+        if marker:
+            name = read_yaml(marker).get("command")
+        else:
+            name = "vigor" if side_files.find_side_file(data_dir, SEMI_POSITIVES) else None
         published_task, names = PREPARED.get(name, (None, {}))
-        found = {what: find_side_file(data_dir, file) for what, file in names.items()}
+        found = {what: side_files.find_side_file(data_dir, file) for what, file in names.items()}
         if tuple(task) != published_task or not all(map(found.get, PROTOCOLS[name].needs)):
             return {}, "", []
         metrics = evaluate_protocol(name, query, gallery, scores, **found)
     except (ValueError, OSError) as error:
         return {}, "", [f"no metrics as published for this data set: {error}"]
     return metrics, format_protocol(metrics), []
-
-
-def _data_set_of(data_dir):
-    marker = find_side_file(data_dir, MARKER)
-    if marker:
-        return read_yaml(marker).get("command")
-    return "vigor" if find_side_file(data_dir, "semi_positives.csv") else None

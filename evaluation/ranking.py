@@ -39,15 +39,12 @@ def find_matches(query, gallery):
     positives = [order[start:stop] for start, stop in zip(starts, stops, strict=True)]
     if query.cameras is None or gallery.cameras is None:
         return positives, [junk] * len(positives)
-    same_camera = [
-        gallery.cameras[images] == camera
+    pairs = [
+        (images, gallery.cameras[images] == camera)
         for images, camera in zip(positives, query.cameras, strict=True)
     ]
-    pairs = list(zip(positives, same_camera, strict=True))
-    return (
-        [images[~same] for images, same in pairs],
-        [np.concatenate([junk, images[same]]) for images, same in pairs],
-    )
+    junk_of_each = [np.concatenate([junk, images[same]]) for images, same in pairs]
+    return [images[~same] for images, same in pairs], junk_of_each
 
 
 # ---------------------------------------------------------------- scores
@@ -103,14 +100,9 @@ def positive_ranks(scores, positives, junk):
     above, level = _count_above(contenders, matching)
     if len(junk) == 0 and (level - above == 1).all():  # no tie at all, as nearly always
         return above + 1
-    counts = (
-        (above, level),
-        _count_above(matching, matching),
-        _count_above(scores[junk], matching),
-    )
-    above, level = (
-        every - matched - hidden for every, matched, hidden in zip(*counts, strict=True)
-    )
+    for images in (matching, scores[junk]):
+        more, at_least = _count_above(images, matching)
+        above, level = above - more, level - at_least
     if (above != level).any():  # a positive ties with a wrong image: argsort decides
         return np.flatnonzero(np.isin(published_order(scores, junk), positives)) + 1
     return above + np.arange(1, len(matching) + 1)

@@ -45,33 +45,24 @@ def add_ranking_options(parser):
         "the code of Sample4Geo and its descendants; not comparable with the full gallery",
     )
     group.add_argument(
-        "--query_expansion",
-        type=positive_int,
-        metavar="K",
-        help="add the first K gallery images of a query to it and search again",
-    )
-    group.add_argument(
-        "--query_expansion_alpha",
-        type=number_within(0),
-        metavar="A",
-        help="weight of an added image: its cosine to the power A; if left out 0: all the same",
-    )
-    group.add_argument(
         "--rerank",
         default="none",
         choices=("none", *RERANKERS),
         help="re-rank by the neighbours that images have in common, on the CPU",
     )
-    published = ", ".join(f"{name} {{}}" for name in RERANKERS)
-    k1, k2, weight = (published.format(*each) for each in zip(*RERANKERS.values(), strict=True))
-    for name, metavar, kind, text in (
-        ("k1", "K", positive_int, f"neighbours of an image; if left out: {k1}"),
-        ("k2", "K", positive_int, "neighbours over which an image is averaged, 1: none; if left "
-         f"out: {k2}"),
-        ("lambda", "L", number_within(0, 1), "share of the plain distance or score in the new "
-         f"one, 0 to 1; if left out: {weight}"),
-    ):  # fmt: skip
-        group.add_argument(f"--rerank_{name}", type=kind, metavar=metavar, help=text)
+    k1, k2, weight = (
+        ", ".join(f"{name} {value}" for name, value in zip(RERANKERS, values, strict=True))
+        for values in zip(*RERANKERS.values(), strict=True)
+    )
+    for option, kind, text in (
+        ("query_expansion K", positive_int, "add the first K images to a query and search again"),
+        ("query_expansion_alpha A", number_within(0), "weight them by cosine ** A, else all equal"),
+        ("rerank_k1 K", positive_int, f"neighbours of an image; if left out: {k1}"),
+        ("rerank_k2 K", positive_int, f"neighbours averaged over, 1: none; if left out: {k2}"),
+        ("rerank_lambda L", number_within(0, 1), f"share of plain scores; if left out: {weight}"),
+    ):
+        name, metavar = option.split()
+        group.add_argument(f"--{name}", type=kind, metavar=metavar, help=text)
 
 
 def ranking_of(opts, parser):

@@ -110,16 +110,10 @@ def clean(name):
     return name.replace("\\", "/").removeprefix("./").strip("/")
 
 
-def tails(path, longest):
-    """The last `longest` parts of a path as one name, then fewer, down to the last alone."""
-    parts = path.split("/")
-    for count in range(min(longest, len(parts)), 0, -1):
-        yield "/".join(parts[-count:])
-
-
-def folder_of(path):
-    """A path without its last part."""
-    return path.rpartition("/")[0]
+def names_of(path, longest, folder=False):
+    """Names of an image or its folder: the last `longest` parts of the path, then fewer, to one."""
+    parts = path.split("/")[: -1 if folder else None]
+    return ["/".join(parts[-count:]) for count in range(min(longest, len(parts)), 0, -1)]
 
 
 def depth(names):
@@ -146,10 +140,10 @@ def find_images(names, paths, source, by_folder=True):
     wanted, longest = set(names), depth(names)
     images, folders = {}, {}
     for index, path in enumerate(with_slashes(paths)):
-        for tail in wanted.intersection(tails(path, longest)):
-            images.setdefault(tail, []).append(index)
-        for tail in wanted.intersection(tails(folder_of(path), longest)) if by_folder else ():
-            folders.setdefault(tail, []).append(index)
+        for name in wanted.intersection(names_of(path, longest)):
+            images.setdefault(name, []).append(index)
+        for name in wanted.intersection(names_of(path, longest, True)) if by_folder else ():
+            folders.setdefault(name, []).append(index)
     missing = sorted(wanted - images.keys() - folders.keys())
     if missing:
         raise ValueError(
@@ -168,9 +162,9 @@ def matches_of(query, gallery, matches):
     Lines of queries that are not in the feature file are passed over. Raises ValueError where no
     query has a line, or a line names a gallery image that is not there.
     """
-    longest = depth(matches.names)
+    table, longest = matches.names, depth(matches.names)
     lines = [
-        next((matches.names[tail] for tail in tails(path, longest) if tail in matches.names), [])
+        next((table[name] for name in names_of(path, longest) if name in table), [])
         for path in with_slashes(query.paths)
     ]
     if not any(lines):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluation.places import COORDINATE_FILES, metres_between, read_coordinates
+from evaluation.places import COORDINATE_FILES, metre_distance, read_coordinates
 from evaluation.ranking import k_largest, score_blocks
 from evaluation.side_files import find_side_file
 from extract import extract_features
@@ -89,7 +89,7 @@ def close_by(places, planar, count):
     """
 
     def closeness(rows):
-        return -metres_between(places[rows, None], places, planar)
+        return -metre_distance(places[rows, None], places, planar)
 
     return _nearest(places, places, closeness, count)
 

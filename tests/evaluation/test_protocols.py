@@ -348,7 +348,7 @@ def test_command_of_several_heights(scored, capsys):
         (["--protocol nowhere", "r.npz"], "invalid choice"),
         (["", "r.npz", "--coordinates", "c.csv"], "without --protocol cvact or denseuav or gta"),
         (["", "r.npz", "--query_list", "n.txt"], "without --protocol university160k"),
-        (["--protocol cvusa", "r.npz", "--answer", "a.txt"], "without --protocol university160k"),
+        (["--protocol cvusa", "r.npz", "--answer", "a.txt"], "cvusa does not use --answer"),
         (["", "r.npz", "--heights", "150"], "no effect without --protocol sues200"),
         (["", "r.npz", "r.npz"], "2 files: name one"),
         (["--protocol cvusa", "r.npz", "--device", "cuda"], "--protocol computes on the CPU"),
