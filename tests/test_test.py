@@ -63,7 +63,7 @@ def test_each_view_goes_through_its_own_branch(toy, small_run, workdir):
     forward = scipy.io.loadmat("pytorch_result.mat")
     run_test(toy, "--query", "satellite", "--gallery", "drone")
     backward = scipy.io.loadmat("pytorch_result.mat")
-    network, branches, _ = script.load_run("small", "last", CPU)
+    network, branches, _ = model.load_run("small", "last", CPU)
     assert branches == {"satellite": 1, "drone": 2}
     path = backward["query_path"][0].strip()
     for stored, branch in ((backward["query_f"][0], 1), (forward["gallery_f"], 1)):
@@ -257,7 +257,7 @@ def test_collapsed_features_are_warned_about(toy, small_run, workdir, monkeypatc
             return torch.ones(len(images), 4)
 
     monkeypatch.setattr(
-        script, "load_run", lambda *_: (Constant(), {"drone": 2, "satellite": 1}, {})
+        model, "load_run", lambda *_: (Constant(), {"drone": 2, "satellite": 1}, {})
     )
     run_test(toy)
     assert "are the same vector" in capsys.readouterr().err
@@ -268,7 +268,7 @@ def test_features_that_are_not_finite_are_refused(toy, small_run, workdir, monke
         def embed(self, images, branch):
             return torch.full((len(images), 4), float("nan"))
 
-    monkeypatch.setattr(script, "load_run", lambda *_: (Nan(), {"drone": 2, "satellite": 1}, {}))
+    monkeypatch.setattr(model, "load_run", lambda *_: (Nan(), {"drone": 2, "satellite": 1}, {}))
     fails(script.main, ["--name", "small", "--test_dir", toy, *QUICK], capsys, "hold NaN")
     assert not (workdir / "pytorch_result.mat").exists()
 

@@ -11,6 +11,7 @@ from torch import nn
 import model
 from networks import backbones
 from networks.inference import inference_copy
+from training import optimisation
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = ("resnet101", "convnext_tiny", "swin_t", "swin_v2_t", "vit_b_32")
@@ -65,7 +66,7 @@ def test_every_trained_weight_gets_a_gradient(backbone):
     (first.square().sum() + second.sum()).backward()
     without = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
-    head, backbone = model.split_parameters(network)
+    head, backbone = optimisation.split_parameters(network)
     assert len(head) == 6 and len(head) + len(backbone) == len(list(network.parameters()))
     network.eval()
     with torch.no_grad():

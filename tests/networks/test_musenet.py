@@ -17,6 +17,7 @@ import train
 import utils
 from networks import musenet
 from networks.inference import DTYPES, inference_copy
+from training import optimisation
 
 
 def randomised(network):
@@ -346,7 +347,7 @@ def test_learning_rates():
     """As published: the pretrained layers slowly, the modulation and both heads fast."""
     network = small()
     head, backbone = (
-        {id(parameter) for parameter in group} for group in model.split_parameters(network)
+        {id(parameter) for parameter in group} for group in optimisation.split_parameters(network)
     )
     style = network.pt_model
     assert all(id(p) in backbone for part in (style.model, network.model_1, network.model_2)
