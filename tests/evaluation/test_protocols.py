@@ -1,4 +1,4 @@
-"""Each data set's metrics against cases worked by hand and plain loops; the command; own metrics."""
+"""Each data set's metrics against cases worked by hand and plain loops; the command."""
 
 import json
 import math
