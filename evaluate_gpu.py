@@ -155,7 +155,8 @@ def score_heights(opts):
         heights[height], _, found = score_file(path, opts)
         warnings += [f"{height} m: {warning}" for warning in found]
     metrics = protocols.mean_over_heights(heights)
-    return metrics, protocols.format_protocol(metrics), warnings
+    notes = heights[opts.heights[0]].get("protocol", [])
+    return metrics, "\n".join([*notes, protocols.format_protocol(metrics)]), warnings
 
 
 def score_protocol(opts):

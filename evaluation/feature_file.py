@@ -101,10 +101,9 @@ def load_features(path, paths=True):
     Takes what `save_features` and the published test.py write: labels (1, N) or (N, 1) of any
     whole-number dtype, paths padded with spaces or absent, cameras optional. Rows are returned as
     stored, whatever their norm. Features of an uncompressed .npz, and of an uncompressed .mat where
-    no paths are asked for, are a read-only map of the file: memory holds what is in use, the zip's
-    checksum is not read, and the file may be replaced meanwhile but not rewritten in place. Raises
-    FileNotFoundError or ValueError, in one line, for a file that is missing, damaged, incomplete or
-    inconsistent.
+    no paths are asked for, are a read-only map of the file, which may be replaced meanwhile but not
+    rewritten in place. Raises FileNotFoundError or ValueError, in one line, for a file that is
+    missing, damaged, incomplete or inconsistent.
     """
     path = Path(path)
     if not path.is_file():
@@ -151,11 +150,8 @@ def _read_npz(path, unread):
 def _read_member(path, archive, info):
     """One array of an .npz: a map of the file where it can be used in place, else read."""
     with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
+        version, _ = np.lib.format.read_magic(member)
+        read_header = getattr(np.lib.format, f"read_array_header_{version}_0", None)
         if read_header and info.compress_type == zipfile.ZIP_STORED:
             shape, fortran_order, dtype = read_header(member)
             start = _member_start(path, info) + member.tell()

@@ -73,18 +73,16 @@ def evaluate(query, gallery, block_size=None, device="cpu", scores=None):
     query, gallery: `Features`; block_size, device, scores: see `ranking.rank_positives`. Raises
     ValueError for features that cannot be compared.
 
-    As published (University1652-Baseline), with N the gallery length, junk included:
-    - `recall@K`: queries with a positive among their first K images, junk left out. In a gallery
-      of fewer than K images that is a positive anywhere, where the published code fails.
-    - `recall@top1`: recall at K = round(0.01 N) + 1. This is one image more than 1 %.
-    - `AP`: mean of `average_precision_published`.
-    Queries without a positive stay in the divisor of all of these and count 0. The numbers equal
-    the published loop's for the same scores; float rounding of scores may move the sixth digit.
+    As published (University1652-Baseline): `recall@K`, queries with a positive among their first K
+    images, junk left out (in a gallery of fewer images the published code fails); `recall@top1`,
+    one image more than 1 %, see `one_percent`; `AP`, the mean of `average_precision_published`.
+    Queries without a positive count 0 in all of these. The numbers equal the published loop's for
+    the same scores; float rounding of scores may move the sixth digit.
 
-    Beside them: `recall@1%` with K = max(1, round(0.01 N)); `AP_standard`, the mean of
-    `average_precision_standard`; `recall@1_chance`, the expected recall@1 of a random ranking;
-    `num_queries`; `num_gallery` = N; `num_junk`, labelled -1; `num_distractors`, gallery images
-    of a label that no query has, junk excluded; `num_unmatched`, queries without a positive.
+    Beside them: `recall@1%`; `AP_standard`, the mean of `average_precision_standard`;
+    `recall@1_chance`, the expected recall@1 of a random ranking; `num_queries`; `num_gallery`, junk
+    included; `num_junk`, labelled -1; `num_distractors`, gallery images of a label that no query
+    has, junk excluded; `num_unmatched`, queries without a positive.
     """
     check_features(query, gallery)
     ranks, lengths = rank_positives(query, gallery, block_size, device, scores)

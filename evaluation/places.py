@@ -1,4 +1,4 @@
-"""Places of images: the one reader of coordinates.csv, and distances between places.
+"""Places of images: the one reader of coordinates.csv, distances, and metrics of distances.
 
 Coordinates are a comma-separated table with the columns `name` (or building, image, path) and
 `latitude` and `longitude` in degrees, or `x` and `y` (or easting, northing) in metres; names are

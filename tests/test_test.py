@@ -178,6 +178,27 @@ def test_options_of_the_protocol_reach_the_ranking(toy, small_run, workdir):
         assert evaluate_gpu.main([f"f_{task}.npz", *options]) == metrics
 
 
+def test_metrics_of_the_data_set_that_a_folder_was_prepared_from(
+    toy, small_run, workdir, tmp_path, capsys
+):
+    folder = tmp_path / "denseuav"
+    folder.mkdir()
+    (folder / "test").symlink_to(toy / "test")
+    (folder / "coordinates.csv").write_text((toy / "coordinates.csv").read_text())
+    plain = run_test(folder)
+    assert "as published" not in capsys.readouterr().out  # prepare.py says nothing of a data set
+    (folder / "prepare.yaml").write_text("command: denseuav\n")
+    assert run_test(folder / "test") == plain
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("as published for denseuav:")
+    assert lines[start - 2].startswith("Recall@1:") and lines[start + 2].startswith("SDM@1:")
+    (folder / "coordinates.csv").write_text("building,latitude,longitude\n0000,1,2\n")
+    assert run_test(folder) == plain
+    out, err = capsys.readouterr()
+    assert "as published" not in out
+    assert "warning: no metrics as published for this data set: " in err and "no place for" in err
+
+
 def test_feature_is_the_sum_over_image_and_mirror(toy):
     class Left(Fake):
         def embed(self, images, branch):

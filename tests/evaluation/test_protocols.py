@@ -1,4 +1,4 @@
-"""Metrics of each data set against cases worked by hand and plain loops; the command."""
+"""Each data set's metrics against cases worked by hand and plain loops; the command."""
 
 import json
 import math
