@@ -354,3 +354,15 @@ def test_training_under_weather_is_compared(toy, workdir, capsys):
     row = next(line for line in out.splitlines() if line.startswith("| over-exposure"))
     assert [float(cell) for cell in row.split("|")[2:4]] == pytest.approx(rates, abs=0.05)
     assert f"baseline + weather {run['waiting']:.0%}" in out
+
+
+# ---------------------------------------------------------------- startup
+def test_startup_compares_whole_commands(capsys):
+    startup = load_benchmark("startup")
+    found = startup.main(["--quick", "--rounds", "1"])
+    assert set(found) == {"train.py", "test.py"}
+    for tricks in found.values():
+        assert set(tricks) == {"all", "no collector", "no memory"}
+        assert tricks["all"]["without"] == (1, 1, 1)
+        assert all(each["seconds"] > 0 for each in tricks.values())
+    assert "times as long as with all" in capsys.readouterr().out

@@ -1,78 +1,10 @@
 """Run folders, checkpoints, atomic files, devices and the reporting of errors."""
 
-import subprocess
-import sys
-import time
-import types
-from pathlib import Path
-
 import pytest
 import torch
 
 import utils
-from runtime import files, processes, progress, startup
-from runtime.cli import script
-
-
-def test_replacing_never_leaves_half_a_file(tmp_path):
-    path = tmp_path / "new" / "a.txt"
-    files.write_text(path, "old")
-    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
-        temporary.write_text("hal")
-        raise RuntimeError("killed")
-    assert path.read_text() == "old"
-    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
-
-
-def test_script_reports_one_line_and_code_2(capsys):
-    @script
-    def main(argv=None):
-        raise ValueError("found a, expected b: use --c")
-
-    with pytest.raises(SystemExit) as exit_info:
-        main([])
-    assert exit_info.value.code == 2
-    assert capsys.readouterr().err == "test_utils.py: error: found a, expected b: use --c\n"
-
-
-def test_script_shows_the_line_of_a_worker_process(capsys):
-    @script
-    def main(argv=None):
-        raise OSError("Caught OSError in worker.\nTraceback ...\nOSError: a.jpg cannot be read\n")
-
-    with pytest.raises(SystemExit):
-        main([])
-    assert capsys.readouterr().err == "test_utils.py: error: a.jpg cannot be read\n"
-
-
-def test_script_keeps_the_traceback_of_a_defect(monkeypatch):
-    @script
-    def main(argv=None):
-        raise KeyError(argv) if argv else ValueError("asked for")
-
-    with pytest.raises(KeyError):
-        main(["defect"])
-    monkeypatch.setenv("GEO_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="asked for"):
-        main([])
-
-
-def test_out_of_memory_is_one_line(capsys):
-    @script
-    def main(argv=None):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines")
-
-    with pytest.raises(SystemExit):
-        main([])
-    message = capsys.readouterr().err
-    assert message == "test_utils.py: error: out of memory: lower --batchsize, or --h and --w\n"
-
-    @script
-    def defect(argv=None):
-        raise RuntimeError("shapes cannot be multiplied")
-
-    with pytest.raises(RuntimeError):
-        defect([])
+from runtime import processes
 
 
 def test_opts_round_trip_and_errors(tmp_path):
@@ -182,21 +114,6 @@ def test_several_gpus_are_refused():
         utils.select_device("auto", "0,1")
 
 
-@pytest.mark.parametrize(("setting", "calls"), [("0", 0), ("1", 2), (None, 2)])
-def test_freed_memory_is_kept_unless_told_not_to(monkeypatch, setting, calls):
-    made = []
-    libc = types.SimpleNamespace(
-        gnu_get_libc_version=None, mallopt=lambda name, value: made.append((name, value)) or 1
-    )
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr("ctypes.CDLL", lambda name: libc)
-    monkeypatch.delenv("GEO_KEEP_MEMORY", raising=False)
-    if setting:
-        monkeypatch.setenv("GEO_KEEP_MEMORY", setting)
-    startup.keep_freed_memory()
-    assert len(made) == calls
-
-
 def test_seed_depends_on_seed_and_epoch():
     def draw(*args):
         utils.seed_everything(*args)
@@ -206,52 +123,3 @@ def test_seed_depends_on_seed_and_epoch():
     assert draw(2, 2) != draw(1, 2)
     assert draw(10**30, 2) != draw(1, 2)
     assert draw(1, 2, 0) == draw(1, 2) != draw(1, 2, 1)
-
-
-@pytest.mark.parametrize("name", ["train", "test", "evaluate_gpu", "demo", "prepare"])
-def test_help_is_quick_and_complete(name):
-    """Published defect 7: `train.py --help` crashed. Help also must not wait for torch."""
-    code = (
-        f"import sys, {name}\n"
-        "try:\n"
-        f"    {name}.main(['--help'])\n"
-        "except SystemExit as stop:\n"
-        "    assert stop.code == 0\n"
-        "heavy = {'torch', 'torchvision', 'matplotlib'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    root = Path(utils.__file__).parent
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "usage:" in result.stdout
-
-
-def test_stopwatch_counts_what_its_items_take():
-    """Not what is done with them in between."""
-
-    def slow():
-        for number in range(3):
-            time.sleep(0.02)
-            yield number
-
-    watch, seen, began = progress.Stopwatch(slow()), [], time.perf_counter()
-    for number in watch:
-        time.sleep(0.05)
-        seen.append(number)
-    total = time.perf_counter() - began
-    assert seen == [0, 1, 2] and 0.06 <= watch.seconds <= total - 0.15
-
-
-def test_what_torch_makes_at_its_import_is_no_business_of_the_collector():
-    """Hundred thousands of objects are set aside, and the collector works again afterwards."""
-    code = (
-        "import gc, sys; from runtime import startup;"
-        "startup.import_torch(); frozen = gc.get_freeze_count();"
-        "startup.import_torch();"
-        "print(gc.isenabled(), 'torchvision' in sys.modules, frozen, gc.get_freeze_count())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    enabled, imported, frozen, after = done.stdout.split()
-    assert (enabled, imported) == ("True", "True")
-    assert int(frozen) > 100_000 and after == frozen
