@@ -77,8 +77,8 @@ def to_network_input(images, device, normalisation=None):
     """uint8 (B, 3, H, W) -> float32 on the device, channels last, scaled to 0..1 and normalised.
 
     Bytes are a quarter of what floats would be to copy, and the arithmetic is one pass over the
-    whole batch. `normalisation` has a `mean` and a `std`, as backbones.InputSpec; by default those
-    of ImageNet.
+    whole batch. `normalisation` has a `mean` and a `std` (networks.backbones.InputSpec); by default
+    those of ImageNet.
     """
     spec = normalisation or Normalisation()
     batch, _, height, width = images.shape
@@ -109,8 +109,9 @@ class Draw(NamedTuple):
 class TrainingViews(Dataset):
     """All training images of several views; an item is a whole batch, asked for by its draws.
 
-    `samples` is {view: [(path, label)]}, `images` {view: cache.ResizedImages}, `augmentations`
-    {view: Augmentation}. An image depends on its draw alone, never on workers or their order.
+    `samples` is {view: [(path, label)]}, `images` {view: imaging.cache.ResizedImages} and
+    `augmentations` {view: Augmentation}. An image depends on its draw alone, never on workers
+    or their order.
     """
 
     def __init__(self, samples, images, augmentations):
@@ -122,9 +123,6 @@ class TrainingViews(Dataset):
     def needs_processes(self):
         """Whether loading seeds torch's global generator, which all threads of a process share."""
         return any(each.seeds_torch for each in self.augmentations.values())
-
-    def __len__(self):
-        return sum(len(samples) for samples in self.samples.values())
 
     def __getitem__(self, draws):
         """[Draw] -> {view: (images (B, 3, H, W) uint8 channels last, labels (B,) int64)}.

@@ -2,7 +2,7 @@
 
 $ python evaluate_gpu.py                              # scores pytorch_result.mat
 $ python evaluate_gpu.py result.npz --json result.json
-$ python evaluate_gpu.py --rerank k_reciprocal        # by neighbours in common
+$ python evaluate_gpu.py --rerank k_reciprocal        # re-ranked by shared neighbours
 $ python evaluate_gpu.py result.npz --protocol vigor --semi_positives data/vigor/semi_positives.csv
 
 As a library: `evaluate(query, gallery)` of two `Features`; what it computes stands in
@@ -133,7 +133,7 @@ def parse_args(argv=None):
 
 
 def score_file(path, opts):
-    """(metrics, text, warnings) of a feature file in the plain way."""
+    """(metrics, text, warnings) of a feature file without --protocol."""
     query, gallery = load_features(path, paths=False)
     query, gallery, scores, notes = apply_ranking(opts.ranking, query, gallery)
     try:

@@ -1,4 +1,4 @@
-"""Network and images to L2-normalised features: for `test.py` and the validation of `train.py`."""
+"""Network and images to L2-normalised features: for testing, validation and hard negatives."""
 
 import numpy as np
 import torch
@@ -31,10 +31,11 @@ def extract_features(
     `scales` (each applied to the resized input, bicubic), divided by its length.
 
     Args:
-        network: a multi-view network in evaluation mode, e.g. model.inference_copy: `embed` gives
-            embeddings, `finish` makes features of their sum, `input_spec` says how to normalise.
+        network: a multi-view network in evaluation mode (networks.inference.inference_copy):
+            `embed` gives embeddings, `finish` makes features of their sum, `input_spec` says how to
+            normalise.
         branch: number of the branch, 1 to 3 (model.branch_numbers).
-        images: `cache.ResizedImages` that holds the paths (cache.open_view).
+        images: `imaging.cache.ResizedImages` that holds the paths (imaging.cache.open_view).
 
     Returns:
         float32 array (N, D), rows of norm 1; each of several processes returns all rows. Where the

@@ -198,6 +198,8 @@ def _criterion(name, class_num, embedding_dim):
         with warnings.catch_warnings():  # the library hands a tensor to SciPy
             warnings.simplefilter("ignore", DeprecationWarning)
             return losses.SphereFaceLoss(class_num, embedding_dim, margin=4)
+    if name != "arcface":
+        raise ValueError(f"the loss {name} has no builder: add one to build_losses")
     criterion = losses.ArcFaceLoss(class_num, embedding_dim)
     criterion.get_angles = _angles
     return criterion
@@ -395,7 +397,7 @@ def build_losses(
         "dwdr": lambda: DWDRLoss(dwdr_lambda),
     }
     terms = {}
-    for name in TERMS:  # one order, so that one seed gives one initialisation
+    for name in TERMS:  # a fixed order, so that a seed gives the same weights
         if not weights.get(name):
             continue
         if name in builders:

@@ -1,4 +1,4 @@
-"""The networks: one branch per view and one head for all; `build_model(...)` makes them by name.
+"""The networks: one branch per view and one head for all, and their builder, `build_model`.
 
 Class names, call signatures and state-dict keys are those of University1652-Baseline, so that its
 checkpoints load here. Branches start with random weights; `load_backbone` gives them ImageNet's.
@@ -87,7 +87,7 @@ def make_branch(class_num, stride, pool, backbone, block=None, usam=False):
     """The branch of a backbone; `check_network` refuses the options that do not fit it."""
     if backbone.startswith("resnet"):
         return ft_net(class_num, 0.5, stride, None, pool, block, backbone=backbone, usam=usam)
-    if backbone.startswith("vgg"):
+    if backbone == "vgg16_bn":
         return ft_net_VGG16(class_num, 0.5, stride, None, pool, block)
     return branch_class(backbone)(backbone, pool, None, block)
 
@@ -166,7 +166,7 @@ class _MultiViewNet(nn.Module):
 
     Attributes:
         parts: parts of an embedding: `block` with `LPN`, else 1.
-        input_spec: what the branches expect of their images, `backbones.InputSpec`.
+        input_spec: what the branches expect of their images, `networks.backbones.InputSpec`.
     """
 
     num_branches = 0

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 import utils
-from evaluate_gpu import evaluate, published_line, report, warnings_about
+from evaluate_gpu import report, warnings_about
 from evaluation.feature_file import save_features
+from evaluation.metrics import evaluate, published_line
 from evaluation.protocols import own_metrics
 from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
 from evaluation.variant_report import report_variants
@@ -33,7 +34,7 @@ REFUSED = {
 
 @script
 def main(argv=None):
-    """Run the tasks; returns {"<query>_<gallery>": metrics}, of a single task its metrics."""
+    """Run the tasks; returns {"<query>_<gallery>": metrics}, or for a single task its metrics."""
     opts = parse_args(argv)
     startup.import_torch()
     import model

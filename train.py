@@ -72,7 +72,7 @@ def run_epochs(training, data, opts, run_dir, start, log):
         stats = engine.train_one_epoch(training, data, epoch, lr_factor)
         entry = {"epoch": epoch, **stats, "lr": opts.lr * lr_factor(epoch, 1.0)}
         if data.held_out and ((epoch + 1) % SNAPSHOT_EVERY == 0 or epoch + 1 == opts.epochs):
-            entry.update(validation.validate(training, opts, data))
+            entry.update(validation.validate(training, data, opts))
         entry["seconds"] = time.perf_counter() - began
         log.append(entry)
         print(format_epoch(entry, opts.epochs), flush=True)
@@ -83,7 +83,7 @@ def run_epochs(training, data, opts, run_dir, start, log):
 
 # ---------------------------------------------------------------- run folder
 def open_run(opts):
-    """The run folder and the files of an earlier run of its name, which a new one replaces.
+    """The run folder, and the files of an earlier run in it that a new one deletes.
 
     Refuses to write over a finished or resumable run unless told to.
     """
@@ -107,7 +107,7 @@ def open_run(opts):
 
 
 def announce_resumed(run_dir, opts, start):
-    """Say after which epoch a run goes on; the files of it that are no longer true."""
+    """Say after which epoch a run goes on; returns the files to delete."""
     print(f"resuming after epoch {start - 1}")
     if start >= opts.epochs:
         more = "give a larger --epochs to go on"

@@ -1,6 +1,6 @@
 """Rankings: who matches whom, scores block by block, ranks of the positives, the first images.
 
-No one here holds the scores of all queries and the whole gallery: `score_blocks` makes them for
+Nothing here holds the scores of all queries and the whole gallery: `score_blocks` makes them for
 some queries at a time, and metrics, protocols, re-ranking and hard negatives read them there.
 """
 

@@ -408,7 +408,10 @@ def branch_class(backbone):
         "vit": ViTBranch,
         TIMM: TimmBranch,
     }
-    return next(branch for prefix, branch in families.items() if backbone.startswith(prefix))
+    for prefix, branch in families.items():
+        if backbone.startswith(prefix):
+            return branch
+    raise ValueError(f"backbone {backbone} has no branch: give its family one in branch_class")
 
 
 def branches_of(network):

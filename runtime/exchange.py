@@ -1,6 +1,6 @@
 """What the processes of torchrun exchange: batches, gradients, statistics.
 
-In one process every function here returns what it was given, or does nothing.
+In a single process nothing is exchanged: batches, outputs and networks come back as they are.
 """
 
 import inspect

@@ -28,8 +28,7 @@ MAY_IMPORT = {
 }
 LIBRARY = {"model", "dataset", "losses", "extract", "utils", "random_erasing"}
 MAY_IMPORT["sources"] = GROUND | LIBRARY | {"imaging", "evaluation"}
-# A room imports no door; `evaluate` is a library with a small door.
-MAY_IMPORT["training"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks", "evaluate_gpu"}
+MAY_IMPORT["training"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks"}
 for door in DOORS - {"evaluate_gpu"}:
     MAY_IMPORT[door] = GROUND | LIBRARY | {*ROOMS, "evaluate_gpu"}
 

@@ -1,6 +1,6 @@
 """From the options of a run to what trains: the data, the network, the losses, the optimizer.
 
-The one place where options become arguments: what is built here takes values, never options.
+Here options become arguments: the classes that are built take values, never options.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class TrainingData:
     loader: Any
     sampler: Any
     held_out: dict  # {view: {ID: paths}}, empty with --train_all
-    images: dict  # {view: cache.ResizedImages}
+    images: dict  # {view: imaging.cache.ResizedImages}
 
 
 def open_data(opts, pin_memory):
@@ -82,10 +82,9 @@ def augmentations(opts):
 
     An option that has the name of a field fills it, so a new one needs no line here.
     """
-    settings = {name: getattr(opts, name, None) for name in Augmentation._fields}
-    settings |= {"height": opts.h, "width": opts.w}
+    settings = {name: value for name, value in vars(opts).items() if name in Augmentation._fields}
     return {
-        view: Augmentation(**settings)._replace(
+        view: Augmentation(opts.h, opts.w, **settings)._replace(
             turned=view == "satellite" and not opts.no_turn,
             weather=tuple(opts.weather) if view == "drone" else (),
         )

@@ -43,10 +43,11 @@ def train_one_epoch(training, data, epoch, lr_factor):
 def train_step(training, batch, sizes):
     """One update from a batch {view: (images (B, 3, H, W) uint8, labels (B,) int64)}.
 
-    `sizes` {view: images in the batch of each process}: loss and answers are those of all.
+    `sizes` {view: images in the batch of each process}: the loss and the wrong answers are those of
+    the batches of all processes. Further elements of a batch are `Augmentation.extra_labels`.
     Returns {term: loss} and {view: wrong answers}, 0-d tensors that stay on the device: to read one
     would make this process wait for a GPU in every step. Without the instance loss no classifier is
-    trained, and the second is empty.
+    trained, and {view: wrong answers} is empty.
     """
     device, spec = training.device, training.network.input_spec
     images = {view: to_network_input(x, device, spec) for view, (x, *_) in batch.items()}

@@ -1,14 +1,14 @@
 """Retrieval among the held-out buildings, for the curve of a run."""
 
 from dataset import retrieval_labels
-from evaluate_gpu import evaluate
+from evaluation.metrics import evaluate
 from extract import view_features
 from model import branch_numbers
 from networks.inference import inference_copy
 from runtime.processes import is_main
 
 
-def validate(training, opts, data):
+def validate(training, data, opts):
     """Recall@1 and AP, percent, of the last view -> the first; {} in all but the first process."""
     network = inference_copy(training.evaluated, training.precision)
     gallery_view, query_view = opts.view_names[0], opts.view_names[-1]
