@@ -229,24 +229,13 @@ def parse_args(argv=None):
         metavar="N",
         help="show the N queries whose first true match is ranked lowest; 5 if N is left out",
     )
-    parser.add_argument("--seed", type=natural_int, default=0, help="seed of --random")
-    parser.add_argument(
-        "--features", default="pytorch_result.mat", metavar="FILE", help="feature file of test.py"
-    )
-    parser.add_argument(
-        "--test_dir",
-        metavar="DIR",
-        help="folder of the views (./data/test), for images that moved since test.py ran",
-    )
-    parser.add_argument(
-        "--top", type=positive_int, default=10, metavar="K", help="images to show for a query"
-    )
-    parser.add_argument(
-        "--output", default="show.png", metavar="FILE", help="the picture, .png .jpg .pdf or .svg"
-    )
-    parser.add_argument(
-        "--no_window", action="store_true", help="only write the picture, also where a screen is"
-    )
+    add = parser.add_argument
+    add("--seed", type=natural_int, default=0, help="seed of --random")
+    add("--features", default="pytorch_result.mat", metavar="FILE", help="feature file of test.py")
+    add("--test_dir", metavar="DIR", help="./data/test, for images that moved since test.py ran")
+    add("--top", type=positive_int, default=10, metavar="K", help="images to show for a query")
+    add("--output", default="show.png", metavar="FILE", help="picture: .png, .jpg, .pdf or .svg")
+    add("--no_window", action="store_true", help="only write the picture, do not open a window")
     return parser.parse_args(argv)
 
 

@@ -116,11 +116,8 @@ def parse_args(argv=None):
         help="where to rank; auto: on a GPU if there is one and there are over 10^9 pairs of a "
         "query and a gallery image, else on the CPU",
     )
-    parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="also write all metrics to this file; - prints them instead of the text",
-    )
+    text = "also write all metrics to this file; - prints them instead of the text"
+    parser.add_argument("--json", metavar="FILE", help=text)
     add_ranking_options(parser)
     protocols.add_protocol_options(parser)
     opts = parser.parse_args(argv)

@@ -95,8 +95,8 @@ def describe_pairs(metrics):
         " ".join(f"Recall@{k}:{metrics[f'recall@{k}']:.2f}" for k in (1, 5, 10)),
         f"Recall@1% of {metrics['num_gallery']}: " + ", ".join(shares),
     ]
-    near = {k: metrics.get(f"recall@{k}_5m") for k in (1, 5, 10)}
-    lines.append(" ".join(f"Recall@{k}_5m:{v:.2f}" for k, v in near.items() if v is not None))
+    near = [name for name in metrics if name.endswith("_5m")]
+    lines.append(" ".join(f"{name.capitalize()}:{metrics[name]:.2f}" for name in near))
     of_all = f"of {metrics['num_queries']} queries"
     if "hit_rate" in metrics:
         lines.append(f"Hit rate:{metrics['hit_rate']:.2f}")

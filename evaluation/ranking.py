@@ -145,11 +145,9 @@ def rank_positives(
 ):
     """Ranks of the positives of every query, and the length of each query's ranking.
 
-    Scores are dot products, made as `score_blocks` says. `device` is "cpu" for NumPy, else the
-    name of a device of torch or "auto" (see `choose_device`). `scores`, instead of dot products: a
-    function from a slice of B queries to their scores (B, Ng), higher is better, which NumPy ranks
-    whatever `device` says. `positives`, instead of the images of the query's label: Nq arrays of
-    gallery indices, which are never junk. `description` names a progress bar.
+    block_size, scores, description: see `score_blocks`. `device` is "cpu" for NumPy, a device of
+    torch, or "auto" (see `choose_device`); given scores NumPy ranks in any case. `positives`,
+    instead of the images of the query's label: Nq arrays of gallery indices, never junk.
 
     Returns (ranks, lengths): a list of Nq ascending int64 arrays of 1-based ranks, empty where a
     query has no positive, and (Nq,) int64, the non-junk gallery images of each query.
@@ -210,8 +208,7 @@ def k_largest(scores, k):
     """Columns (B, k) of each row's k largest scores (B, N), descending; ties in column order.
 
     The k-th largest of the maxima of disjoint sets of columns is exceeded or met by k scores, so
-    all others can be left unsorted. A twentieth of the time of argpartition, which may choose any
-    of tied columns.
+    all others can be left unsorted. A twentieth of the time of argpartition, and defined for ties.
     """
     num_rows, num_columns = scores.shape
     lanes = min(LANES, max(num_columns // (4 * k), 1))

@@ -33,23 +33,16 @@ RERANKERS = {"k_reciprocal": (20, 6, 0.3), "gnn": (26, 7, 0.0)}
 def add_ranking_options(parser):
     """Add the options of which `ranking_of` makes a `Ranking`, the same in every script."""
     group = parser.add_argument_group("ranking, if not the plain one of the whole gallery")
-    group.add_argument(
-        "--multi",
-        action="store_true",
-        help="all query images of a building are one query: the mean of their features",
-    )
+    text = "all query images of a building are one query: the mean of their features"
+    group.add_argument("--multi", action="store_true", help=text)
     group.add_argument(
         "--ignore_distractors",
         action="store_true",
         help="gallery images of buildings that no query shows take no place in the ranking, as in "
         "the code of Sample4Geo and its descendants; not comparable with the full gallery",
     )
-    group.add_argument(
-        "--rerank",
-        default="none",
-        choices=("none", *RERANKERS),
-        help="re-rank by the neighbours that images have in common, on the CPU",
-    )
+    text = "re-rank by the neighbours that images have in common, on the CPU"
+    group.add_argument("--rerank", default="none", choices=("none", *RERANKERS), help=text)
     k1, k2, weight = (
         ", ".join(f"{name} {value}" for name, value in zip(RERANKERS, values, strict=True))
         for values in zip(*RERANKERS.values(), strict=True)
