@@ -341,7 +341,6 @@ def _named(metrics, beginnings):
 
 # ---------------------------------------------------------------- by the data folder alone
 SEMI_POSITIVES = "semi_positives.csv"
-MARKER = "prepare.yaml"  # in a data folder that prepare.py converted: `command` names the data set
 # Data sets with metrics of their own: the published task, and the side files of prepare.py.
 PREPARED = {
     "cvusa": (("street", "satellite"), {}),
@@ -360,7 +359,7 @@ def own_metrics(data_dir, task, query, gallery, scores=None):
     published one and where side files are missing; a warning alone where these do not fit.
     """
     try:
-        marker = side_files.find_side_file(data_dir, MARKER)
+        marker = side_files.find_side_file(data_dir, side_files.MARKER)
         if marker:
             name = read_yaml(marker).get("command")
         else:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+MARKER = "prepare.yaml"  # in a data folder that prepare.py converted: how it was made
 QUERY_COLUMNS = ("query", "panorama")
 
 

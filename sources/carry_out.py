@@ -16,11 +16,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from evaluation.side_files import MARKER
 from imaging.files import is_image_name, read_image
 from runtime.files import read_yaml, replacing, write_text, write_yaml
 from runtime.progress import progress_bar
 
-MARKER = "prepare.yaml"  # in the output folder: how it was made
 JPEG = {"quality": 95, "subsampling": 0}  # of images whose pixels change, if .jpg
 
 

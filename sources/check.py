@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from evaluation.side_files import MARKER
 from imaging.files import TEST_FOLDERS, TRAIN_FOLDERS, list_classes, read_image
 from runtime.files import read_yaml
 from runtime.progress import progress_bar
-from sources.carry_out import MARKER
 from sources.command import Command, option
 
 NOTE, PROBLEM = "note", "problem"  # a problem stops training or testing, a note does not
