@@ -124,7 +124,7 @@ def parse_args(argv=None):
     opts.ranking = ranking_of(opts, parser)
     protocols.check_protocol_options(opts, parser)
     for name in ("rerank", "protocol"):
-        if opts.device == "cuda" and getattr(opts, name) not in ("none", None):
+        if opts.device == "cuda" and getattr(opts, name) not in ("none", None, "sues200"):
             parser.error(f"--device cuda: --{name} computes on the CPU, leave one of them out")
     return opts
 

@@ -131,8 +131,8 @@ def output_path(opts, task, variant_name):
 def score_task(task, query, gallery, path, run_dir, opts, label=""):
     """Save a task's features, score them, print the line and add it to the run's result.txt.
 
-    The file holds the features as the network gave them, whatever the ranking. Where the data
-    folder carries a data set's side files, that data set's own metrics are printed too.
+    The file holds the features as the network gave them, whatever the ranking. In the plain ranking
+    of a folder that was made from a data set, that data set's own metrics are printed too.
     """
     save_features(path, query, gallery)
     query, gallery, scores, notes = apply_ranking(opts.ranking, query, gallery)
@@ -142,12 +142,12 @@ def score_task(task, query, gallery, path, run_dir, opts, label=""):
     name = " -> ".join(task) + (f" under {label}" if label else "")
     print(f"{name}, features in {path}")
     print(report(metrics, query, gallery, notes))
-    _, text, warnings = own_metrics(opts.test_dir, task, query, gallery, scores)
+    add_result(run_dir, f"{'; '.join([name, *notes])}: {published_line(metrics)}")
+    _, text, warnings = ({}, "", []) if notes else own_metrics(opts.test_dir, task, query, gallery)
     if text:
         print(text)
     for warning in [*warnings_about(metrics, query, gallery), *warnings]:
         print(f"warning: {warning}", file=sys.stderr)
-    add_result(run_dir, f"{'; '.join([name, *notes])}: {published_line(metrics)}")
     return metrics
 
 

@@ -180,7 +180,7 @@ def evaluate_gta(query, gallery, coordinates, positives=None, scores=None):
     several true images, or None. Source: GTA-UAV, evaluate/gta.py and visloc.py.
     """
     given = None if positives is None else side_files.matches_of(query, gallery, positives)
-    ranks, _ = rank_positives(query, gallery, scores=scores, positives=given)
+    ranks, _ = rank_positives(query, gallery, scores=scores, positives=given, description="ranking")
     first = plain.first_ranks(ranks)
     matched = [each for each in ranks if len(each)]
     num_gallery = len(gallery.labels)
@@ -350,7 +350,7 @@ PREPARED = {
 }
 
 
-def own_metrics(data_dir, task, query, gallery, scores=None):
+def own_metrics(data_dir, task, query, gallery):
     """Metrics by the protocol of the data set that a data folder was converted from.
 
     data_dir: the folder or its test/; task: the views of query and gallery. The data set is what
@@ -361,14 +361,14 @@ def own_metrics(data_dir, task, query, gallery, scores=None):
     try:
         marker = side_files.find_side_file(data_dir, side_files.MARKER)
         if marker:
-            name = read_yaml(marker).get("command")
+            name = str(read_yaml(marker).get("command"))
         else:
             name = "vigor" if side_files.find_side_file(data_dir, SEMI_POSITIVES) else None
         published_task, names = PREPARED.get(name, (None, {}))
         found = {what: side_files.find_side_file(data_dir, file) for what, file in names.items()}
         if tuple(task) != published_task or not all(map(found.get, PROTOCOLS[name].needs)):
             return {}, "", []
-        metrics = evaluate_protocol(name, query, gallery, scores, **found)
+        metrics = evaluate_protocol(name, query, gallery, **found)
     except (ValueError, OSError) as error:
         return {}, "", [f"no metrics as published for this data set: {error}"]
     return metrics, format_protocol(metrics), []

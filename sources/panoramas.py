@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.io import loadmat
 
 from imaging.files import list_images
 from runtime.cli import natural_int, number_within
@@ -248,6 +247,8 @@ def _read_act_data(path):
     """(panorama IDs, utm (N, 2) or None, {"train", "val": 0-based indices}) of ACT_data.mat."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: expected CVACT's list of panoramas and splits")
+    from scipy.io import loadmat  # a third of the start of prepare.py, for CVACT alone
+
     try:
         data = loadmat(path)
         pano_ids = [str(np.squeeze(name)).strip() for name in data["panoIds"].ravel()]

@@ -23,6 +23,7 @@ from runtime.cli import (
     positive_int,
     with_config,
 )
+from runtime.startup import import_torch
 
 VIEW_CHOICES = {"2": ("satellite", "drone"), "3": ("satellite", "street", "drone")}
 # What a resumed run may change: where and how it runs, and for how long, never what it computes.
@@ -61,7 +62,8 @@ def view_names(text):
 
 def loss_weights(text):
     """`instance=1,infonce=0.5` as a dict; see losses.parse_loss_weights."""
-    from losses import parse_loss_weights  # imports torch
+    import_torch()  # which losses imports: here, with the collector at rest
+    from losses import parse_loss_weights
 
     return parse_loss_weights(text)
 
@@ -283,7 +285,7 @@ NEEDS = (
        f"--{name} goes with --sampler paired, not with {{sampler}}")
       for name, usual in (("epoch_over", None), ("images_per_building", 1),
                           ("joint_flips", False), ("hard_negatives", "none"))),
-    (lambda o: o.hard_negatives_every != LOOK_EVERY,
+    (lambda o: o.hard_negatives_every != LOOK_EVERY and not o.resume,
      lambda o: o.hard_negatives in ("similarity", "both"),
      "--hard_negatives_every goes with --hard_negatives similarity or both: add it"),
     (lambda o: o.hard_negatives == "similarity", lambda o: o.epochs > o.hard_negatives_every,
@@ -311,7 +313,9 @@ NEEDS = (
 
 def check_combinations(parser, opts):
     """End the program with the first rule of EXCLUDES and NEEDS that the options break."""
-    asked = {name for name, value in vars(opts).items() if value and value != "none"}
+    asked = {name for name, value in vars(opts).items() if value}
+    if opts.cache == "none":
+        asked.remove("cache")
     broken = [text for names, text in EXCLUDES if asked.issuperset(names)]
     broken += [text for is_asked, needs, text in NEEDS if is_asked(opts) and not needs(opts)]
     if broken:

@@ -416,13 +416,11 @@ def test_own_metrics_of_a_prepared_folder(tmp_path, command, views, files, proto
         for side, letter in ((query, "q"), (gallery, "g"))
     )
     folder = prepared(tmp_path, command, **files)
-    turned = -(query.features @ gallery.features.T)
-    for scores in (None, lambda rows: turned[rows]):
-        given = {option: folder / f"{next(iter(files))}.csv"} if option else {}
-        expected = evaluate_protocol(protocol, query, gallery, scores, **given)
-        for path in (folder, folder / "test"):
-            found = own_metrics(path, views, query, gallery, scores)
-            assert found == (expected, format_protocol(expected), [])
+    given = {option: folder / f"{next(iter(files))}.csv"} if option else {}
+    expected = evaluate_protocol(protocol, query, gallery, **given)
+    for path in (folder, folder / "test"):
+        found = own_metrics(path, views, query, gallery)
+        assert found == (expected, format_protocol(expected), [])
     assert ("recall@1_5m" in expected) == ("utm" in files)
     assert own_metrics(folder, ("satellite", "drone"), query, gallery) == ({}, "", [])
 

@@ -36,3 +36,13 @@ def test_what_torch_makes_at_its_import_is_no_business_of_the_collector():
     enabled, imported, frozen, after = done.stdout.split()
     assert (enabled, imported) == ("True", "True")
     assert int(frozen) > 100_000 and after == frozen
+
+
+def test_the_collector_rests_wherever_torch_is_imported():
+    """--loss_weights is checked while options are read, which imports losses and so torch."""
+    code = (
+        "import gc; from training.options import parse_args;"
+        "parse_args(['--loss_weights', 'infonce=1']); print(gc.get_freeze_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 100_000
