@@ -6,7 +6,7 @@ Imports no torch, so that `--help` answers at once.
 import argparse
 
 import utils
-from imaging.files import VIEWS
+from imaging.files import TEST_VIEWS, VIEWS
 from imaging.weather import parse_conditions
 from runtime import processes
 from runtime.cli import (
@@ -25,7 +25,7 @@ from runtime.cli import (
 )
 from runtime.startup import import_torch
 
-VIEW_CHOICES = {"2": ("satellite", "drone"), "3": ("satellite", "street", "drone")}
+VIEW_CHOICES = {"2": ("satellite", "drone"), "3": TEST_VIEWS}
 # What a resumed run may change: where and how it runs, and for how long, never what it computes.
 FREE_ON_RESUME = {
     *("config", "data_dir", "device", "gpu_ids", "num_workers", "epochs"),
