@@ -20,6 +20,7 @@ PAGES = (
     ROOT / "benchmarks" / "README.md",
     ROOT / "recipes" / "README.md",
     ROOT / "COMPATIBILITY.md",
+    ROOT / "imaging" / "weather.md",
 )
 
 
