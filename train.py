@@ -55,11 +55,10 @@ def main(argv=None):
 
 def run_epochs(training, data, opts, run_dir, start, log):
     """Train from epoch `start` to the end, writing each; returns the log."""
-    from training import engine, hard_negatives, validation
-    from training.optimisation import learning_rate_factor
+    from training import engine, hard_negatives, optimisation, validation
 
     lr_factor = functools.partial(
-        learning_rate_factor,
+        optimisation.learning_rate_factor,
         epochs=opts.epochs,
         schedule=opts.schedule,
         warm_epoch=opts.warm_epoch,
