@@ -426,6 +426,7 @@ def load_backbone(network, state, source, state_ibn=None, source_ibn=None):
             branch.load_imagenet(state, source)
 
 
+# ---------------------------------------------------------------- trained runs
 def load_run(name, which_epoch, device):
     """The trained network of the run folder model/<name> on a device, ready for testing.
 
