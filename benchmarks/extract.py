@@ -166,8 +166,10 @@ def main(argv=None):
             name: agreement("published.mat", f"{name}.mat") for name in ("float32", "bfloat16")
         }
         images = len(list(Path("data").rglob("*.jpg")))
+    # A GPU convolves float32 in TF32, with 10 bits, unless it is told otherwise: so do both ways.
     # At the tiny sizes of --quick fewer values average out the rounding.
-    if apart["float32"][0] > 1e-5 or apart["bfloat16"][1] < (0.99 if opts.quick else 0.9999):
+    largest = 1e-3 if device == "cuda" else 1e-5
+    if apart["float32"][0] > largest or apart["bfloat16"][1] < (0.99 if opts.quick else 0.9999):
         raise ValueError(f"the features are not the same (difference, cosine): {apart}")
     print(f"{images} JPEGs, whole process: start, decode, network twice an image, save")
     rows = [

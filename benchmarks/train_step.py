@@ -196,7 +196,9 @@ def main(argv=None):
         )
         for way in WAYS[1:]
     }
-    if apart[WAYS[1]] > 1e-3 or apart[WAYS[2]] > 3e-2:
+    # A GPU convolves float32 in TF32, with 10 bits, unless it is told otherwise: so do both ways.
+    float32_limit = 1e-2 if opts.device == "cuda" else 1e-3
+    if apart[WAYS[1]] > float32_limit or apart[WAYS[2]] > 3e-2:
         raise ValueError(f"the first losses do not agree (relative difference): {apart}")
     print(f"batch of {opts.batchsize} images of {len(VIEWS)} views, forward, backward, update")
     rows = [
