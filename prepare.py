@@ -5,6 +5,7 @@ python prepare.py check data/toy                        # what is there, what is
 python prepare.py cvusa downloads/CVUSA --out data/cvusa    # a public data set, by links
 python prepare.py pairs pairs.csv --out data/mine       # your own images
 python prepare.py wx data/toy --out data/wx             # the test images in ten kinds of weather
+python prepare.py tiles map.tif --out data/map          # a georeferenced map, for locate.py
 
 Each sub-command stands in sources/, its options beside it; a new one is a module there and its name
 in SOURCES.
@@ -13,9 +14,9 @@ in SOURCES.
 import argparse
 
 from runtime.cli import Parser, script
-from sources import check, drones, own_pairs, panoramas, show, toy, university, vigor
+from sources import check, drones, own_pairs, panoramas, show, tiles, toy, university, vigor
 
-SOURCES = (toy, check, show, panoramas, vigor, drones, university, own_pairs)
+SOURCES = (toy, check, show, panoramas, vigor, drones, university, own_pairs, tiles)
 COMMANDS = {command.name: command for source in SOURCES for command in source.COMMANDS}
 
 

@@ -4,6 +4,7 @@ import argparse
 import functools
 import math
 import os
+import re
 import sys
 import traceback
 from contextlib import nullcontext
@@ -83,6 +84,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, **options)
+        # Places south of the equator and west of Greenwich begin with a minus: they are values.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message):
         """Print the message alone, without the usage, and exit with code 2."""
