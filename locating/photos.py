@@ -1,0 +1,124 @@
+"""Photos to locate, and the places that they carry themselves.
+
+A place comes from the GPS block of EXIF (with its hemispheres), else from the drone maker's XMP
+(drone-dji:GpsLatitude and the like). Zero, void and undefined values count as no place.
+"""
+
+import math
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import ExifTags, Image
+
+from imaging.files import is_image_name
+
+LIMITS = {"latitude": 90, "longitude": 180}  # degrees
+# <tag>="1.5" or <tag>1.5</tag>; DJI's older cameras spell it Longtitude.
+XMP_NUMBER = r"[\w-]+:G[pP][sS]{name}(?:=\"|>)\s*([-+]?[\d.]+)"
+XMP_NAMES = {"latitude": "Latitude", "longitude": "Longt?itude"}
+
+
+class PhotoPlace(NamedTuple):
+    """What a photo says of itself."""
+
+    place: tuple[float, float] | None  # latitude and longitude, degrees of WGS 84
+    note: str  # where the place is from, or why there is none
+    time: datetime | None  # when it was taken, by its own clock
+
+
+def list_photos(names):
+    """The image files that names stand for: files, and folders with all images below them.
+
+    Raises FileNotFoundError for a name of nothing, ValueError for a folder without images.
+    """
+    photos = []
+    for name in map(Path, names):
+        if name.is_dir():
+            found = sorted(p for p in name.rglob("*") if is_image_name(p) and p.is_file())
+            if not found:
+                raise ValueError(f"{name} holds no images: name a folder of photos")
+            photos += found
+        elif name.is_file():
+            photos.append(name)
+        else:
+            raise FileNotFoundError(f"photo {name} not found: name a file, or a folder of photos")
+    return list(dict.fromkeys(photos))
+
+
+def read_place(path):
+    """The `PhotoPlace` of a photo. OSError where it cannot be read as an image."""
+    try:
+        with Image.open(path) as image:
+            exif = image.getexif()
+            gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
+            moment = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
+            moment = moment or exif.get(ExifTags.Base.DateTime)
+            xmp = image.info.get("xmp") or b""
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise OSError(f"{path} cannot be read as an image ({reason})") from None
+    place, note = _from_exif(gps)
+    if place is None:
+        place, found = _from_xmp(xmp)
+        note = found or note
+    return PhotoPlace(place, note, _time(moment))
+
+
+def _from_exif(gps):
+    if not gps:
+        return None, "no place in EXIF or XMP"
+    if gps.get(ExifTags.GPS.GPSStatus) in ("V", b"V"):
+        return None, "the place in EXIF is marked as void"
+    values = {}
+    for axis, tag, reference, letters in (
+        ("latitude", ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLatitudeRef, "NS"),
+        ("longitude", ExifTags.GPS.GPSLongitude, ExifTags.GPS.GPSLongitudeRef, "EW"),
+    ):
+        letter = gps.get(reference, "")
+        letter = letter.decode("ascii", "replace") if isinstance(letter, bytes) else str(letter)
+        letter = letter.strip("\0 ").upper()
+        if letter not in tuple(letters):
+            return None, f"the {axis} in EXIF has no hemisphere ({' or '.join(letters)})"
+        degrees = _degrees(gps.get(tag))
+        if not abs(degrees) <= LIMITS[axis]:  # nan too
+            return None, f"the {axis} in EXIF is undefined"
+        values[axis] = degrees if letter in "NE" else -degrees
+    return _unless_zero(values, "EXIF")
+
+
+def _degrees(parts):
+    """Degrees of (degrees, minutes, seconds), three rationals; nan where they are not that."""
+    try:
+        degrees, minutes, seconds = (float(part) for part in parts)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return math.nan
+    return degrees + minutes / 60 + seconds / 3600
+
+
+def _from_xmp(xmp):
+    text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else str(xmp)
+    values = {}
+    for axis, name in XMP_NAMES.items():
+        found = re.search(XMP_NUMBER.replace("{name}", name), text)
+        try:
+            values[axis] = float(found[1])
+        except (TypeError, ValueError):
+            return None, ""
+        if abs(values[axis]) > LIMITS[axis]:
+            return None, f"the {axis} in XMP is no number of degrees"
+    return _unless_zero(values, "XMP")
+
+
+def _unless_zero(values, source):
+    if not any(values.values()):
+        return None, f"the place in {source} is zero"
+    return (values["latitude"], values["longitude"]), source
+
+
+def _time(text):
+    try:
+        return datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None

@@ -1,0 +1,106 @@
+"""Photos to locate, and the places that they carry."""
+
+from datetime import datetime
+
+import pytest
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import IFDRational
+
+from locating.photos import list_photos, read_place
+
+GPS = ExifTags.GPS
+GRETZ = {
+    GPS.GPSLatitudeRef: "N",
+    GPS.GPSLatitude: (IFDRational(48), IFDRational(8), IFDRational(249, 10)),
+    GPS.GPSLongitudeRef: "E",
+    GPS.GPSLongitude: (11.0, 33.0, 36.0),
+}
+PLACE = (48 + 8 / 60 + 24.9 / 3600, 11 + 33 / 60 + 36 / 3600)
+
+
+def photo(path, gps=None, xmp=None, moment=None):
+    exif = Image.Exif()
+    if gps:
+        exif.get_ifd(ExifTags.IFD.GPSInfo).update(gps)
+    if moment:
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = moment
+    settings = {"xmp": xmp} if xmp else {}
+    Image.new("RGB", (8, 8)).save(path, exif=exif, **settings)
+    return path
+
+
+@pytest.mark.parametrize("ns, ew, signs", [
+    ("N", "E", (1, 1)), ("S", "E", (-1, 1)), ("N", "W", (1, -1)), ("S", "W", (-1, -1)),
+])  # fmt: skip
+def test_hemispheres(tmp_path, ns, ew, signs):
+    gps = GRETZ | {GPS.GPSLatitudeRef: ns, GPS.GPSLongitudeRef: ew}
+    found = read_place(photo(tmp_path / "a.jpg", gps))
+    assert found.place == pytest.approx([s * p for s, p in zip(signs, PLACE, strict=True)])
+    assert found.note == "EXIF"
+
+
+@pytest.mark.parametrize("changes, note", [
+    ({GPS.GPSLatitudeRef: ""}, "the latitude in EXIF has no hemisphere (N or S)"),
+    ({GPS.GPSStatus: "V"}, "the place in EXIF is marked as void"),
+    ({GPS.GPSLatitude: (0, 0, 0), GPS.GPSLongitude: (0, 0, 0)}, "the place in EXIF is zero"),
+    ({GPS.GPSLatitude: (IFDRational(48, 0), 8, 0)}, "the latitude in EXIF is undefined"),
+    ({GPS.GPSLatitude: (95, 0, 0)}, "the latitude in EXIF is undefined"),
+])  # fmt: skip
+def test_no_place_is_said(tmp_path, changes, note):
+    found = read_place(photo(tmp_path / "a.jpg", GRETZ | changes))
+    assert (found.place, found.note) == (None, note)
+
+
+def test_a_photo_without_any(tmp_path):
+    found = read_place(photo(tmp_path / "a.jpg"))
+    assert found == (None, "no place in EXIF or XMP", None)
+
+
+@pytest.mark.parametrize("text", [
+    '<x><rdf:x drone-dji:GpsLatitude="-33.8568" drone-dji:GpsLongitude="+151.2153"/></x>',
+    '<x><rdf:x drone-dji:GpsLatitude="-33.8568" drone-dji:GpsLongtitude="151.2153"/></x>',
+    "<x><drone-parrot:GPSLatitude>-33.8568</drone-parrot:GPSLatitude>"
+    "<drone-parrot:GPSLongitude>151.2153</drone-parrot:GPSLongitude></x>",
+])  # fmt: skip
+def test_place_of_the_drones_maker(tmp_path, text):
+    void = GRETZ | {GPS.GPSStatus: "V"}
+    for gps in (None, void):
+        found = read_place(photo(tmp_path / "a.jpg", gps, xmp=text.encode()))
+        assert found.place == pytest.approx((-33.8568, 151.2153))
+        assert found.note == "XMP"
+
+
+def test_exif_counts_before_xmp(tmp_path):
+    text = b'<x drone-dji:GpsLatitude="1" drone-dji:GpsLongitude="2"/>'
+    assert read_place(photo(tmp_path / "a.jpg", GRETZ, xmp=text)).place == pytest.approx(PLACE)
+
+
+def test_zeros_in_xmp(tmp_path):
+    text = b'<x drone-dji:GpsLatitude="0.0" drone-dji:GpsLongitude="0"/>'
+    assert read_place(photo(tmp_path / "a.jpg", xmp=text))[:2] == (None, "the place in XMP is zero")
+
+
+def test_time(tmp_path):
+    found = read_place(photo(tmp_path / "a.jpg", moment="2024:05:17 10:11:12"))
+    assert found.time == datetime(2024, 5, 17, 10, 11, 12)
+    assert read_place(photo(tmp_path / "b.jpg", moment="no time")).time is None
+
+
+def test_what_is_no_image(tmp_path):
+    (tmp_path / "a.jpg").write_text("no image")
+    with pytest.raises(OSError, match="cannot be read as an image"):
+        read_place(tmp_path / "a.jpg")
+
+
+def test_files_and_folders(tmp_path):
+    a, b = photo(tmp_path / "b.jpg"), photo(tmp_path / "c.jpg")
+    (tmp_path / "deep").mkdir()
+    c = photo(tmp_path / "deep" / "a.JPG")
+    (tmp_path / "notes.txt").write_text("")
+    assert list_photos([tmp_path]) == sorted([a, b, c])
+    assert list_photos([b, tmp_path]) == [b, a, c]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no images"):
+        list_photos([tmp_path / "empty"])
+    with pytest.raises(FileNotFoundError, match=r"gone\.jpg not found"):
+        list_photos(["gone.jpg"])
