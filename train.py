@@ -148,7 +148,7 @@ def load_epoch(run_dir, training, data):
                 f"{path} was trained on {len(state['class_names'])} buildings and --data_dir holds "
                 f"{len(data.class_names)}, or others: give the data folder the run was begun with"
             )
-        training.load_state(state)
+        training.load_state(state, path)
         data.sampler.neighbours = state.get("neighbours")
         return state["epoch"] + 1, state["log"]
     except (KeyError, TypeError, RuntimeError) as error:

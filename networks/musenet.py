@@ -52,11 +52,11 @@ def modulated_blocks(backbone, btnk=None):
     return [block for block, switch in zip(blocks, btnk, strict=True) if switch]
 
 
-def is_musenet(opts):
-    """Whether the options of a run folder (a dict) are those of a MuSe-Net.
+def is_published_musenet(opts):
+    """Whether the options of a run folder (a dict) are those of a published MuSe-Net.
 
-    Runs of this project say `musenet: true`, published ones `norm: spade`. ValueError for the other
-    networks of MuSe-Net's code.
+    They say `norm: spade`; runs of this project, `musenet: true`. ValueError for the other networks
+    of MuSe-Net's code.
     """
     norm, conv_norm = opts.get("norm", "bn"), opts.get("conv_norm", "none")
     if norm not in ("bn", "spade") or conv_norm != "none":
@@ -64,7 +64,7 @@ def is_musenet(opts):
             f"opts.yaml says norm: {norm} and conv_norm: {conv_norm}, a network this project does "
             "not have: of MuSe-Net's code it has norm: spade with conv_norm: none"
         )
-    return bool(opts.get("musenet")) or norm == "spade"
+    return norm == "spade"
 
 
 # ---------------------------------------------------------------- IBN-a

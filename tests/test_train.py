@@ -164,6 +164,18 @@ def test_resume_refuses_other_options(toy, workdir, capsys):
     fails(train.main, ["--name", "run", "--resume"], capsys, "nothing to resume")
 
 
+def test_resume_refuses_switches_that_were_changed_in_the_run_folder(toy, workdir, capsys):
+    run_training(toy, "run", "--epochs", "1", "--train_all")
+    saved = utils.read_opts(workdir / "model" / "run")
+    utils.write_opts(workdir / "model" / "run", {**saved, "share": "no"})
+    fails(train.main, ["--name", "run", "--resume"], capsys, "opts.yaml has share: 'no'")
+    utils.write_opts(workdir / "model" / "run", {**saved, "epochs": True})
+    fails(train.main, ["--name", "run", "--resume"], capsys, "opts.yaml has epochs: True")
+    utils.write_opts(workdir / "model" / "run", {**saved, "share": True})
+    fails(train.main, ["--name", "run", "--resume"], capsys, "train_state.pth has different weights"
+          " in model_1.model.conv1.weight and model_2.model.conv1.weight")  # fmt: skip
+
+
 def test_resume_refuses_other_buildings(toy, workdir, capsys):
     import shutil
 

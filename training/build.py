@@ -189,8 +189,12 @@ class Training:
             "average": self.average.state_dict() if self.average else None,
         }
 
-    def load_state(self, state):
-        """Restore what `state` gave; KeyError, TypeError or RuntimeError where it does not fit."""
+    def load_state(self, state, path):
+        """Restore what `state` gave; KeyError, TypeError or RuntimeError where it does not fit.
+
+        ValueError where `path`, from which it was read, has branches that are shared here.
+        """
+        utils.require_equal_copies(self.network, state["network"], path)
         self.network.load_state_dict(state["network"])
         self.losses.load_state_dict(state["losses"])
         load_optimizer(self.optimizer, state["optimizer"])

@@ -337,6 +337,9 @@ def resumed_options(parser, argv, name):
     usual = {key: parser.get_default(key) for key in vars(parser.parse_args(argv))}
     saved = {key: saved.get(key, value) for key, value in usual.items()}
     saved = {key: value for key, value in saved.items() if key not in ("resume", "overwrite")}
+    for key, value in saved.items():
+        if isinstance(value, bool) != isinstance(usual[key], bool):
+            parser.error(f"opts.yaml has {key}: {value!r}, which no run writes: restore the file")
     parser.set_defaults(**saved)
     opts = parser.parse_args(argv)
     for key in sorted(saved.keys() - FREE_ON_RESUME):
