@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -177,8 +178,6 @@ def test_resume_refuses_switches_that_were_changed_in_the_run_folder(toy, workdi
 
 
 def test_resume_refuses_other_buildings(toy, workdir, capsys):
-    import shutil
-
     run_training(toy, "run", "--epochs", "1", "--train_all")
     other = shutil.copytree(toy, workdir / "other")
     for view in ("satellite", "drone"):
@@ -186,6 +185,31 @@ def test_resume_refuses_other_buildings(toy, workdir, capsys):
         first.rename(first.with_name("4321"))
     fails(train.main, ["--name", "run", "--resume", "--data_dir", other, "--epochs", "2"], capsys,
           "give the data folder the run was begun with")  # fmt: skip
+
+
+CHANGES = {
+    "added": lambda path: shutil.copy(path, path.with_name("more.jpeg")),
+    "removed": lambda path: path.unlink(),
+    "renamed": lambda path: path.rename(path.with_name("other.jpeg")),
+    "replaced": lambda path: path.write_bytes(path.read_bytes() + b"more"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_resume_refuses_other_images(toy, workdir, capsys, change):
+    """Of the held-out buildings too; where the folder stands does not matter."""
+    run_training(toy, "run", "--epochs", "1")
+    other = shutil.copytree(toy, workdir / "other")
+    argv = ["--name", "run", "--resume", "--data_dir", str(other), "--epochs"]
+    assert train.main([*argv, "2"])["epoch"] == 1
+    CHANGES[change](sorted((other / "train" / "drone").glob("*/*.jpeg"))[-1])
+    found = 16 + {"added": 1, "removed": -1}.get(change, 0)
+    fails(train.main, [*argv, "3"], capsys, "train_state.pth was trained on 16 drone images, and "
+          f"the {found} in --data_dir have other names or sizes", "--other_images")  # fmt: skip
+    assert train.main([*argv, "3", "--other_images"])["epoch"] == 2
+    assert "other_images" not in utils.read_opts(workdir / "model" / "run")
+    assert train.main([*argv, "4"])["epoch"] == 3
+    fails(train.main, ["--other_images"], capsys, "--other_images goes with --resume")
 
 
 def test_weights_of_the_end_are_never_those_of_an_earlier_one(toy, workdir, monkeypatch, capsys):
@@ -204,8 +228,6 @@ def test_weights_of_the_end_are_never_those_of_an_earlier_one(toy, workdir, monk
 
 def test_a_view_that_first_comes_later(toy, workdir, tmp_path_factory):
     """A branch whose first images come in the second step trains like any other."""
-    import shutil
-
     data = shutil.copytree(toy, tmp_path_factory.mktemp("sparse") / "data")
     for path in sorted((data / "train" / "street").iterdir())[3:]:
         shutil.rmtree(path)
@@ -292,8 +314,6 @@ def test_validation_sees_the_weights_of_its_epoch(toy, workdir, monkeypatch):
 
 def test_any_pair_of_views_and_missing_ones(toy, workdir, tmp_path_factory):
     """Published defect 15: street and google had to exist, whatever was trained."""
-    import shutil
-
     bare = tmp_path_factory.mktemp("bare")
     for view in ("satellite", "street"):
         shutil.copytree(toy / "train" / view, bare / "train" / view)
@@ -418,6 +438,7 @@ def test_a_run_of_an_earlier_version_resumes(toy, workdir):
     state = utils.load_tensors(path)
     for group in state["optimizer"]["param_groups"]:
         group["fused"] = None
+    del state["files"]  # which images it was trained on, it did not say
     utils.save_tensors(path, state)
     train.main(["--name", "old", "--resume", "--epochs", "2"])
     assert same(weights("old"), weights("unbroken"))

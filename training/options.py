@@ -31,6 +31,8 @@ FREE_ON_RESUME = {
     *("config", "data_dir", "device", "gpu_ids", "num_workers", "epochs"),
     *("compile", "cache", "grad_checkpoint"),
 }
+# What is said for one start of a run, and not kept in its opts.yaml.
+ONCE = ("resume", "overwrite", "other_images")
 REFUSED = {
     "use_dense": "it never had an effect in the published code; choose a network with --backbone",
     "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
@@ -113,6 +115,8 @@ OPTIONS = {
         ("--config", str, None,
          "options of a recipe, recipes/NAME.yaml; those of the command line win", "FILE"),
         ("--resume", FLAG, False, "continue the run --name exactly"),
+        ("--other_images", FLAG, False,
+         "with --resume: go on though images have been added, removed or replaced"),
         ("--overwrite", FLAG, False, "replace an earlier run of this name"),
         add_machine_options,
         ("--seed", natural_int, 0, "seed of everything random"),
@@ -261,6 +265,8 @@ EXCLUDES = (
 )
 # What is asked for, what it needs, and what to say where that is not so.
 NEEDS = (
+    (lambda o: o.other_images, lambda o: o.resume,
+     "--other_images goes with --resume: a run that begins takes the images it finds"),
     (lambda o: o.extra_Google, lambda o: len(o.view_names) == 3,
      "--extra_Google adds to the street branch of three views: give --views 3, or "
      "--no-extra_Google where a recipe has set it"),
@@ -336,7 +342,7 @@ def resumed_options(parser, argv, name):
     # What an older version had no option for, it did as the default says.
     usual = {key: parser.get_default(key) for key in vars(parser.parse_args(argv))}
     saved = {key: saved.get(key, value) for key, value in usual.items()}
-    saved = {key: value for key, value in saved.items() if key not in ("resume", "overwrite")}
+    saved = {key: value for key, value in saved.items() if key not in ONCE}
     for key, value in saved.items():
         if isinstance(value, bool) != isinstance(usual[key], bool):
             parser.error(f"opts.yaml has {key}: {value!r}, which no run writes: restore the file")
