@@ -331,13 +331,15 @@ def build_model(
     musenet=False,
     btnk=None,
     return_weather=False,
+    stages=(1, 2),
     **options,
 ):
     """The network for two views of any name, or for satellite, street and drone.
 
     `options` are those of the networks above: stride, pool, backbone, LPN, block, usam, return_f.
-    `musenet` makes the branches adapt to the weather; only then `btnk` and `return_weather` have a
-    meaning, see `networks.musenet.MuSeNet`. ValueError where options do not fit together.
+    `musenet` makes the branches adapt to the weather; only then `btnk`, `return_weather` and
+    `stages` have a meaning, see `networks.musenet.MuSeNet`. ValueError where options do not fit
+    together.
     """
     if len(view_names) != 2 and tuple(view_names) != THREE_VIEWS:
         expected = f"two of any name, or {','.join(THREE_VIEWS)}"
@@ -345,7 +347,7 @@ def build_model(
     network = two_view_net if len(view_names) == 2 else three_view_net
     if musenet:
         network = muse_two_view_net if len(view_names) == 2 else muse_three_view_net
-        options |= {"btnk": btnk, "return_weather": return_weather}
+        options |= {"btnk": btnk, "return_weather": return_weather, "stages": stages}
     return network(class_num, droprate, share_weight=share, **options)
 
 
@@ -385,6 +387,7 @@ def model_from_opts(opts, weights=None):
             "opts.yaml says LPN: true and views: 2, the published network for panoramas, which "
             "cuts the street view into strips: this project has only the square rings"
         )
+    published_musenet = is_published_musenet(opts)
     return build_model(
         _option(opts, "nclasses", int, None),
         view_names,
@@ -396,8 +399,10 @@ def model_from_opts(opts, weights=None):
         LPN=LPN,
         block=_option(opts, "block", int, 4),
         usam=usam,
-        musenet=is_published_musenet(opts) or _switch(opts, "musenet"),
+        musenet=published_musenet or _switch(opts, "musenet"),
         btnk=opts.get("btnk"),
+        # The published MuSe-Net with LPN makes the maps of layer2 and does not use them.
+        stages=(1,) if published_musenet and LPN else (1, 2),
     )
 
 

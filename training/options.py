@@ -176,8 +176,8 @@ OPTIONS = {
         ("--musenet", SWITCH, False,
          "MuSe-Net: satellite and drone branches adapt to the weather (resnet50, 101, 18)"),
         ("--btnk", switches, None,
-         "blocks that --musenet modulates, 0 or 1 for each of layer1, then of layer2 (None: layer1 "
-         "without its first)", "0,1,..."),
+         "blocks that --musenet modulates, 0 or 1 for each of layer1, then of layer2, 0 beyond the "
+         "last one given (None: layer1 without its first)", "0,1,..."),
         ("--ibn_weights", str, None,
          "file of IBN-Net's weights for --musenet (None: downloaded; with --weights made from "
          "those)"),
