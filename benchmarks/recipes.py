@@ -166,7 +166,7 @@ def parse_args(argv=None):
 
 
 def find_recipes(names):
-    """The files of the recipes named, or of all but those for weather, baseline first.
+    """The files of the recipes named, or of all but those for weather or panoramas, baseline first.
 
     Raises ValueError for an unknown name.
     """
@@ -174,7 +174,8 @@ def find_recipes(names):
     unknown = [name for name in names or () if name not in files]
     if unknown:
         raise ValueError(f"there is no recipe {unknown[0]}: choose among {', '.join(files)}")
-    usual = [name for name, path in files.items() if not read_config(path).get("weather")]
+    special = ("weather", "joint_turns")
+    usual = [n for n, path in files.items() if not any(map(read_config(path).get, special))]
     return [files[name] for name in names or sorted(usual, key=lambda name: name != "baseline")]
 
 

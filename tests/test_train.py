@@ -17,6 +17,7 @@ from PIL import Image
 import train
 import utils
 from evaluation import feature_file
+from imaging.augmentation import Augmentation
 from training import build, engine, options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -528,6 +529,30 @@ def test_sampling_options_reach_the_sampler(toy, workdir, capsys):
         (["--LPN", "--pool", "gem"], "--LPN pools its rings"),
     ):
         fails(train.main, ["--data_dir", toy, *SMALL, "--name", "refused", *argv], capsys, expected)
+
+
+def test_pairs_that_are_turned_together(toy, workdir, monkeypatch):
+    """By --joint_turns no satellite image is turned alone, and polar ones are rolled too."""
+    views = ["--views", "satellite,street"]
+    seen = []
+    original = Augmentation.rearrange
+
+    def spy(self, image, rng, mirrored=None, quarters=0):
+        seen.append((self.turned, self.rolled, quarters))
+        return original(self, image, rng, mirrored, quarters)
+
+    monkeypatch.setattr(Augmentation, "rearrange", spy)
+    run_training(toy, "pair", *views, "--joint_turns", "--epochs", "2", "--train_all")
+    assert {each[:2] for each in seen} == {(False, False), (False, True)}
+    satellite, street = ([e[2] for e in seen if e[1] is rolled] for rolled in (False, True))
+    assert satellite == street and set(satellite) > {0}
+    for more, turned, rolled in (
+        ([], [True, False], [False, True]),
+        (["--joint_turns", "--h", "384", "--no_turn"], [False, False], [True, True]),
+    ):
+        found = build.augmentations(options.parse_args([*views, *more])).values()
+        assert [each.turned for each in found] == turned
+        assert [each.rolled for each in found] == rolled
 
 
 @pytest.mark.parametrize("flag", sorted(options.REFUSED))

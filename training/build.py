@@ -102,7 +102,8 @@ def augmentations(opts):
     settings = {name: value for name, value in vars(opts).items() if name in Augmentation._fields}
     return {
         view: Augmentation(opts.h, opts.w, **settings)._replace(
-            turned=view == "satellite" and not opts.no_turn,
+            turned=view == "satellite" and not opts.no_turn and not opts.joint_turns,
+            rolled=view != "satellite" or opts.no_turn,
             weather=tuple(opts.weather) if view == "drone" else (),
         )
         for view in input_views(opts)
@@ -115,6 +116,7 @@ def build_sampler(opts, samples):
         "anchor_view": opts.epoch_over,
         "images_per_building": opts.images_per_building,
         "joint_flips": opts.joint_flips,
+        "joint_turns": opts.joint_turns,
     }
     return SAMPLERS[opts.sampler](
         samples,

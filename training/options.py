@@ -138,6 +138,9 @@ OPTIONS = {
          "paired: images of each view of a building in a batch (the K of P x K)"),
         ("--joint_flips", SWITCH, False,
          "paired: mirror all images of a building in a batch, or none"),
+        ("--joint_turns", SWITCH, False,
+         "with --views satellite,street, paired: turn the satellite image by 0, 90, 180 or 270 "
+         "degrees, and roll the panorama (with --no_turn the polar satellite image too) with it"),
         ("--batchsize", positive_int, 8, "images per view and step (of each process of torchrun)"),
         ("--hard_negatives", ("none", "similarity", "coordinates", "both"), "none",
          "paired: fill batches with buildings that look alike, or stand close by (coordinates.csv "
@@ -290,7 +293,13 @@ NEEDS = (
        lambda o: o.sampler == "paired",
        f"--{name} goes with --sampler paired, not with {{sampler}}")
       for name, usual in (("epoch_over", None), ("images_per_building", 1),
-                          ("joint_flips", False), ("hard_negatives", "none"))),
+                          ("joint_flips", False), ("joint_turns", False),
+                          ("hard_negatives", "none"))),
+    (lambda o: o.joint_turns, lambda o: set(o.view_names) == {"satellite", "street"},
+     "--joint_turns rolls a panorama with its satellite image: give --views satellite,street"),
+    (lambda o: o.joint_turns and not o.no_turn, lambda o: o.h == o.w,
+     "--joint_turns turns satellite images by 90 degrees, and {h} x {w} is not square: make --h "
+     "and --w alike, or give --no_turn where they are in polar coordinates"),
     (lambda o: o.hard_negatives_every != LOOK_EVERY and not o.resume,
      lambda o: o.hard_negatives in ("similarity", "both"),
      "--hard_negatives_every goes with --hard_negatives similarity or both: add it"),
