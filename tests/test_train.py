@@ -18,6 +18,7 @@ import train
 import utils
 from evaluation import feature_file
 from imaging.augmentation import Augmentation
+from runtime import cli
 from training import build, engine, options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,6 +160,11 @@ def test_sigkill_and_resume(toy, workdir):
 
 def test_resume_refuses_other_options(toy, workdir, capsys):
     run_training(toy, "run", "--epochs", "1", "--train_all")
+    train.main(["--name", "run", "--resume", "--epochs", "2"])
+    line = "--step_size stays as run was begun: the learning rate falls after every 1 epochs\n"
+    assert line in capsys.readouterr().out
+    train.main(["--name", "run", "--resume"])
+    assert "--step_size" not in capsys.readouterr().out.replace(" step_size=", "")
     fails(train.main, ["--name", "run", "--resume", "--batchsize", "3"], capsys,
           "--batchsize 3 differs from 4")  # fmt: skip
     fails(train.main, ["--name", "absent", "--resume"], capsys, "opts.yaml not found")
@@ -589,7 +595,7 @@ def test_every_published_flag_is_known():
         (["--views", "4"], "'4' is not 2, 3"),
         (["--views", "drone,drone"], "two different names"),
         (["--extra_Google"], "give --views 3"),
-        (["--fp16", "--bf16"], "not allowed with"),
+        (["--fp16", "--bf16"], "--fp16 and --bf16 contradict each other"),
         (["--pool", "sum"], "invalid choice: 'sum'"),
         (["--weights", "x", "--no_pretrained"], "contradict"),
         (["--sync_bn"], "start them with torchrun"),
@@ -645,9 +651,27 @@ def test_options_of_a_recipe_and_those_that_win(toy, workdir):
     assert same(weights("by_recipe"), weights("by_hand"))
 
 
+def test_every_switch_of_a_recipe_can_be_undone(workdir):
+    """By --no-share, by --turn for no_turn; false in a recipe does the same."""
+    switches = [a for a in options.build_parser()._actions if isinstance(a, cli.Switch)]
+    names = {action.dest for action in switches} - {"resume", "other_images", "extra_Google"}
+    assert names > {"no_turn", "no_pretrained", "fp16", "bf16", "compile", "sync_bn", "triplet"}
+    recipe = workdir / "r.yaml"
+    for name in sorted(names):
+        undo = f"--{name[3:]}" if name.startswith("no_") else f"--no-{name}"
+        recipe.write_text(f"options: {{{name}: true}}")
+        assert getattr(train.parse_args(["--config", str(recipe), undo]), name) is False
+        recipe.write_text(f"options: {{{name}: false}}")
+        assert getattr(train.parse_args(["--config", str(recipe)]), name) is False
+    recipe.write_text("options: {bf16: true, no_turn: true, extra_Google: true, views: 3}")
+    opts = train.parse_args(["--config", str(recipe), "--no-bf16", "--fp16", "--no-extra"])
+    assert (opts.fp16, opts.bf16, opts.no_turn, opts.extra_Google) == (True, False, True, False)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("options: {resume: true}", "--resume belongs on the command line"),
         ("options: {bets: 1}", "sets --bets, which"),
         ("options: {extra_Google: 1}", "unrecognized arguments: 1"),
         ("options: {pool: none}", "argument --pool: invalid choice: 'none'"),

@@ -10,7 +10,6 @@ from imaging.files import TEST_VIEWS, VIEWS
 from imaging.weather import parse_conditions
 from runtime import processes
 from runtime.cli import (
-    FLAG,
     SWITCH,
     Parser,
     add_cache_option,
@@ -114,10 +113,10 @@ OPTIONS = {
         ("--name", str, "two_view", "name of the run folder in model/"),
         ("--config", str, None,
          "options of a recipe, recipes/NAME.yaml; those of the command line win", "FILE"),
-        ("--resume", FLAG, False, "continue the run --name exactly"),
-        ("--other_images", FLAG, False,
+        ("--resume", SWITCH, False, "continue the run --name exactly"),
+        ("--other_images", SWITCH, False,
          "with --resume: go on though images have been added, removed or replaced"),
-        ("--overwrite", FLAG, False, "replace an earlier run of this name"),
+        ("--overwrite", SWITCH, False, "replace an earlier run of this name"),
         add_machine_options,
         ("--seed", natural_int, 0, "seed of everything random"),
     ],
@@ -150,7 +149,7 @@ OPTIONS = {
         ("--h", image_side, 384, "input height, pixels"),
         ("--w", image_side, 384, "input width, pixels"),
         ("--pad", natural_int, 10, "padding before crop, pixels"),
-        ("--no_turn", FLAG, False,
+        ("--no_turn", SWITCH, False,
          "do not turn satellite images, as those in polar coordinates must not be"),
         ("--color_jitter", SWITCH, False, "jitter the colours"),
         ("--DA", SWITCH, False, "AutoAugment (ImageNet policy)"),
@@ -184,14 +183,14 @@ OPTIONS = {
         ("--ibn_weights", str, None,
          "file of IBN-Net's weights for --musenet (None: downloaded; with --weights made from "
          "those)"),
-        ("--no_pretrained", FLAG, False, "start from random weights"),
+        ("--no_pretrained", SWITCH, False, "start from random weights"),
         ("--weights", str, None, "file of torchvision backbone weights"),
     ],
     "losses": [
         ("--loss_weights", loss_weights, {"instance": 1.0},
          "weights of the loss terms, e.g. instance=1,infonce=0.5; a wrong name prints all; "
          "instance is 1 unless it is named", "NAME=WEIGHT,..."),
-        *[(f"--{name}", FLAG, False, f"the same as --loss_weights {name}=1")
+        *[(f"--{name}", SWITCH, False, f"the same as --loss_weights {name}=1")
           for name in PUBLISHED_LOSSES],
         ("--loss_merge", SWITCH, False,
          "metric losses compare the images of all views together, not view by view"),
@@ -222,9 +221,9 @@ OPTIONS = {
          "decay of an exponential moving average of the weights per step, saved in their place; "
          "1: none"),
         add_precision_options,
-        ("--sync_bn", FLAG, False,
+        ("--sync_bn", SWITCH, False,
          "with torchrun on GPUs: batch norm over the batch of all processes, not of each"),
-        ("--compile", FLAG, False,
+        ("--compile", SWITCH, False,
          "torch.compile the network: minutes at the start, pays on a GPU in a long run"),
     ],
 }
@@ -253,6 +252,7 @@ def _unpaired(opts):
 # Options that contradict each other, and what to say.
 EXCLUDES = (
     (("no_pretrained", "weights"), "--no_pretrained and --weights FILE contradict each other"),
+    (("fp16", "bf16"), "--fp16 and --bf16 contradict each other: choose one"),
     (("resume", "overwrite"), "--resume and --overwrite contradict each other"),
     *(((name, "cache"),
        "--cache keeps resized images, and --color_jitter, --DA and --weather change an image "
@@ -365,6 +365,10 @@ def resumed_options(parser, argv, name):
                 "begun: --resume continues it as it was; drop the option, or start a run of "
                 "another --name"
             )
+    if opts.schedule == "step" and opts.epochs != saved["epochs"]:
+        steps = opts.step_size
+        when = f"every {steps}" if isinstance(steps, int) else ", ".join(map(str, steps))
+        print(f"--step_size stays as {name} was begun: the learning rate falls after {when} epochs")
     if opts.schedule == "cosine" and opts.epochs != saved["epochs"]:
         parser.error(
             f"--epochs {opts.epochs}: the learning rate of {name} ends at zero after "
@@ -381,6 +385,8 @@ def parse_args(argv=None):
         opts = resumed_options(parser, argv, opts.name)
     else:
         opts = parser.parse_args(with_config(parser, argv))
+        if opts.resume:
+            parser.error("--resume belongs on the command line, not in a recipe")
     published = {name: 1.0 for name in PUBLISHED_LOSSES if getattr(opts, name)}
     opts.loss_weights = {**published, **opts.loss_weights}
     if opts.musenet:
