@@ -62,6 +62,7 @@ def run_epochs(training, data, opts, run_dir, start, log):
         epochs=opts.epochs,
         schedule=opts.schedule,
         warm_epoch=opts.warm_epoch,
+        warm_from=opts.warm_from,
         step_size=opts.step_size,
     )
     for epoch in range(start, opts.epochs):

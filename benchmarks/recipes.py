@@ -33,8 +33,8 @@ SGD_RATES = ("--lr", 0.003, "--backbone_lr", 10)
 TOGETHER = (  # options that only make sense with each other: one step of `--towards`
     ("LPN", "block"),
     ("musenet", "weather", "loss_weights"),  # MuSe-Net has a loss of its own
-    ("optimizer", "lr", "backbone_lr", "schedule", "warm_epoch", "step_size", "weight_decay",
-     "clip_norm", "clip_value", "epochs"),
+    ("optimizer", "lr", "backbone_lr", "schedule", "warm_epoch", "warm_from", "step_size",
+     "weight_decay", "clip_norm", "clip_value", "epochs"),
 )  # fmt: skip
 TASKS = {"drone_satellite": "D>S", "satellite_drone": "S>D"}
 PROTOCOLS = {

@@ -36,7 +36,7 @@ REFUSED = {
     "use_dense": "it never had an effect in the published code; choose a network with --backbone",
     "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
 }
-RINGS, LOOK_EVERY = 4, 4  # defaults that rules below ask for
+RINGS, LOOK_EVERY, WARM_FROM = 4, 4, 0.1  # defaults that rules below ask for
 PAIR_LOSSES = ("circle", "contrast", "triplet", "lifted")  # of images of one group
 PUBLISHED_LOSSES = ("arcface", "cosface", "sphere", *PAIR_LOSSES)
 
@@ -209,7 +209,9 @@ OPTIONS = {
          "epochs after which the learning rate falls tenfold again and again, or the epochs at "
          "which it does, e.g. 120,180 (None: two thirds of --epochs)"),
         ("--warm_epoch --warm", from_zero, 0.0,
-         "epochs over which the learning rate rises from a tenth"),
+         "epochs over which the learning rate rises"),
+        ("--warm_from", share, WARM_FROM,
+         "--warm_epoch: the share of the learning rate with which the rise begins"),
         ("--clip_norm", above_zero, None, "largest norm of the gradient of all weights together"),
         ("--clip_value", above_zero, None, "largest size of each number of the gradient"),
         ("--micro_batchsize", several, None,
@@ -316,6 +318,8 @@ NEEDS = (
       for name in PAIR_LOSSES),
     (lambda o: o.step_size and not o.resume, lambda o: o.schedule == "step",
      "--step_size goes with --schedule step, not with {schedule}"),
+    (lambda o: o.warm_from != WARM_FROM and not o.resume, lambda o: o.warm_epoch,
+     "--warm_from {warm_from} is where the rise of --warm_epoch begins: add it"),
     (lambda o: o.block != RINGS and not o.resume, lambda o: o.LPN,
      "--block {block} is the number of rings of --LPN: add it"),
     (lambda o: True, lambda o: o.moving_avg > 0,
