@@ -86,7 +86,7 @@ class Augmentation(NamedTuple):
         if self.color_jitter:
             steps.append(v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1, hue=0))
         if self.DA:
-            steps.append(v2.AutoAugment())
+            steps.append(v2.AutoAugment(fill=128))  # as published: grey where nothing was
         # torchvision draws from torch's global generator, which belongs to dropout.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's alone

@@ -149,6 +149,14 @@ def test_recolouring_applies_one_curve_to_each_colour():
     assert (changed != image).mean() > 0.5
 
 
+def test_autoaugment_fills_with_grey():
+    """As published: 128 where an image was moved away, not black."""
+    white = np.full((24, 24, 3), 255, np.uint8)
+    policy = Augmentation(24, 24, DA=True)
+    found = [np.unique(policy.before_resizing(white, seed)).tolist() for seed in range(60)]
+    assert [128, 255] in found and [0, 255] not in found
+
+
 @pytest.mark.parametrize("zoom", [0.5, 2.0])
 def test_zoom_magnifies_about_the_middle(zoom):
     """A linear ramp stays one under bilinear interpolation, steeper or flatter by the zoom."""
