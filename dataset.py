@@ -104,6 +104,7 @@ class Draw(NamedTuple):
     index: int
     seed: int
     mirrored: bool | None = None  # None: the seed decides
+    quarters: int = 0  # turns by 90 degrees that all images of the building share
 
 
 class TrainingViews(Dataset):
@@ -141,7 +142,8 @@ class TrainingViews(Dataset):
         images = np.empty(shape, np.uint8)
         for row, draw in enumerate(draws):
             path, _ = samples[draw.index]
-            images[row] = augmentation.load(path, self.images[view], draw.seed, draw.mirrored)
+            shared = draw.mirrored, draw.quarters
+            images[row] = augmentation.load(path, self.images[view], draw.seed, *shared)
         images = torch.from_numpy(images).permute(0, 3, 1, 2)
         labels = torch.tensor([samples[draw.index][1] for draw in draws])
         return images, labels, *augmentation.extra_labels([draw.seed for draw in draws])

@@ -177,7 +177,7 @@ def build_parser():
     add("--batchsize", type=positive_int, default=128, help="images at once")
     add("--ms", type=_scales, default="1", help="scales of the input to sum over, e.g. 1,1.1,1.2")
     add_variant_options(parser)
-    cli.add_precision_options(parser)
+    cli.add_precision_options(parser.add_mutually_exclusive_group())
     cli.add_cache_option(parser)
     cli.add_machine_options(parser)
     for name in ("h", "w", "views"):

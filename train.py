@@ -12,7 +12,7 @@ import time
 import utils
 from runtime import processes, startup
 from runtime.cli import script
-from training.options import parse_args
+from training.options import ONCE, parse_args
 
 SNAPSHOT_EVERY = 10  # epochs
 
@@ -26,7 +26,7 @@ def main(argv=None):
     from training import build
 
     device = utils.select_device(opts.device, opts.gpu_ids)
-    saved = {k: v for k, v in vars(opts).items() if k not in ("resume", "overwrite")}
+    saved = {k: v for k, v in vars(opts).items() if k not in ONCE}
     print(f"run {run_dir} on {device}:", " ".join(f"{k}={v}" for k, v in sorted(saved.items())))
     processes.join_processes(device)
     startup.keep_freed_memory()
@@ -37,7 +37,7 @@ def main(argv=None):
 
     start, log = 0, []
     if opts.resume:
-        start, log = load_epoch(run_dir, training, data)
+        start, log = load_epoch(run_dir, training, data, opts.other_images)
         earlier = announce_resumed(run_dir, opts, start)
     if processes.is_main():
         for path in earlier:
@@ -62,6 +62,7 @@ def run_epochs(training, data, opts, run_dir, start, log):
         epochs=opts.epochs,
         schedule=opts.schedule,
         warm_epoch=opts.warm_epoch,
+        warm_from=opts.warm_from,
         step_size=opts.step_size,
     )
     for epoch in range(start, opts.epochs):
@@ -131,6 +132,7 @@ def save_epoch(run_dir, training, data, epoch, log):
     state = {
         "epoch": epoch,
         "class_names": data.class_names,
+        "files": data.files,
         "neighbours": data.sampler.neighbours,
         **training.state(),
         "log": log,
@@ -138,8 +140,11 @@ def save_epoch(run_dir, training, data, epoch, log):
     utils.save_tensors(run_dir / "train_state.pth", state)
 
 
-def load_epoch(run_dir, training, data):
-    """Restore the last complete epoch; returns (the next epoch, the log so far)."""
+def load_epoch(run_dir, training, data, other_images=False):
+    """Restore the last complete epoch; returns (the next epoch, the log so far).
+
+    ValueError where the images have changed since, unless `other_images` are welcome.
+    """
     path = run_dir / "train_state.pth"
     state = utils.load_tensors(path)
     try:
@@ -148,7 +153,9 @@ def load_epoch(run_dir, training, data):
                 f"{path} was trained on {len(state['class_names'])} buildings and --data_dir holds "
                 f"{len(data.class_names)}, or others: give the data folder the run was begun with"
             )
-        training.load_state(state)
+        if not other_images:
+            require_same_files(path, state.get("files", data.files), data.files)
+        training.load_state(state, path)
         data.sampler.neighbours = state.get("neighbours")
         return state["epoch"] + 1, state["log"]
     except (KeyError, TypeError, RuntimeError) as error:
@@ -157,6 +164,17 @@ def load_epoch(run_dir, training, data):
             f"{path} does not fit this run ({reason}): it was written by another version or is "
             "damaged; start again with --overwrite"
         ) from None
+
+
+def require_same_files(path, before, now):
+    """ValueError where the images of a view are not those of which the state at `path` tells."""
+    for view, (count, _) in now.items():
+        if before[view] != now[view]:
+            raise ValueError(
+                f"{path} was trained on {before[view][0]} {view} images, and the {count} in "
+                "--data_dir have other names or sizes: give the images the run was begun with, or "
+                "--other_images to go on with these"
+            )
 
 
 # ---------------------------------------------------------------- what a run shows

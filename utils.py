@@ -126,6 +126,8 @@ def load_weights(network, path, state=None):
         key.removeprefix("module.").removeprefix("_orig_mod."): value
         for key, value in state.items()
     }
+    if len(clean) < len(state):
+        raise ValueError(f"{path} holds weights twice, with and without `module.`: keep one set")
     expected = network.state_dict()
     differing = [
         f"{key} is {_shape(clean.get(key))}, expected {_shape(expected.get(key))}"
@@ -138,7 +140,23 @@ def load_weights(network, path, state=None):
             f"{len(expected)} entries differ, first {differing[0]}; check views, pool, share, "
             "nclasses"
         )
+    require_equal_copies(network, clean, path)
     network.load_state_dict(clean)
+
+
+def require_equal_copies(network, state, path):
+    """ValueError where a state dict differs in entries that are one tensor of the network.
+
+    A shared branch stands in it under two names; loaded, one of them would overwrite the other.
+    """
+    names = {}
+    for name, tensor in network.state_dict().items():
+        first = names.setdefault((tensor.data_ptr(), tensor.shape), name)
+        if not state[first].allclose(state[name], rtol=0, atol=0, equal_nan=True):
+            raise ValueError(
+                f"{path} has different weights in {first} and {name}, which opts.yaml makes one "
+                "(share: true): restore opts.yaml, or set share: false"
+            )
 
 
 def _shape(tensor):

@@ -33,8 +33,8 @@ SGD_RATES = ("--lr", 0.003, "--backbone_lr", 10)
 TOGETHER = (  # options that only make sense with each other: one step of `--towards`
     ("LPN", "block"),
     ("musenet", "weather", "loss_weights"),  # MuSe-Net has a loss of its own
-    ("optimizer", "lr", "backbone_lr", "schedule", "warm_epoch", "step_size", "weight_decay",
-     "clip_norm", "clip_value", "epochs"),
+    ("optimizer", "lr", "backbone_lr", "schedule", "warm_epoch", "warm_from", "step_size",
+     "weight_decay", "clip_norm", "clip_value", "epochs"),
 )  # fmt: skip
 TASKS = {"drone_satellite": "D>S", "satellite_drone": "S>D"}
 PROTOCOLS = {
@@ -166,7 +166,7 @@ def parse_args(argv=None):
 
 
 def find_recipes(names):
-    """The files of the recipes named, or of all but those for weather, baseline first.
+    """The files of the recipes named, or of all but those for weather or panoramas, baseline first.
 
     Raises ValueError for an unknown name.
     """
@@ -174,7 +174,8 @@ def find_recipes(names):
     unknown = [name for name in names or () if name not in files]
     if unknown:
         raise ValueError(f"there is no recipe {unknown[0]}: choose among {', '.join(files)}")
-    usual = [name for name, path in files.items() if not read_config(path).get("weather")]
+    special = ("weather", "joint_turns")
+    usual = [n for n, path in files.items() if not any(map(read_config(path).get, special))]
     return [files[name] for name in names or sorted(usual, key=lambda name: name != "baseline")]
 
 

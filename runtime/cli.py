@@ -20,9 +20,24 @@ from runtime.processes import (
     world_size,
 )
 
-FLAG = {"action": "store_true"}
-# Off by default, with a `--no-` form for what a recipe may have switched on.
-SWITCH = {"action": argparse.BooleanOptionalAction}
+
+def opposite(name):
+    """The switch that undoes another: `share` -> `no-share`, `no_turn` -> `turn`."""
+    return name[3:] if name.startswith("no_") else f"no-{name}"
+
+
+class Switch(argparse.Action):
+    """`--share` and `--no-share`, `--no_turn` and `--turn`: what a recipe sets can be undone."""
+
+    def __init__(self, option_strings, dest, **settings):
+        self.undoing = [f"--{opposite(name[2:])}" for name in option_strings]
+        super().__init__([*option_strings, *self.undoing], dest, nargs=0, **settings)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, option_string not in self.undoing)
+
+
+SWITCH = {"action": Switch}
 
 
 def script(main):
@@ -106,9 +121,9 @@ def add_refused(parser, reasons):
 def add_options(parser, rows):
     """Add options to a parser or a group of one, a row each: (names, takes, default, help).
 
-    What an option takes is a type, a tuple of choices, FLAG (`--x`), SWITCH (`--x` and `--no-x`)
-    or other settings of `add_argument`; a fifth element is its metavar. A row may be a function
-    instead, which adds options that several scripts have in common.
+    What an option takes is a type, a tuple of choices, SWITCH (see `Switch`) or other settings of
+    `add_argument`; a fifth element is its metavar. A row may be a function instead, which adds
+    options that several scripts have in common.
     """
     for row in rows:
         if callable(row):
@@ -187,11 +202,10 @@ def add_cache_option(parser):
 
 
 def add_precision_options(parser):
-    """Add `--fp16` and `--bf16`, of which one may be given (see `precision_of`)."""
-    group = parser.add_mutually_exclusive_group()
+    """Add `--fp16` and `--bf16`, of which one may hold (see `precision_of`)."""
     parts = "for the convolutions and layers that bear it; loss and features stay float32"
-    group.add_argument("--fp16", action="store_true", help=f"float16 {parts}")
-    group.add_argument("--bf16", action="store_true", help=f"bfloat16 {parts}")
+    for name, kind in (("--fp16", "float16"), ("--bf16", "bfloat16")):
+        add_options(parser, [(name, SWITCH, False, f"{kind} {parts}")])
 
 
 def precision_of(opts):
@@ -202,7 +216,7 @@ def precision_of(opts):
 def with_config(parser, argv=None):
     """The command line after the options of its `--config FILE`, which it so overrides.
 
-    The file is YAML with `options: {name: value}`: true gives `--name`, false `--no-name`, a list
+    The file is YAML with `options: {name: value}`: true gives `--name`, false its opposite, a list
     or a mapping what the command line takes for it (`a,b`, `a=1,b=2`). Its other keys are for the
     reader. Raises ValueError or FileNotFoundError.
     """
@@ -220,10 +234,10 @@ def with_config(parser, argv=None):
 
 
 def _option_tokens(name, value):
-    if value is None or (value is False and name.startswith("no_")):
+    if value is None:
         return []
     if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
+        return [f"--{name if value else opposite(name)}"]
     if isinstance(value, dict):
         value = ",".join(f"{key}={each}" for key, each in value.items())
     elif isinstance(value, list):

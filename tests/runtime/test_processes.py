@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -245,6 +246,10 @@ def test_a_run_of_two_processes(toy, workdir, one_thread, capsys):
     assert 0 <= log_of("run")[0]["val_recall@1"] <= 100
     fails(train.main, ["--name", "run", "--resume", "--epochs", "2"], capsys,
           "begun with 2 process(es), not with 1", "with torchrun, 2 in all")  # fmt: skip
+    other = shutil.copytree(toy, workdir / "other")
+    next((other / "train" / "drone").glob("*/*")).unlink()
+    code, out, err = launch(ROOT / "train.py", "--name", "run", "--resume", "--data_dir", other)
+    assert code == 1 and err.count("train.py: error:") == 1 and "--other_images" in err, err
 
     argv = ["--name", "run", "--test_dir", str(toy), *QUICK]
     code, out, err = launch(ROOT / "test.py", *argv, "--output", "two.mat")
