@@ -48,7 +48,7 @@ def choose_queries(opts, query, gallery):
 
 def worst_queries(query, gallery, count):
     """Indices of the `count` queries whose first true match is ranked lowest, worst first."""
-    ranks, _ = rank_positives(query, gallery)
+    ranks, *_ = rank_positives(query, gallery)
     matched = [index for index, each in enumerate(ranks) if len(each)]
     if not matched:
         raise ValueError("no query has a true match in the gallery: use --query_index or --random")

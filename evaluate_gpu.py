@@ -17,7 +17,7 @@ import numpy as np
 
 from evaluation import protocols
 from evaluation.feature_file import load_features
-from evaluation.metrics import evaluate, published_line
+from evaluation.metrics import evaluate, published_line, tie_line
 from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
 from runtime.cli import Parser, is_out_of_memory, script
 from runtime.files import write_text
@@ -90,6 +90,7 @@ def report(metrics, query, gallery, notes=()):
             f"{metrics['num_queries']} queries without a true match",
             *notes,
             published_line(metrics),
+            *filter(None, [tie_line(metrics)]),
             f"AP_standard:{metrics['AP_standard']:.2f} Recall@1%:{metrics['recall@1%']:.2f}",
         ]
     )

@@ -96,7 +96,7 @@ def check_ranks(query, gallery, tiles, device):
         labels=query.labels[rows],
         paths=[""] * len(rows),
     )
-    found, _ = rank_positives(sample, gallery, device=device)
+    found, *_ = rank_positives(sample, gallery, device=device)
     wide = sample.features.astype(np.float64)
     right = [np.flatnonzero(gallery.labels == label) for label in sample.labels]
     own = [
