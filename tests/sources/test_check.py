@@ -47,7 +47,7 @@ def test_wrong_names_and_suffixes_are_noted(data, capsys):
     notes = notes_of(data)
     assert "train/steret/ is not part of the layout" in notes
     assert "train/drone/ has 2 file(s) that are not read" in notes
-    assert f"mv '{data}/train/steret' '{data}/train/street'" in capsys.readouterr().out
+    assert f"mv {data}/train/steret {data}/train/street" in capsys.readouterr().out
 
 
 def test_unreadable_images_are_problems(data, capsys):
@@ -62,7 +62,7 @@ def test_problems_name_the_command_that_mends_them(data, capsys):
     image.write_bytes(b"")
     with pytest.raises(SystemExit):
         prepare.main(["check", str(data)])
-    assert f"mend it with: rm '{image}'" in capsys.readouterr().out
+    assert f"mend it with: rm {image}" in capsys.readouterr().out
 
 
 def test_query_class_that_no_gallery_holds(data, capsys):
