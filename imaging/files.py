@@ -9,6 +9,7 @@ read: nothing of that name in a class folder is passed over.
 
 import os
 import stat
+import unicodedata
 from pathlib import Path
 
 VIEWS = SATELLITE, STREET, DRONE, GOOGLE = ("satellite", "street", "drone", "google")
@@ -78,6 +79,7 @@ def scan_test_folders(test_dir, tasks):
     """{"query_drone": {ID: paths}, ...} of the folders that the tasks need."""
     folders = sorted({folder for task in tasks for folder in task_folders(task)})
     scanned = {folder: scan_classes(test_dir / folder) for folder in folders}
+    need_one_form(scanned.values())
     for folder in folders:
         if folder.startswith("query_"):
             _check_known(scanned[folder], test_dir, test_dir / folder)
@@ -113,6 +115,24 @@ def list_classes(folder, is_image=is_image_name):
 def list_images(folder, is_image=is_image_name):
     """The sorted paths in a folder for which `is_image` holds."""
     return sorted(filter(is_image, folder.iterdir()))
+
+
+def unicode_doubles(names):
+    """Lists of names that differ only in Unicode form (an accent apart, or composed), sorted."""
+    by_form = {}
+    for name in sorted({name for name in names if not name.isascii()}):
+        by_form.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    return [group for group in by_form.values() if len(group) > 1]
+
+
+def need_one_form(folders):
+    """ValueError where IDs of the folders, each {ID: paths}, differ only in Unicode form."""
+    for first, second, *_ in unicode_doubles(name for classes in folders for name in classes):
+        raise ValueError(
+            f"the class folders {first} ({ascii(first)} and {ascii(second)}) differ only in "
+            "Unicode form, so that a building would be two: `python prepare.py check DIR` prints "
+            "what joins them"
+        )
 
 
 def dangling_links(folder):

@@ -77,6 +77,7 @@ def decode_file(path, near=0):
 
 
 def _decode_any(content, near):
+    # From memory: a TIFF that Pillow maps from a file loses its turn if it has four channels.
     with Image.open(io.BytesIO(content)) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:

@@ -3,6 +3,7 @@
 import difflib
 import os
 import shlex
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from imaging.files import (
     dangling_links,
     is_image_name,
     list_classes,
+    unicode_doubles,
 )
 from imaging.pixels import decode_file
 from runtime.files import read_yaml
@@ -73,7 +75,8 @@ def check_data(opts):
         findings += check_training(folders)
     else:
         findings.append((NOTE, "train/ is missing: this folder is for testing only", ""))
-    findings += check_testing(root, folders)
+    findings += [*check_testing(root, folders), *check_overlap(folders)]
+    findings += check_forms(root, folders)
     if claims_university1652(root, folders):
         findings += check_official_counts(folders)
     return report(root, folders, findings)
@@ -185,8 +188,9 @@ def check_testing(root, folders):
         yield PROBLEM, f"{needed}, found {found}", EXAMPLE_COMMAND
         return
     known = set().union(*(folder.classes.keys() for folder in galleries.values()))
+    forms = set(map(_composed, known))  # of another form: see check_forms
     for name, folder in queries.items():
-        strangers = folder.classes.keys() - known
+        strangers = {each for each in folder.filled if _composed(each) not in forms}
         if strangers:
             sentence = f"{name}/ has {len(strangers)} ID(s) that no gallery folder holds"
             missing = [root / _gallery_of(name, galleries) / each for each in sorted(strangers)]
@@ -197,6 +201,40 @@ def check_testing(root, folders):
         if unmatched:
             sentence = f"{len(unmatched)} ID(s) of {query}/ have no image in {gallery}/"
             yield NOTE, f"{sentence} and cannot be found there: {_some(unmatched)}", ""
+
+
+def check_overlap(folders):
+    """Buildings that are trained on and searched for: their recall says nothing of new ones."""
+    trained = set().union(*(f.filled for n, f in folders.items() if n in TRAIN_FOLDERS))
+    queries = [f.filled for n, f in folders.items() if n.startswith("test/query_")]
+    both = set().union(*queries) & trained
+    if both:
+        sentence = f"{len(both)} ID(s) of the queries also stand in train/"
+        yield NOTE, f"{sentence}: {_some(both)}; unless these are other buildings", ""
+
+
+def check_forms(root, folders):
+    """Class folders of one split that differ only in Unicode form, and what joins them."""
+    for split in ("train/", "test/"):
+        views = {root / n: f.classes for n, f in folders.items() if n.startswith(split)}
+        for group in unicode_doubles(name for classes in views.values() for name in classes):
+            moves = [_join(view, old, classes) for view, classes in views.items()
+                     for old in group if old in classes and old != _composed(old)]  # fmt: skip
+            codes = " and ".join(map(ascii, group))
+            sentence = f"class folders of {split} differ only in Unicode form: {group[0]}, as"
+            yield PROBLEM, f"{sentence} {codes}", " && ".join(moves)
+
+
+def _composed(name):
+    return unicodedata.normalize("NFC", name)
+
+
+def _join(view, name, classes):
+    """The command that gives a class folder the composed form, or its images to that folder."""
+    old, new = _quote(view / name), _quote(view / _composed(name))
+    return (
+        f"mv -n {old}/* {new} && rmdir {old}" if _composed(name) in classes else f"mv {old} {new}"
+    )
 
 
 def _gallery_of(query, galleries):

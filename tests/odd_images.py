@@ -51,9 +51,9 @@ def write_deep_tiff(path, pixels):
 
 
 def damaged_jpeg(path):
-    """Make a JPEG lose its second half, which becomes zeros; its end is there."""
+    """Make a JPEG lose the second half of its pixels, which become zeros; its end is there."""
     content = path.read_bytes()
-    half = len(content) // 2
+    half = (content.index(b"\xff\xda") + len(content)) // 2
     path.write_bytes(content[:half] + bytes(len(content) - half - 2) + content[-2:])
 
 
