@@ -117,11 +117,16 @@ def list_images(folder, is_image=is_image_name):
     return sorted(filter(is_image, folder.iterdir()))
 
 
+def composed(name):
+    """A name with each accented letter as one sign (Unicode's form NFC), as most systems write."""
+    return unicodedata.normalize("NFC", name)
+
+
 def unicode_doubles(names):
     """Lists of names that differ only in Unicode form (an accent apart, or composed), sorted."""
     by_form = {}
     for name in sorted({name for name in names if not name.isascii()}):
-        by_form.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+        by_form.setdefault(composed(name), []).append(name)
     return [group for group in by_form.values() if len(group) > 1]
 
 

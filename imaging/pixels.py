@@ -90,7 +90,7 @@ def _decode_any(content, near):
         if near:
             image.draft("RGB", (near, near))
         image.load()  # a TIFF turns itself, and forgets its orientation
-        return _upright(np.array(_on_white(image)), _orientation(image))
+        return _upright(np.array(_on_white(image)), _orientation(content, image))
 
 
 def _is_deep(image, content):
@@ -122,31 +122,32 @@ def _decode_jpeg(content, near):
         pixels = simplejpeg.decode_jpeg(content, min_height=near, min_width=near)
     except ValueError as error:
         return None, " ".join(str(error).split())
-    if _has_app1(content):
-        with Image.open(io.BytesIO(content)) as image:  # reads the header alone
-            pixels = _upright(pixels, _orientation(image))
-    return pixels, ""
+    return _upright(pixels, _orientation(content)), ""
 
 
-def _has_app1(content):
-    """Whether a JPEG's header has an APP1 segment, where the EXIF orientation stands if any does.
-
-    A walk over some five segments, a microsecond or two: only a photo with one is opened twice.
-    """
+def _exif_segment(content):
+    """The EXIF data of a JPEG's header, "" where it has none: a walk over some five segments."""
     place = len(JPEG)
     while place + 4 <= len(content) and content[place] == 0xFF and content[place + 1] != SCAN:
-        if content[place + 1] == APP1:
-            return True
-        length = int.from_bytes(content[place + 2 : place + 4], "big")
-        place += 1 if content[place + 1] == FILL else 2 + length
-    return False
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+        if marker == APP1 and content.startswith(b"Exif\0\0", place + 4):
+            return content[place + 4 : place + 2 + length]
+        place += 1 if marker == FILL else 2 + length
+    return b""
 
 
 # ---------------------------------------------------------------- orientation
-def _orientation(image):
-    """The EXIF orientation of a Pillow image; 1, upright, where its EXIF data cannot be read."""
+def _orientation(content, image=None):
+    """The EXIF orientation of a JPEG, or of another Pillow image; 1, upright, if there is none."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        if not content.startswith(JPEG):
+            exif = image.getexif()
+        elif segment := _exif_segment(content):
+            exif = Image.Exif()
+            exif.load(segment)
+        else:
+            return 1
+        return exif.get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged bytes, as above; a viewer shows such an image as it is stored
         return 1
 
@@ -155,10 +156,11 @@ def _upright(pixels, orientation):
     """Stored pixels (H, W, 3) of an EXIF orientation, 1 to 8, as they are to be seen."""
     if orientation not in range(2, 9):
         return pixels
+    turned = pixels.view("V3")[..., 0]  # whole pixels are moved in half the time of bytes
     if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
+        turned = turned.T
     if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
+        turned = turned[:, ::-1]
     if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+        turned = turned[::-1]
+    return np.ascontiguousarray(turned).view(np.uint8).reshape(*turned.shape, 3)

@@ -3,7 +3,6 @@
 import difflib
 import os
 import shlex
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from imaging.files import (
     TEST_FOLDERS,
     TRAIN_FOLDERS,
     Unreadable,
+    composed,
     dangling_links,
     is_image_name,
     list_classes,
@@ -188,9 +188,9 @@ def check_testing(root, folders):
         yield PROBLEM, f"{needed}, found {found}", EXAMPLE_COMMAND
         return
     known = set().union(*(folder.classes.keys() for folder in galleries.values()))
-    forms = set(map(_composed, known))  # of another form: see check_forms
+    forms = set(map(composed, known))  # of another form: see check_forms
     for name, folder in queries.items():
-        strangers = {each for each in folder.filled if _composed(each) not in forms}
+        strangers = {each for each in folder.filled if composed(each) not in forms}
         if strangers:
             sentence = f"{name}/ has {len(strangers)} ID(s) that no gallery folder holds"
             missing = [root / _gallery_of(name, galleries) / each for each in sorted(strangers)]
@@ -219,22 +219,16 @@ def check_forms(root, folders):
         views = {root / n: f.classes for n, f in folders.items() if n.startswith(split)}
         for group in unicode_doubles(name for classes in views.values() for name in classes):
             moves = [_join(view, old, classes) for view, classes in views.items()
-                     for old in group if old in classes and old != _composed(old)]  # fmt: skip
+                     for old in group if old in classes and old != composed(old)]  # fmt: skip
             codes = " and ".join(map(ascii, group))
             sentence = f"class folders of {split} differ only in Unicode form: {group[0]}, as"
             yield PROBLEM, f"{sentence} {codes}", " && ".join(moves)
 
 
-def _composed(name):
-    return unicodedata.normalize("NFC", name)
-
-
 def _join(view, name, classes):
     """The command that gives a class folder the composed form, or its images to that folder."""
-    old, new = _quote(view / name), _quote(view / _composed(name))
-    return (
-        f"mv -n {old}/* {new} && rmdir {old}" if _composed(name) in classes else f"mv {old} {new}"
-    )
+    old, new = _quote(view / name), _quote(view / composed(name))
+    return f"mv -n {old}/* {new} && rmdir {old}" if composed(name) in classes else f"mv {old} {new}"
 
 
 def _gallery_of(query, galleries):
