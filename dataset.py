@@ -6,6 +6,7 @@ view keeps its label in the others.
 
 import collections
 import functools
+import itertools
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from imaging.files import scan_classes, split_folder
+from imaging.files import need_one_form, scan_classes, split_folder
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -24,13 +25,22 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def scan_training_views(data_dir, views):
     """{view: {ID: paths}} of the training views given by name; no other folder is opened."""
     folder = split_folder(data_dir, "train")
-    return {view: scan_classes(folder / view) for view in views}
+    scanned = {view: scan_classes(folder / view) for view in views}
+    need_one_form(scanned.values())
+    return scanned
 
 
 def class_list(scanned):
     """The sorted union of the IDs that have an image in any of the scanned views."""
     views = scanned.values()
     return sorted({name for classes in views for name, paths in classes.items() if paths})
+
+
+def paired_classes(scanned):
+    """The IDs that have an image in at least two of the scanned views, sorted."""
+    views = [[name for name, paths in classes.items() if paths] for classes in scanned.values()]
+    counts = collections.Counter(itertools.chain(*views))
+    return sorted(name for name, count in counts.items() if count > 1)
 
 
 def hold_out(class_names, seed, share=0.1):

@@ -119,20 +119,6 @@ def find_image(path, test_dir=None):
     raise FileNotFoundError(f"{path} not found: {where} --test_dir {test_dir or 'DIR'}")
 
 
-def read_thumbnail(path):
-    """Read an image as (256, 256, 3) uint8, whole, on a light ground where it is not square."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a JPEG is decoded near this size
-            square = ImageOps.pad(image.convert("RGB"), (THUMBNAIL, THUMBNAIL), color="#e8e8e8")
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a readable image ({reason}): replace it") from None
-    return np.asarray(square)
-
-
 # ---------------------------------------------------------------- the picture
 def cells_of(result):
     """Yield (line, inches from the left, path, caption, colour) of each image, the query first."""
@@ -155,6 +141,8 @@ def draw(results, test_dir=None, make_figure=None):
     """
     from matplotlib import figure, patches
 
+    from imaging.pixels import read_thumbnail
+
     columns = min(max(len(result["retrieved"]) for result in results), COLUMNS)
     heights = [max(1, -(-len(result["retrieved"]) // COLUMNS)) for result in results]  # in lines
     if sum(heights) > MAX_LINES:
@@ -173,7 +161,8 @@ def draw(results, test_dir=None, make_figure=None):
         for line, left, path, caption, colour in cells_of(result):
             top = MARGIN + (first + line) * (CELL + CAPTION)
             box = (left, left + CELL, top + CELL, top)
-            sheet.imshow(read_thumbnail(find_image(path, test_dir)), extent=box, aspect="auto")
+            thumbnail = read_thumbnail(find_image(path, test_dir), THUMBNAIL)
+            sheet.imshow(thumbnail, extent=box, aspect="auto")
             frame = {"fill": False, "color": colour, "linewidth": 4}
             sheet.add_patch(patches.Rectangle((left, top), CELL, CELL, **frame))
             sheet.text(left + CELL / 2, top + CELL + 0.07, caption, color=colour, **style)

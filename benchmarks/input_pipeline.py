@@ -140,7 +140,7 @@ class OurLoader:
 
 def decode_only(folder, count):
     """Decode `count` images on all cores and throw them away: the limit."""
-    from imaging.files import read_image
+    from imaging.pixels import read_image
 
     files = sorted(Path(folder, "train", "drone").glob("*/*.jpg"))
     chosen = [files[number % len(files)] for number in range(count)]

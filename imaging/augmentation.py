@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from imaging.cache import as_tensor, resize_bicubic
-from imaging.files import read_image
+from imaging.pixels import read_image
 from imaging.weather import CONDITIONS, apply_weather, choose_condition
 from random_erasing import random_erasing
 

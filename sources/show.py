@@ -4,7 +4,8 @@ import random
 
 from PIL import Image, ImageDraw
 
-from imaging.files import TRAIN_FOLDERS, read_image, scan_classes, split_folder
+from imaging.files import TRAIN_FOLDERS, scan_classes, split_folder
+from imaging.pixels import read_image
 from imaging.weather import condition_label, draw_weather, parse_conditions
 from runtime.cli import natural_int, positive_int
 from runtime.files import replacing

@@ -210,7 +210,7 @@ def test_damaged_image_and_absent_paths(work, capsys):
     query, gallery = load_features("pytorch_result.mat")
     Path(gallery.paths[0]).write_bytes(b"no image")
     assert exit_code([]) == 2
-    assert "image 0.png is not a readable image" in capsys.readouterr().err
+    assert "image 0.png cannot be read as an image" in capsys.readouterr().err
     save_features("pytorch_result.mat", query._replace(paths=[""] * 4), gallery)
     assert exit_code([]) == 2
     assert "holds no image paths" in capsys.readouterr().err

@@ -5,6 +5,7 @@ Here options become arguments: the classes that are built take values, never opt
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,13 @@ def open_data(opts, pin_memory):
     """Scan the views asked for, split the buildings, build the loader: `TrainingData`."""
     scanned = dataset.scan_training_views(opts.data_dir, input_views(opts))
     class_names, held_out = split_buildings(opts, scanned)
+    if not dataset.paired_classes(scanned) and processes.is_main():
+        print(
+            f"warning: no building has images in two of {', '.join(scanned)}, so nothing ties the "
+            "views together: the class folders of a building must have the same name in each; see "
+            f"`python prepare.py check {opts.data_dir}`",
+            file=sys.stderr,
+        )
     samples = dataset.label_samples(scanned, class_names)
     images = {
         view: open_view(
