@@ -12,7 +12,7 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from evaluation.feature_file import load_features
+from evaluation.feature_file import FEATURE_FILE, load_features, warn_of_newer
 from evaluation.ranking import rank_gallery, rank_positives
 from runtime.cli import Parser, natural_int, positive_int, script
 from runtime.files import replacing
@@ -231,7 +231,7 @@ def parse_args(argv=None):
     )
     add = parser.add_argument
     add("--seed", type=natural_int, default=0, help="seed of --random")
-    add("--features", default="pytorch_result.mat", metavar="FILE", help="feature file of test.py")
+    add("--features", default=FEATURE_FILE, metavar="FILE", help="feature file of test.py")
     add("--test_dir", metavar="DIR", help="./data/test, for images that moved since test.py ran")
     add("--top", type=positive_int, default=10, metavar="K", help="images to show for a query")
     add("--output", default="show.png", metavar="FILE", help="picture: .png, .jpg, .pdf or .svg")
@@ -242,6 +242,8 @@ def parse_args(argv=None):
 @script
 def main(argv=None) -> dict:
     opts = parse_args(argv)
+    if opts.features == FEATURE_FILE:
+        warn_of_newer(opts.features)
     query, gallery = load_features(opts.features)
     indices = choose_queries(opts, query, gallery)
     results = [retrieve(query, gallery, index, opts.top) for index in indices]

@@ -16,7 +16,7 @@ import sys
 import numpy as np
 
 from evaluation import protocols
-from evaluation.feature_file import load_features
+from evaluation.feature_file import FEATURE_FILE, load_features, warn_of_newer
 from evaluation.metrics import evaluate, published_line
 from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
 from runtime.cli import Parser, is_out_of_memory, script
@@ -105,7 +105,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "features",
         nargs="*",
-        default=["pytorch_result.mat"],
+        default=[FEATURE_FILE],
         metavar="FILE",
         help="feature file that test.py wrote, .mat or .npz; of --protocol sues200 one a height",
     )
@@ -175,6 +175,8 @@ def score_protocol(opts):
 def main(argv=None) -> dict:
     """Score, print and write; returns the metrics."""
     opts = parse_args(argv)
+    if opts.features == [FEATURE_FILE]:
+        warn_of_newer(FEATURE_FILE)
     if opts.protocol is None:
         metrics, text, warnings = score_file(opts.features[0], opts)
     elif opts.protocol == "sues200":
