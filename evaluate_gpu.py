@@ -9,7 +9,6 @@ As a library: `evaluate(query, gallery)` of two `Features`; what it computes sta
 `evaluation.metrics`, the rankings under it in `evaluation.ranking`.
 """
 
-import argparse
 import json
 import sys
 
@@ -19,7 +18,7 @@ from evaluation import protocols
 from evaluation.feature_file import FEATURE_FILE, load_features, warn_of_newer
 from evaluation.metrics import evaluate, published_line
 from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
-from runtime.cli import Parser, is_out_of_memory, script
+from runtime.cli import Parser, example_in, is_out_of_memory, script
 from runtime.files import write_text
 
 
@@ -100,7 +99,7 @@ def parse_args(argv=None):
     """Options of the command; combinations that cannot be end the program."""
     parser = Parser(
         description="Score a feature file: Recall@K and AP as published, and beside them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=example_in(__doc__),
     )
     parser.add_argument(
         "features",

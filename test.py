@@ -162,7 +162,7 @@ def build_parser():
     """The parser; what describes the network comes from the run folder, not from here."""
     parser = cli.Parser(
         description="Extract features, save them as .mat and print the recall.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=cli.example_in(__doc__),
     )
     add = parser.add_argument
     add("--name", default="two_view", help="name of the run folder in model/")

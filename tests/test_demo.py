@@ -145,6 +145,17 @@ def test_an_older_file_than_the_last_test_s_is_not_shown_silently(work, capsys):
     fails(demo.main, [], capsys, f"or name another one ({task})")
 
 
+def test_mistakes_are_of_different_buildings(work):
+    """Twelve frames of one building are ranked worst, and all look alike."""
+    query, gallery = load_features("pytorch_result.mat")
+    frames = [2] * 12 + [0, 1]
+    many = Features(query.features[frames], query.labels[frames], [query.paths[i] for i in frames])
+    save_features("many.npz", many, gallery)
+    shown = demo.main(["--mistakes", "3", "--features", "many.npz"])["queries"]
+    assert [each["label"] for each in shown] == [5, 3, 4]
+    assert [each["first_match"] for each in shown] == [3, 1, 1]
+
+
 def test_mistakes_without_any_match_is_an_error(work, capsys):
     query, gallery = load_features("pytorch_result.mat")
     save_features("none.npz", query, gallery._replace(labels=gallery.labels + 50))
