@@ -237,3 +237,7 @@ def batch_loader(dataset, batches, num_workers, pin_memory=False):
 def in_batches(paths, batch_size):
     """The list of paths cut into lists of `batch_size`, the last one shorter."""
     return [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+
+
+if __name__ == "__main__":
+    raise SystemExit("dataset.py is a library: run train.py, or prepare.py check")

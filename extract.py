@@ -111,3 +111,7 @@ def view_features(network, branch, classes, label_of, images, **options):
     labels = [label_of[name] for name, images in classes.items() for _ in images]
     features = extract_features(network, branch, paths, images, **options)
     return Features(features, np.array(labels, np.int64), [path.as_posix() for path in paths])
+
+
+if __name__ == "__main__":
+    raise SystemExit("extract.py is a library: run test.py")

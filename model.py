@@ -453,3 +453,7 @@ def load_run(name, which_epoch, device):
     utils.load_weights(network, checkpoint, weights)
     print(f"weights: {checkpoint}")
     return network.to(device).eval(), branch_numbers(*views_from_opts(run_opts)), run_opts
+
+
+if __name__ == "__main__":
+    raise SystemExit("model.py is a library: run train.py or test.py")

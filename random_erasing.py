@@ -39,3 +39,7 @@ def random_erasing(image, probability, rng, value=IMAGENET_MEAN_COLOUR, **limits
     erased = np.array(image)
     erased[top : top + height, left : left + width] = value
     return erased
+
+
+if __name__ == "__main__":
+    raise SystemExit("random_erasing.py is a library: run train.py --erasing_p 0.5")

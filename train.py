@@ -7,12 +7,14 @@ torchrun --nproc_per_node 4 train.py --name two_view --data_dir data/toy       #
 """
 
 import functools
+import shlex
 import time
+from contextlib import contextmanager
 
 import utils
 from runtime import processes, startup
 from runtime.cli import script
-from training.options import ONCE, parse_args
+from training.options import ONCE, changed_options, parse_args
 
 SNAPSHOT_EVERY = 10  # epochs
 
@@ -26,14 +28,13 @@ def main(argv=None):
     from training import build
 
     device = utils.select_device(opts.device, opts.gpu_ids)
-    saved = {k: v for k, v in vars(opts).items() if k not in ONCE}
-    print(f"run {run_dir} on {device}:", " ".join(f"{k}={v}" for k, v in sorted(saved.items())))
     processes.join_processes(device)
     startup.keep_freed_memory()
     data = build.open_data(opts, pin_memory=device.type == "cuda")
     utils.seed_everything(opts.seed)
     network = build.build_network(opts, len(data.class_names))
     training = build.build_training(opts, network, device, len(data.class_names))
+    print(f"run {run_dir} on {device}:", *changed_options(opts))
 
     start, log = 0, []
     if opts.resume:
@@ -42,13 +43,15 @@ def main(argv=None):
     if processes.is_main():
         for path in earlier:
             path.unlink(missing_ok=True)
+        saved = {k: v for k, v in vars(opts).items() if k not in ONCE}
         utils.write_opts(
             run_dir, {**saved, "nclasses": len(data.class_names), "views": len(opts.view_names)}
         )
-    log = run_epochs(training, data, opts, run_dir, start, log)
-    if processes.is_main():
-        utils.save_tensors(run_dir / utils.LAST_WEIGHTS, training.evaluated.state_dict())
-        draw_curves(run_dir / "train.jpg", log)
+    with resumable(run_dir, opts):
+        log = run_epochs(training, data, opts, run_dir, start, log)
+        if processes.is_main():
+            utils.save_tensors(run_dir / utils.LAST_WEIGHTS, training.evaluated.state_dict())
+            draw_curves(run_dir / "train.jpg", log)
     print(f"weights: {run_dir / utils.LAST_WEIGHTS}, curves: {run_dir / 'train.jpg'}")
     return {**log[-1], "run_dir": str(run_dir)}
 
@@ -104,6 +107,19 @@ def open_run(opts):
         *weights,
         *(run_dir / name for name in ("log.jsonl", "result.txt", "train.jpg")),
     ]
+
+
+@contextmanager
+def resumable(run_dir, opts):
+    """Within, Ctrl-C says how the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (run_dir / "train_state.pth").is_file():
+            raise KeyboardInterrupt("no epoch was complete: begin again") from None
+        start = "python" if opts.world_size == 1 else f"torchrun --nproc_per_node {opts.world_size}"
+        command = f"{start} train.py --name {shlex.quote(opts.name)} --resume"
+        raise KeyboardInterrupt(f"go on with: {command}") from None
 
 
 def announce_resumed(run_dir, opts, start):

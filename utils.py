@@ -211,3 +211,9 @@ def seed_everything(seed, epoch=0, rank=0):
     import torch
 
     torch.manual_seed((seed * 1_000_003 + epoch + rank * 2_305_843_009_213_693_951) % 2**63)
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        "utils.py is a library: run train.py, test.py, evaluate_gpu.py, demo.py or prepare.py"
+    )

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import measure  # noqa: E402
 
-from runtime.cli import Parser, positive_int, read_config, script  # noqa: E402
+from runtime.cli import Parser, example_in, positive_int, read_config, script  # noqa: E402
 
 BATCHES = (16, 32)  # smallest and largest, pairs; others leave too few or too slow steps here
 # Of SGD, from random weights: those of `make demo`. Published ones belong to ImageNet weights, and
@@ -142,9 +142,9 @@ def protocol_rows(runs):
     ]
 
 
-def build_parser(description):
+def build_parser(docstring):
     """The parser of what all trainings here share, and its group of which recipes to train."""
-    parser = Parser(description=description)
+    parser = Parser(description=docstring.splitlines()[0], epilog=example_in(docstring))
     parser.add_argument("data", help="data folder in the University-1652 layout")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--recipes", nargs="+", metavar="NAME", help="these alone")
@@ -160,7 +160,7 @@ def build_parser(description):
 
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser, which = build_parser(__doc__.splitlines()[0])
+    parser, which = build_parser(__doc__)
     which.add_argument("--towards", metavar="NAME", help="from baseline to this, step by step")
     return parser.parse_args(argv)
 

@@ -303,5 +303,5 @@ def report(root, folders, findings):
 
 COMMANDS = (
     Command("check", "compare a folder with the layout", check_data,
-            (option("folder", help="data folder"),)),
+            (option("folder", help="data folder"),), "data/toy"),
 )  # fmt: skip

@@ -255,5 +255,6 @@ COMMANDS = (
               option("--test_share", type=number_within(0, 1), default=0.2,
                      help="share of the buildings that goes to test/"),
               option("--seed", type=natural_int, default=0, help="which buildings"),
-              SKIP_MISSING, many_sources=True),
+              SKIP_MISSING, many_sources=True,
+              example="photos tiles --views drone,satellite --out data/mine"),
 )  # fmt: skip

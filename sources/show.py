@@ -85,5 +85,5 @@ COMMANDS = (
         option("--weather", type=parse_conditions, default=(), metavar="NAME,...",
                help="draw a drone image of each building under all conditions, or some (fog,rain)"),
         option("--output", default="views.jpg", help="the picture"),
-    )),
+    ), "data/toy"),
 )  # fmt: skip

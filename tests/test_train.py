@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,51 @@ def test_a_run_leaves_what_it_promises(toy, workdir, capsys):
     assert "8 buildings, 8 satellite, 16 drone images, 2 steps an epoch" in out
     assert "epoch 11/11" in out
     assert not same(weights("full"), weights("full", "net_009.pth"))
+
+
+def test_what_is_printed_of_the_options(toy, workdir, capsys):
+    """Only what differs from the defaults, and nothing where there is nothing to train on."""
+    run_training(toy, "told", "--epochs", "1", "--train_all", "--share")
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("run ")]
+    assert line.removeprefix("run model/told on cpu: ").split() == [
+        *("backbone=resnet18", "backbone_lr=1.0", "batchsize=4", f"data_dir={toy}", "device=cpu"),
+        *("epochs=1", "h=32", "no_pretrained=True", "num_workers=0", "pad=2", "share=True"),
+        *("step_size=1", "train_all=True", "w=32"),
+    ]
+    with pytest.raises(SystemExit):
+        train.main(["--name", "nothing", "--data_dir", "absent", *SMALL])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["plain", "it's here"])
+def test_ctrl_c_says_how_to_go_on(toy, workdir, monkeypatch, capsys, name):
+    """The line can be pasted; before the first epoch is complete there is nothing to resume."""
+    trained = engine.train_one_epoch
+
+    def stop_in(epoch):
+        def train_then_stop(training, data, number, lr_factor):
+            if number == epoch:
+                raise KeyboardInterrupt
+            return trained(training, data, number, lr_factor)
+
+        monkeypatch.setattr(engine, "train_one_epoch", train_then_stop)
+
+    def interrupted(*argv):
+        with pytest.raises(SystemExit) as stop:
+            train.main([*argv])
+        assert stop.value.code == 130
+        return capsys.readouterr().err
+
+    options = ["--name", name, "--data_dir", str(toy), *SMALL, "--epochs", "2", "--train_all"]
+    stop_in(0)
+    assert interrupted(*options) == "interrupted; no epoch was complete: begin again\n"
+    stop_in(1)
+    before, offered = interrupted(*options).strip().split(": ")
+    assert before == "interrupted; go on with"
+    stop_in(None)
+    python, script, *resumed = shlex.split(offered)
+    assert (python, script, resumed) == ("python", "train.py", ["--name", name, "--resume"])
+    assert train.main(resumed)["epoch"] == 1
 
 
 def test_weights_load_without_unpickling_code(toy, workdir):

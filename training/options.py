@@ -132,7 +132,7 @@ OPTIONS = {
          "paired: one image of each view of the same buildings; independent: every view shuffled "
          "on its own, as published"),
         ("--epoch_over", VIEW_CHOICES["3"], None,
-         "paired: the view of which an epoch shows every image once (None: the first view)"),
+         "paired: the view of which an epoch shows every image once (if left out: the first view)"),
         ("--images_per_building", positive_int, 1,
          "paired: images of each view of a building in a batch (the K of P x K)"),
         ("--joint_flips", SWITCH, False,
@@ -179,10 +179,10 @@ OPTIONS = {
          "MuSe-Net: satellite and drone branches adapt to the weather (resnet50, 101, 18)"),
         ("--btnk", switches, None,
          "blocks that --musenet modulates, 0 or 1 for each of layer1, then of layer2, 0 beyond the "
-         "last one given (None: layer1 without its first)", "0,1,..."),
+         "last one given (if left out: layer1 without its first)", "0,1,..."),
         ("--ibn_weights", str, None,
-         "file of IBN-Net's weights for --musenet (None: downloaded; with --weights made from "
-         "those)"),
+         "file of IBN-Net's weights for --musenet (if left out: downloaded; with --weights made "
+         "from those)"),
         ("--no_pretrained", SWITCH, False, "start from random weights"),
         ("--weights", str, None, "file of torchvision backbone weights"),
     ],
@@ -200,14 +200,15 @@ OPTIONS = {
         ("--optimizer", ("sgd", "adamw"), "sgd", "optimizer"),
         ("--lr", above_zero, 0.01, "learning rate of the head"),
         ("--backbone_lr", above_zero, None,
-         "backbone's learning rate as a multiple of --lr (None: 0.1, or 1 with --no_pretrained)"),
+         "backbone's learning rate as a multiple of --lr (if left out: 0.1, or 1 with "
+         "--no_pretrained)"),
         ("--weight_decay", from_zero, None,
-         "weight decay (None: 5e-4 with sgd, 0.01 with adamw)"),
+         "weight decay (if left out: 5e-4 with sgd, 0.01 with adamw)"),
         ("--schedule", ("step", "cosine"), "step",
          "how the learning rate falls: tenfold at --step_size, or by half a cosine to zero"),
         ("--step_size", epochs, None,
          "epochs after which the learning rate falls tenfold again and again, or the epochs at "
-         "which it does, e.g. 120,180 (None: two thirds of --epochs)"),
+         "which it does, e.g. 120,180 (if left out: two thirds of --epochs)"),
         ("--warm_epoch --warm", from_zero, 0.0,
          "epochs over which the learning rate rises"),
         ("--warm_from", share, WARM_FROM,
@@ -236,7 +237,7 @@ def build_parser():
     """The parser: published flags under their published names, then our additions."""
     parser = Parser(
         description="Train a network into model/<name>/.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="example: python train.py --name two_view --data_dir data/toy",
     )
     for title, rows in OPTIONS.items():
         add_options(parser.add_argument_group(title), rows)
@@ -402,6 +403,17 @@ def parse_args(argv=None):
     if opts.step_size is None and opts.schedule == "step":
         opts.step_size = max(1, round(opts.epochs * 2 / 3))  # the published 80 of 120
     return opts
+
+
+def changed_options(opts):
+    """`name=value` of each option that is not as without any; opts.yaml has all of them."""
+    usual = vars(parse_args([]))
+    told = ("name", *ONCE)  # by the line before or after, or not of the run
+    return [
+        f"{name}={value}"
+        for name, value in sorted(vars(opts).items())
+        if value != usual[name] and name not in told
+    ]
 
 
 def input_views(opts):
