@@ -22,7 +22,7 @@ from evaluation.ranking_options import add_ranking_options, apply_ranking, ranki
 from evaluation.variant_report import report_variants
 from imaging.files import TEST_VIEWS, scan_test_folders, split_folder, task_folders
 from imaging.variants import add_variant_options, check_variant_options, plan_test
-from runtime import cli, files, processes, startup
+from runtime import cli, files, locks, processes, startup
 from runtime.cli import positive_int, script
 
 REFUSED = {
@@ -35,6 +35,12 @@ REFUSED = {
 def main(argv=None):
     """Run the tasks; returns {"<query>_<gallery>": metrics}, or for a single task its metrics."""
     opts = parse_args(argv)
+    with locks.sole_writer(opts.output, "choose another --output"):
+        return test(opts)
+
+
+def test(opts):
+    """Run the tasks, while no other process writes the output; returns as `main` does."""
     startup.import_torch()
     import model
     from dataset import retrieval_labels
@@ -153,8 +159,9 @@ def score_task(task, query, gallery, path, run_dir, opts, label=""):
 def add_result(run_dir, line):
     """Add a line to the run's result.txt."""
     result = run_dir / "result.txt"
-    earlier = result.read_text(encoding="utf-8") if result.is_file() else ""
-    files.write_text(result, f"{earlier}{line}\n")
+    with locks.sole_writer(result, wait=60):  # another test may add its line
+        earlier = result.read_text(encoding="utf-8") if result.is_file() else ""
+        files.write_text(result, f"{earlier}{line}\n")
 
 
 # ---------------------------------------------------------------- options

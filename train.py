@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 
 import utils
-from runtime import processes, startup
+from runtime import files, locks, processes, startup
 from runtime.cli import script
 from training.options import ONCE, changed_options, parse_args
 
@@ -23,7 +23,14 @@ SNAPSHOT_EVERY = 10  # epochs
 def main(argv=None):
     """Train as the options say; returns the last epoch's record and the run folder."""
     opts = parse_args(argv)
-    run_dir, earlier = open_run(opts)
+    run_dir = utils.run_folder(opts.name)
+    with locks.sole_writer(run_dir, "choose another --name"):
+        return train(opts, run_dir)
+
+
+def train(opts, run_dir):
+    """Train into a run folder that no other process writes; returns as `main` does."""
+    earlier = open_run(opts, run_dir)
     startup.import_torch()
     from training import build
 
@@ -85,12 +92,11 @@ def run_epochs(training, data, opts, run_dir, start, log):
 
 
 # ---------------------------------------------------------------- run folder
-def open_run(opts):
-    """The run folder, and the files of an earlier run in it that a new one deletes.
+def open_run(opts, run_dir):
+    """The files of an earlier run in the run folder, which a new one deletes.
 
     Refuses to write over a finished or resumable run unless told to.
     """
-    run_dir = utils.run_folder(opts.name)
     weights = [*run_dir.glob("net_*.pth"), *run_dir.glob("train_state.pth")]
     if opts.resume:
         if not (run_dir / "train_state.pth").is_file():
@@ -103,10 +109,8 @@ def open_run(opts):
             f"{run_dir} already holds a trained run: continue it with --resume, replace it with "
             "--overwrite, or choose another --name"
         )
-    return run_dir, [
-        *weights,
-        *(run_dir / name for name in ("log.jsonl", "result.txt", "train.jpg")),
-    ]
+    files.remove_partials(run_dir, "*.pth", "opts.yaml", "log.jsonl", "train.jpg")  # of killed ones
+    return [*weights, *(run_dir / name for name in ("log.jsonl", "result.txt", "train.jpg"))]
 
 
 @contextmanager

@@ -66,8 +66,28 @@ def save_tensors(path, state):
     """`torch.save` a state of tensors and plain Python values in one step (see `replacing`)."""
     import torch
 
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    def size():
+        torch.save(state, counted := _Counted())
+        return counted.size
+
+    # To an open file: torch's writer of a path hides that the disk is full, and would put the
+    # temporary name into the file.
+    with replacing(path, size) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
+
+
+class _Counted:
+    """A file that keeps nothing of what is written to it but the number of bytes."""
+
+    def __init__(self):
+        self.size = 0
+
+    def write(self, data):
+        self.size += len(data)
+        return len(data)
+
+    def flush(self):
+        pass
 
 
 def load_tensors(path):

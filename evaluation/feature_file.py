@@ -54,7 +54,7 @@ def save_features(path, query, gallery):
         )
     check_features(query, gallery, path)
     arrays = {**_arrays("query", query), **_arrays("gallery", gallery)}
-    with replacing(path) as temporary:
+    with replacing(path, lambda: sum(array.nbytes for array in arrays.values())) as temporary:
         if suffix == ".npz":
             _write_npz(temporary, arrays)
         else:
