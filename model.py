@@ -358,11 +358,12 @@ def views_from_opts(opts):
     """
     views = opts.get("view_names")
     if views is None and opts.get("views") in (2, 3):
-        views = THREE_VIEWS[: opts["views"]]
-    if not isinstance(views, (list, tuple)) or not all(isinstance(view, str) for view in views):
+        views = THREE_VIEWS[: int(opts["views"])]
+    named = isinstance(views, (list, tuple)) and all(isinstance(view, str) for view in views)
+    if not named or len(set(views)) < len(views):
         raise ValueError(
             f"opts.yaml has views: {opts.get('views')!r} and view_names: {views!r}: expected "
-            "`views: 2` or `views: 3`, or a list of view names"
+            "`views: 2` or `views: 3`, or a list of different view names"
         )
     return tuple(views), _switch(opts, "extra_Google") and len(views) == 3
 

@@ -483,6 +483,7 @@ def test_the_imagenet_classifier_is_neither_trained_nor_copied():
         ({"backbone": ["r"]}, "backbone"),
         ({"views": [2]}, "views"),
         ({"view_names": [1, 2]}, "view_names"),
+        ({"view_names": ["drone", "drone"]}, "different view names"),
         *(
             ({name: "no"}, f"{name}: 'no', which no run writes")
             for name in ("share", "LPN", "usam", "use_vgg16", "musenet", "PCB", "use_dense")
