@@ -234,6 +234,4 @@ def seed_everything(seed, epoch=0, rank=0):
 
 
 if __name__ == "__main__":
-    raise SystemExit(
-        "utils.py is a library: run train.py, test.py, evaluate_gpu.py, demo.py or prepare.py"
-    )
+    raise SystemExit("utils.py is a library: run train.py, test.py or another script of README.md")
