@@ -15,7 +15,7 @@ import measure  # noqa: E402
 from input_pipeline import jpeg_contents  # noqa: E402
 
 from evaluation.feature_file import load_features  # noqa: E402
-from runtime.cli import Parser, positive_int, script  # noqa: E402
+from runtime.cli import Parser, example_in, positive_int, script  # noqa: E402
 
 TASK = {"query_drone": 2, "gallery_satellite": 1}  # test folder: branch
 
@@ -126,7 +126,7 @@ def agreement(reference, other):
 
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0], epilog=example_in(__doc__))
     measure.add_options(parser, rounds=2)
     parser.add_argument(
         "--as_published", metavar="FILE", help="extract the plain way, once: a part of the run"

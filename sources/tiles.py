@@ -307,5 +307,5 @@ COMMANDS = (
                help="leave out tiles of which a smaller share has data"),
         option("--dry_run", action="store_true", help="print how many there would be"),
         option("--num_workers", type=positive_int, default=os.cpu_count() or 1, help="threads"),
-    )),
+    ), "map.tif --metres 100,200 --out data/map"),
 )  # fmt: skip
