@@ -21,6 +21,7 @@ from evaluation.map_folder import TABLE, write_tiles
 from evaluation.side_files import MARKER
 from runtime.cli import number_within, positive_int
 from runtime.files import read_yaml, replacing, write_yaml
+from runtime.locks import sole_writer
 from runtime.progress import progress_bar
 from sources.carry_out import JPEG
 from sources.command import Command, option
@@ -49,18 +50,19 @@ def cut_tiles(opts):
     if opts.dry_run:
         return _dry_run(maps, tiles, bounds, opts)
     out, mark = Path(opts.out), _mark(opts)
-    if _is_finished(out, mark):
-        print(f"{out} is there already")
-        return {"out": str(out)}
-    write_yaml(out / MARKER, mark)
-    sizes = _cut_all(maps, tiles, out, opts)
-    kept = [tile for tile, size in zip(tiles, sizes, strict=True) if size]
-    if not kept:
-        raise ValueError(
-            f"none of {len(tiles)} tiles of {_in_degrees(bounds)} holds {opts.least_data:.0%} of "
-            "data: is the map empty there, or --least_data too much?"
-        )
-    write_tiles(out, [_row(tile, opts.pixels) for tile in kept])
+    with sole_writer(out, "choose another --out"):
+        if _is_finished(out, mark):
+            print(f"{out} is there already")
+            return {"out": str(out)}
+        write_yaml(out / MARKER, mark)
+        sizes = _cut_all(maps, tiles, out, opts)
+        kept = [tile for tile, size in zip(tiles, sizes, strict=True) if size]
+        if not kept:
+            raise ValueError(
+                f"none of {len(tiles)} tiles of {_in_degrees(bounds)} holds "
+                f"{opts.least_data:.0%} of data: is the map empty there, or --least_data too much?"
+            )
+        write_tiles(out, [_row(tile, opts.pixels) for tile in kept])
     found = {"out": str(out), "tiles": len(kept), "without_data": len(tiles) - len(kept)}
     found["bytes"] = sum(filter(None, sizes))
     print(

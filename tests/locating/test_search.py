@@ -1,0 +1,101 @@
+"""Photos against the tiles of a map."""
+
+import numpy as np
+import pytest
+
+from evaluation import mercator
+from evaluation.places import haversine
+from locating.search import errors_of, estimate, find_tiles, tiles_near, within
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def features():
+    generator = np.random.default_rng(0)
+    photos = unit(generator.standard_normal((4, 70, 16))).astype(np.float32)
+    return photos, unit(generator.standard_normal((500, 16))).astype(np.float32)
+
+
+@pytest.mark.parametrize("turns", [1, 4])
+def test_first_tiles_are_those_of_brute_force(features, turns):
+    photos, tiles = features
+    photos = photos[:turns]
+    scores = np.einsum("tnd,md->tnm", photos, tiles)
+    best = scores.max(axis=0)
+    order = np.argsort(-best, axis=1, kind="stable")[:, :7]
+    found = find_tiles(photos, tiles, 7)
+    assert (found.tiles == order).all()
+    assert found.scores == pytest.approx(np.take_along_axis(best, order, axis=1), abs=1e-6)
+    assert (found.turns == np.take_along_axis(scores.argmax(axis=0), order, axis=1)).all()
+
+
+def test_only_chosen_tiles_and_a_mapped_file(features, tmp_path):
+    photos, tiles = features
+    np.save(tmp_path / "tiles.npy", tiles)
+    mapped = np.load(tmp_path / "tiles.npy", mmap_mode="r")
+    chosen = np.arange(100, 150)
+    found = find_tiles(photos[:1], mapped, 60, chosen)
+    assert found.tiles.shape == (70, 50)  # there are no more
+    assert set(found.tiles[0]) == set(chosen)
+    assert (
+        found.tiles[:, 0].tolist() == (100 + (photos[0] @ tiles[chosen].T).argmax(axis=1)).tolist()
+    )
+
+
+def places_around(latitude, longitude, metres):
+    """Nine places, a grid of so many metres with the given one in the middle: the middle first."""
+    x, y = mercator.project(latitude, longitude)
+    step = metres * mercator.per_ground_metre(y)
+    offsets = [(0, 0)] + [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
+    return np.stack(
+        mercator.unproject(*np.transpose([(x + i * step, y + j * step) for i, j in offsets])), 1
+    )
+
+
+@pytest.mark.parametrize(
+    "latitude, longitude", [(48.1, 11.5), (-33.9, 151.2), (10, 180), (60, -179.9999)]
+)
+def test_estimate_by_the_neighbours(latitude, longitude):
+    places = places_around(latitude, longitude, 50)[None]
+    sides = np.full((1, 9), 100.0)
+    even = estimate(places, sides, np.zeros((1, 9)))
+    assert haversine(latitude, longitude, *even[0]) < 0.01
+    sure = estimate(places, sides, np.array([[1.0] + [0.0] * 8]))
+    assert haversine(*places[0, 0], *sure[0]) < 1e-3
+    # A tile as good, half a side to the east: the middle of both.
+    scores = np.full((1, 9), -9.0)
+    scores[0, 0] = scores[0, 7] = 0.5
+    between = estimate(places, sides, scores)
+    half = haversine(*places[0, 0], *places[0, 7]) / 2
+    assert haversine(*places[0, 0], *between[0]) == pytest.approx(half, rel=1e-3)
+
+
+def test_tiles_elsewhere_do_not_count():
+    places = np.array([[(48.1, 11.5), (48.2, 11.5)]])
+    found = estimate(places, np.full((1, 2), 100.0), np.array([[0.5, 0.5]]))
+    assert found[0] == pytest.approx((48.1, 11.5))
+
+
+def test_only_tiles_around_a_place():
+    places = np.array([(48.1, 11.5), (48.1009, 11.5), (48.2, 11.5)])
+    assert tiles_near(places, (48.1, 11.5), 120).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="no tile of the map is there, the nearest is"):
+        tiles_near(places, (47, 11.5), 120)
+
+
+def test_errors_by_hand():
+    truth = np.array([(0.0, 0.0), (0.0, 0.001)])
+    estimates = np.array([(0.0, 0.0001), (0.0, 0.002)])
+    first = np.array([(0.0, 0.0), (0.0, 0.0011)])
+    grid = np.array([(0.0, 0.0), (0.0, 0.001), (0.0, 0.002)])
+    found = errors_of(truth, estimates, first, np.array([30.0, 30.0]), grid)
+    metre = np.pi / 180 * 6378137
+    assert found.metres == pytest.approx([0.0001 * metre, 0.001 * metre])
+    assert found.first == pytest.approx([0, 0.0001 * metre], abs=1e-6)
+    assert found.guessing == pytest.approx(0.001 * metre)
+    assert found.within_tile == 100  # 11 m of 15 m
+    assert within([10, 25, 26, 99], 25) == 50
+    assert "median error 61.2 m (guessing: 111 m), 50.0 % within 25 m" in found.lines()[0]

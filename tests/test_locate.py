@@ -1,0 +1,137 @@
+"""locate.py: photos on a map."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+import locate
+import prepare
+from evaluation.map_folder import read_map
+from evaluation.places import haversine
+
+NORTH, WEST, SOUTH, EAST = -33.85, 151.20, -33.859, 151.212
+FAST = ["--name", "small", "--device", "cpu", "--num_workers", "0"]
+
+
+@pytest.fixture
+def area(small_run, workdir):
+    """A map folder `map` of noise, and its tiles as photos with their places: `photos`."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((800, 800), Image.Resampling.BICUBIC).save("map.png")
+    corners = f"{NORTH},{WEST};{NORTH},{EAST};{SOUTH},{EAST};{SOUTH},{WEST}"
+    prepare.main(["tiles", "map.png", "--corners", corners, "--metres", "300", "--pixels", "64",
+                  "--out", "map"])  # fmt: skip
+    table = read_map("map")
+    (workdir / "photos").mkdir()
+    for index in (3, 11):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Make] = "a drone"
+        latitude, longitude = table.places[index]
+        exif.get_ifd(ExifTags.IFD.GPSInfo).update({
+            ExifTags.GPS.GPSLatitudeRef: "S", ExifTags.GPS.GPSLatitude: (-latitude, 0.0, 0.0),
+            ExifTags.GPS.GPSLongitudeRef: "E", ExifTags.GPS.GPSLongitude: (longitude, 0.0, 0.0),
+        })  # fmt: skip
+        Image.open(table.paths[index]).save(f"photos/{index}.png", exif=exif)
+    shutil.copy(table.paths[5], "photos/nowhere.jpg")
+    return table
+
+
+def run(*options):
+    """Photos and map go through one branch: a photo of a tile has the tile's features."""
+    return locate.main([*map(str, options), *FAST, "--view", "satellite"])
+
+
+def test_photos_of_tiles_are_found(area, capsys):
+    found = run("photos", "--map", "map", "--top", 3)
+    by_name = {row["photo"]: row for row in found["photos"]}
+    for index in (3, 11):
+        row = by_name[f"photos/{index}.png"]
+        assert row["tile"] == str(area.paths[index]) and row["score"] == pytest.approx(1, abs=1e-5)
+        assert (row["true_latitude"], row["true_longitude"]) == pytest.approx(
+            area.places[index], abs=1e-5
+        )
+        error = haversine(row["latitude"], row["longitude"], *area.places[index])
+        assert row["error_metres"] == pytest.approx(error, abs=1) and error < 150
+    assert by_name["photos/nowhere.jpg"].get("error_metres") is None
+    out = capsys.readouterr().out
+    assert "2 photos with a known place: median error" in out
+    assert "1 of 3 photos: no place in EXIF or XMP" in out
+
+    with open("locations.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["photo"] for row in rows] == [row["photo"] for row in found["photos"]]
+    assert float(rows[0]["latitude"]) == pytest.approx(found["photos"][0]["latitude"], abs=1e-6)
+    with open("locations_tiles.csv", newline="") as file:
+        assert [row["rank"] for row in csv.DictReader(file)] == ["1", "2", "3"] * 3
+    points = json.loads(Path("locations.geojson").read_text())["features"]
+    assert points[0]["geometry"]["coordinates"] == [
+        found["photos"][0]["longitude"], found["photos"][0]["latitude"]
+    ]  # fmt: skip
+    marks = (
+        ElementTree.parse("locations.kml")
+        .getroot()
+        .iter("{http://www.opengis.net/kml/2.2}coordinates")
+    )
+    assert [float(x) for x in next(marks).text.split(",")] == pytest.approx(
+        points[0]["geometry"]["coordinates"]
+    )
+
+
+def test_features_of_a_map_are_computed_once(area, monkeypatch):
+    first = run("photos", "--map", "map")
+    (kept,) = (area.folder / "features").iterdir()
+    times = kept.stat().st_mtime_ns
+    assert run("photos", "--map", "map") == first
+    assert kept.stat().st_mtime_ns == times
+    Image.new("RGB", (64, 64)).save(area.paths[3])  # the map has changed: they are computed again
+    assert run("photos", "--map", "map") != first
+    assert len(list((area.folder / "features").iterdir())) == 2
+
+
+def test_a_turned_photo(area):
+    turned = Image.open(area.paths[7]).transpose(Image.Transpose.ROTATE_90)
+    turned.save("turned.png")
+    straight = run("turned.png", "--map", "map")["tiles"][0]
+    found = run("turned.png", "--map", "map", "--turns", 4)["tiles"][0]
+    assert found["tile"] == str(area.paths[7]) and found["turned"] == 270
+    assert found["score"] > straight["score"]
+
+
+def test_only_around_a_place(area, capsys):
+    latitude, longitude = area.places[0]
+    found = run("photos", "--map", "map", "--near", f"{latitude},{longitude}", "--within", 100)
+    assert {row["tile"] for row in found["tiles"]} == {str(area.paths[0])}
+    assert "median error" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("photos", "--map", "map", "--near", "50,8")
+    assert "no tile of the map is there" in capsys.readouterr().err
+
+
+def test_a_folder_of_pictures_without_places(area, capsys):
+    found = run("photos/3.png", "--map", "map/tiles", "--top", 2)
+    assert found["tiles"][0]["tile"] == str(area.paths[3])
+    assert "latitude" not in found["photos"][0]
+    with pytest.raises(SystemExit):
+        run("photos", "--map", "map/tiles", "--near", "50,8")
+    assert "needs a map with coordinates" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options, message", [
+    (["gone.jpg", "--map", "map"], "photo gone.jpg not found"),
+    (["photos", "--map", "gone"], "gone"),
+    (["photos", "--map", "map", "--map_view", "street"], "trained on satellite, drone, not on"),
+    (["photos", "--map", "map", "--near", "95,8"], "is not latitude,longitude in degrees"),
+    (["map.png", "text.jpg", "--map", "map"], "text.jpg cannot be read as an image"),
+])  # fmt: skip
+def test_mistakes_are_one_line(area, workdir, capsys, options, message):
+    (workdir / "text.jpg").write_text("no image")
+    with pytest.raises(SystemExit) as ended:
+        run(*options)
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and message in err and err.count("\n") == 1
