@@ -64,7 +64,7 @@ def scan_classes(folder):
     if not any(classes.values()):
         raise ValueError(
             f"{folder} holds no images: expected <ID>/<image> with a suffix of "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}; see `python prepare.py check DIR`"
         )
     return classes
 

@@ -209,8 +209,8 @@ def check_overlap(folders):
     queries = [f.filled for n, f in folders.items() if n.startswith("test/query_")]
     both = set().union(*queries) & trained
     if both:
-        sentence = f"{len(both)} ID(s) of the queries also stand in train/"
-        yield NOTE, f"{sentence}: {_some(both)}; unless these are other buildings", ""
+        sentence = f"{len(both)} ID(s) of the queries also stand in train/: {_some(both)}"
+        yield NOTE, f"{sentence}; of the same buildings recall says nothing of new ones", ""
 
 
 def check_forms(root, folders):
