@@ -15,17 +15,16 @@ from pathlib import Path
 
 import utils
 from evaluate_gpu import report, warnings_about
-from evaluation.feature_file import save_features
+from evaluation.feature_file import FEATURE_FILE, save_features
 from evaluation.metrics import evaluate, published_line
 from evaluation.protocols import own_metrics
 from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
 from evaluation.variant_report import report_variants
 from imaging.files import TEST_VIEWS, scan_test_folders, split_folder, task_folders
 from imaging.variants import add_variant_options, check_variant_options, plan_test
-from runtime import cli, files, processes, startup
+from runtime import cli, files, locks, processes, startup
 from runtime.cli import positive_int, script
 
-FEATURE_FILE = "pytorch_result.mat"
 REFUSED = {
     "use_dense": "it never had an effect in the published code; a run knows its own network",
     "PCB": "the published code names this network but has none",
@@ -36,6 +35,12 @@ REFUSED = {
 def main(argv=None):
     """Run the tasks; returns {"<query>_<gallery>": metrics}, or for a single task its metrics."""
     opts = parse_args(argv)
+    with locks.sole_writer(opts.output, "choose another --output"):
+        return test(opts)
+
+
+def test(opts):
+    """Run the tasks, while no other process writes the output; returns as `main` does."""
     startup.import_torch()
     import model
     from dataset import retrieval_labels
@@ -154,8 +159,9 @@ def score_task(task, query, gallery, path, run_dir, opts, label=""):
 def add_result(run_dir, line):
     """Add a line to the run's result.txt."""
     result = run_dir / "result.txt"
-    earlier = result.read_text(encoding="utf-8") if result.is_file() else ""
-    files.write_text(result, f"{earlier}{line}\n")
+    with locks.sole_writer(result, wait=60):  # another test may add its line
+        earlier = result.read_text(encoding="utf-8") if result.is_file() else ""
+        files.write_text(result, f"{earlier}{line}\n")
 
 
 # ---------------------------------------------------------------- options
@@ -163,7 +169,7 @@ def build_parser():
     """The parser; what describes the network comes from the run folder, not from here."""
     parser = cli.Parser(
         description="Extract features, save them as .mat and print the recall.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=cli.example_in(__doc__),
     )
     add = parser.add_argument
     add("--name", default="two_view", help="name of the run folder in model/")
@@ -177,7 +183,7 @@ def build_parser():
     add("--batchsize", type=positive_int, default=128, help="images at once")
     add("--ms", type=_scales, default="1", help="scales of the input to sum over, e.g. 1,1.1,1.2")
     add_variant_options(parser)
-    cli.add_precision_options(parser)
+    cli.add_precision_options(parser.add_mutually_exclusive_group())
     cli.add_cache_option(parser)
     cli.add_machine_options(parser)
     for name in ("h", "w", "views"):

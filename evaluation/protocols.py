@@ -22,6 +22,7 @@ from evaluation.metrics import evaluate, published_line, recall, tie_line
 from evaluation.pairs import describe_pairs, evaluate_pairs
 from evaluation.ranking import find_matches, rank_positives, top_images
 from runtime.files import read_yaml, replacing, write_text
+from runtime.locks import sole_writer
 
 ANSWER_LENGTH = 10  # names a line of University-160k's answer.txt
 ANSWER_NAME = "answer.txt"  # of the member of the zip, which the challenge's server reads
@@ -82,9 +83,10 @@ def write_answer(path, lines):
     member.compress_type = zipfile.ZIP_DEFLATED
     member.external_attr = 0o644 << 16  # readable where it is unpacked
     packed = path.with_suffix(".zip")
-    write_text(path, text)
-    with replacing(packed) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        archive.writestr(member, text)
+    with sole_writer(path, "choose another --answer"):  # or the zip might hold others' lines
+        write_text(path, text)
+        with replacing(packed) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr(member, text)
     return path, packed
 
 

@@ -19,12 +19,13 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as image_ops
 
-from imaging.files import read_image
+from imaging.pixels import read_image
+from runtime.files import replacing
 from runtime.processes import main_process_first
 from runtime.progress import progress_bar
 
 CACHE_DIR = Path("cache")
-VERSION = 1  # part of every key: raise it when the same file gives other pixels
+VERSION = 2  # part of every key: raise it when the same file gives other pixels
 STALE_AFTER = 24 * 3600  # seconds without a write after which a half-built cache is abandoned
 
 
@@ -126,15 +127,14 @@ def _write_cache(path, paths, load, shape, num_threads):
     _require_room(
         f"disk space for {path.parent}/", shutil.disk_usage(path.parent).free, shape, "--cache ram"
     )
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
+    with replacing(path, lambda: int(np.prod(shape, dtype=np.int64))) as partial:
         images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # without room, writing to a map would kill the process
+            with open(partial, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
         _decode_all(paths, load, images, num_threads)
         images.flush()
         del images  # Windows moves no file that is mapped
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _remove_outdated(path):

@@ -38,7 +38,7 @@ def apply_weather(image, condition, seed):
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
             f"image is {image.dtype} of shape {image.shape}, expected uint8 (H, W, 3): "
-            "imaging.files.read_image gives that"
+            "imaging.pixels.read_image gives that"
         )
     if not STEPS[condition]:
         return image.copy()

@@ -1,33 +1,103 @@
 """Files written in one step, and YAML."""
 
+import errno
 import os
-from contextlib import contextmanager
+import shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
 
+# Why the rest of a file could not be written. Windows lacks EDQUOT.
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
 
 @contextmanager
-def replacing(path):
+def replacing(path, size=None):
     """Yield a temporary path in the folder of `path`; it becomes `path` if the block succeeds.
 
-    A reader sees the old file or the new one, never half of one, whenever the process is killed.
-    The temporary name keeps the suffix, from which many writers derive the format.
+    A reader sees the old file or the new one, never half of one, whenever the process is killed
+    and however many processes write it. The temporary name ends like the name, from which many
+    writers derive the format. Where there is no room, or no permission, OSError is one line;
+    `size()`, if given, is then asked for the bytes that the file needs.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial-{path.name}")
+    temporary = temporary_beside(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        open(temporary, "xb").close()  # some writers hide why a file cannot be opened
         yield temporary
         os.replace(temporary, path)
+    except Exception as error:  # writers add errors of other kinds to an OSError
+        cause = _writing_error(error, path, temporary)
+        if cause is None:
+            raise
+        written = temporary.stat().st_size if temporary.is_file() else 0
+        with suppress(OSError):
+            temporary.unlink()  # its bytes are free again
+        raise not_written(path, cause, written, size) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def temporary_beside(path):
+    """A hidden path beside `path`, another one each time, whose name ends like that of `path`."""
+    start = f".partial-{os.urandom(4).hex()}"
+    name = f"{start}-{path.name}"
+    # 255 bytes is the longest name that common file systems take.
+    return path.with_name(name if len(os.fsencode(name)) < 256 else start + path.suffix)
+
+
+def remove_partials(folder, *names):
+    """Remove what killed writers of the files or folders `names` (patterns) left in a folder.
+
+    For one who is the sole writer of these (see `locks.sole_writer`).
+    """
+    for path in [path for name in names for path in Path(folder).glob(f".partial-*-{name}")]:
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _writing_error(error, path, temporary):
+    """The OSError among an error and its causes that says why `path` was not written, or None."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            of_path = error.filename is None or Path(error.filename) in (
+                temporary, path, *path.parents
+            )  # fmt: skip
+            return error if of_path or error.errno in NO_ROOM else None
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+def not_written(path, error, written=0, size=None):
+    """The OSError that says in one line why `path` was not written: for `error`, another one."""
+    before = "; the file of before is unchanged" if path.is_file() else ""
+    if error.errno not in NO_ROOM:
+        reason = error.strerror or error
+        return OSError(
+            f"{path} cannot be written ({reason}){before}: give another place, or permission"
+        )
+    needed = f"{size():,}" if size else f"more than {written:,}"
+    free = f"{shutil.disk_usage(path.parent).free:,} are free"
+    if error.errno == errno.EFBIG:
+        free += ", and no file may be larger than `ulimit -f` says"
+    return OSError(
+        f"{path} cannot be written ({error.strerror}): it needs {needed} bytes, {free}{before}; "
+        "make room, or give another place"
+    )
+
+
+def write_bytes(path, content):
+    """Write a file in one step (see `replacing`)."""
+    with replacing(path, lambda: len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path, text):
     """Write a text file in one step (see `replacing`)."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_yaml(path, values):

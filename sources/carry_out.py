@@ -11,14 +11,16 @@ import os
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from PIL import Image
 
 from evaluation.side_files import MARKER
-from imaging.files import is_image_name, read_image
-from runtime.files import read_yaml, replacing, write_text, write_yaml
+from imaging.files import is_image_name, need_files
+from imaging.pixels import read_image
+from runtime.files import read_yaml, remove_partials, replacing, write_text, write_yaml
+from runtime.locks import sole_writer
 from runtime.progress import progress_bar
 
 JPEG = {"quality": 95, "subsampling": 0}  # of images whose pixels change, if .jpg
@@ -33,7 +35,11 @@ def carry_out(plan, out, mark, *, copy=False, dry_run=False, num_workers=1):
     `num_workers` threads write the images whose pixels change. Returns {"out", "counts": {folder:
     (classes, images)}, "made": {"hard links": n, ...}, "notes": [...]}.
     """
-    out = Path(out)
+    with nullcontext() if dry_run else sole_writer(out, "give another --out"):
+        return _carry_out(plan, Path(out), mark, copy, dry_run, num_workers)
+
+
+def _carry_out(plan, out, mark, copy, dry_run, num_workers):
     _check_output(out, mark, {entry.target for entry in plan.entries})
     _check_sources(plan.entries)
     plan.entries = entries = _distinct(plan.entries)
@@ -122,7 +128,8 @@ def _distinct(entries):
 
 
 def _check_sources(entries):
-    """ValueError for a source that the layout cannot hold."""
+    """ValueError for a source that the layout cannot hold, OSError for one that is no file."""
+    need_files(entry.source for entry in entries)
     for source, target, _ in entries:
         if not is_image_name(source):
             raise ValueError(
@@ -167,6 +174,7 @@ def _place_all(entries, out, copy, num_workers):
     """Put every entry in its place; returns how many were made in which way."""
     for folder in sorted({os.path.dirname(entry.target) for entry in entries}):
         (out / folder).mkdir(parents=True, exist_ok=True)
+        remove_partials(out / folder, "*")
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
         waiting = [pool.submit(_write_changed, e, out / e.target) for e in entries if e.change]
         try:
@@ -181,12 +189,12 @@ def _place(source, target, copy):
     """Link or copy one file; returns the way it was done."""
     if _is_made(source, target, copy=copy):
         return "there already"
-    if os.path.lexists(target):
-        target.unlink()
     if copy:
-        with replacing(target) as temporary:
+        with replacing(target, lambda: os.stat(source).st_size) as temporary:
             shutil.copy2(source, temporary)
         return "copies"
+    if os.path.lexists(target):
+        target.unlink()
     real = os.path.realpath(source)  # a hard link to a symbolic one would be a symbolic one
     if not os.path.isfile(real):
         raise FileNotFoundError(f"{source} is gone, or is not a file")

@@ -4,7 +4,8 @@ import random
 
 from PIL import Image, ImageDraw
 
-from imaging.files import TRAIN_FOLDERS, read_image, scan_classes, split_folder
+from imaging.files import TRAIN_FOLDERS, scan_classes, split_folder
+from imaging.pixels import read_image
 from imaging.weather import condition_label, draw_weather, parse_conditions
 from runtime.cli import natural_int, positive_int
 from runtime.files import replacing
@@ -26,14 +27,13 @@ def show_data(opts):
         rows = _weather_tiles(scanned, chosen, opts.weather)
     else:
         rows = [_view_tiles(scanned, name) for name in chosen]
-    with replacing(opts.output) as temporary:
-        _sheet(rows).save(temporary, quality=88)
+    write_sheet(opts.output, rows)
     print(f"picture: {opts.output}, buildings {', '.join(chosen)}")
     return {"output": opts.output, "buildings": chosen}
 
 
-def _sheet(rows):
-    """One picture of rows of (tile or None, label)."""
+def write_sheet(path, rows):
+    """Write one picture of rows of (tile or None, label)."""
     sheet = Image.new("RGB", (TILE * max(map(len, rows)), TILE * len(rows)), "white")
     for row, tiles in enumerate(rows):
         for column, (tile, label) in enumerate(tiles):
@@ -42,7 +42,8 @@ def _sheet(rows):
                     (6, 4), label, "white", stroke_width=2, stroke_fill="black", font_size=14
                 )
                 sheet.paste(tile, (TILE * column, TILE * row))
-    return sheet
+    with replacing(path) as temporary:
+        sheet.save(temporary, quality=88)
 
 
 def _view_tiles(scanned, name):
@@ -84,5 +85,5 @@ COMMANDS = (
         option("--weather", type=parse_conditions, default=(), metavar="NAME,...",
                help="draw a drone image of each building under all conditions, or some (fog,rain)"),
         option("--output", default="views.jpg", help="the picture"),
-    )),
+    ), "data/toy"),
 )  # fmt: skip

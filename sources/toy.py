@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from runtime.cli import natural_int, positive_int
-from runtime.files import read_yaml, write_yaml
+from runtime.files import read_yaml, temporary_beside, write_yaml
+from runtime.locks import sole_writer
 from runtime.progress import progress_bar
 from sources.campus.render import VERSION, render_campus
 from sources.command import Command, option
@@ -16,6 +17,11 @@ MARKER = "campus.yaml"  # in the folder: how it was made
 def make_toy(opts):
     """Render the toy campus into a fresh folder; a folder of the same campus is left as it is."""
     out = Path(opts.out)
+    with sole_writer(out, "give another --out"):
+        return _make_toy(opts, out)
+
+
+def _make_toy(opts, out):
     not_in_pixels = ("command", "out", "num_workers")
     spec = {key: value for key, value in vars(opts).items() if key not in not_in_pixels}
     mark = {**spec, "version": VERSION}
@@ -26,9 +32,8 @@ def make_toy(opts):
         raise ValueError(
             f"{out} exists and is not this toy campus: remove it, or give another --out"
         )
-    partial = out.with_name(f".partial-{out.name}")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-    partial.mkdir(parents=True)
+    partial = temporary_beside(out)
+    partial.mkdir()
     total = opts.num_train + opts.num_test + opts.num_distractors
     try:
         with progress_bar(None, "buildings", total=total) as bar:
@@ -62,5 +67,5 @@ COMMANDS = (
               ("image_size", positive_int, "side of the square images, pixels"))),
         option("--num_workers", type=natural_int, default=os.cpu_count() or 1,
                help="processes, 0 for this one alone; the images do not depend on it"),
-    )),
+    ), "--out data/toy"),
 )  # fmt: skip

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from imaging.files import TEST_FOLDERS, TRAIN_FOLDERS
+from runtime.files import write_bytes, write_text
 from sources.campus.camera import SPIRAL_FRAMES, spiral_frames
 from sources.campus.scene import Scene, stage, stand_cars
 from sources.campus.site import Stream, make_site, random_stream
@@ -73,9 +74,7 @@ def _save(job: Job, view: str, name: str, picture: np.ndarray) -> None:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=90)
     for folder in _folders(job, view):
-        path = Path(job.out_dir, folder, f"{job.building:04d}", name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(buffer.getvalue())
+        write_bytes(Path(job.out_dir, folder, f"{job.building:04d}", name), buffer.getvalue())
 
 
 def render_building(job: Job) -> dict[str, int]:
@@ -126,7 +125,7 @@ def _write_coordinates(path: Path, buildings: list[int]) -> None:
         latitude = CAMPUS_ORIGIN[0] + row * CAMPUS_PITCH
         longitude = CAMPUS_ORIGIN[1] + column * CAMPUS_PITCH * 1.5
         lines.append(f"{building:04d},{latitude:.6f},{longitude:.6f}\n")
-    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    write_text(path, "".join(lines))
 
 
 def _finished(jobs: list[Job], num_workers: int) -> Iterator[dict[str, int]]:

@@ -606,7 +606,7 @@ def test_conditions_of_the_command_line():
 
 # ---------------------------------------------------------------- benchmarks/weather.py
 @pytest.fixture(scope="module")
-def benchmark():
+def weather_benchmark():
     folder = Path(weather.__file__).parent.parent / "benchmarks"
     sys.path.append(str(folder))  # for `import measure`
     spec = importlib.util.spec_from_file_location("benchmarks_weather", folder / "weather.py")
@@ -616,18 +616,18 @@ def benchmark():
     sys.path.remove(str(folder))
 
 
-def test_ssim_by_hand(benchmark):
+def test_ssim_by_hand(weather_benchmark):
     image = pattern(40, 50)
-    assert benchmark.ssim(image, image) == pytest.approx(1)
+    assert weather_benchmark.ssim(image, image) == pytest.approx(1)
     # Of two even images only the luminance counts: (2 100 50 + c) / (100^2 + 50^2 + c).
     c1 = 2.55**2
     expected = (2 * 100 * 50 + c1) / (100**2 + 50**2 + c1)
-    found = benchmark.ssim(flat(20, 20, 100, 100, 100), flat(20, 20, 50, 50, 50))
+    found = weather_benchmark.ssim(flat(20, 20, 100, 100, 100), flat(20, 20, 50, 50, 50))
     assert found == pytest.approx(expected)
-    assert benchmark.ssim(image, 255 - image) < 0
+    assert weather_benchmark.ssim(image, 255 - image) < 0
 
 
-def test_ssim_of_one_window_against_a_loop(benchmark):
+def test_ssim_of_one_window_against_a_loop(weather_benchmark):
     """An image of 11 x 11 has one window."""
     a, b = pattern(11, 11), pattern(12, 11)[1:]
     x, y = (image.astype(float) @ [0.299, 0.587, 0.114] for image in (a, b))
@@ -639,11 +639,13 @@ def test_ssim_of_one_window_against_a_loop(benchmark):
     cov = (window * (x - mx) * (y - my)).sum()
     c1, c2 = 2.55**2, 7.65**2
     expected = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    assert benchmark.ssim(a, b) == pytest.approx(expected)
+    assert weather_benchmark.ssim(a, b) == pytest.approx(expected)
 
 
-def test_benchmark_measures_every_condition(benchmark, tmp_path, capsys):
-    result = benchmark.main(["--quick", "--rounds", "1", "--json", str(tmp_path / "w.json")])
+def test_benchmark_measures_every_condition(weather_benchmark, tmp_path, capsys):
+    result = weather_benchmark.main(
+        ["--quick", "--rounds", "1", "--json", str(tmp_path / "w.json")]
+    )
     assert tuple(result["conditions"]) == CONDITIONS
     assert json.loads((tmp_path / "w.json").read_text())["spec_version"] == 2
     found = result["conditions"]
@@ -653,8 +655,8 @@ def test_benchmark_measures_every_condition(benchmark, tmp_path, capsys):
     assert "| over_exposure |" in capsys.readouterr().out
 
 
-def test_benchmark_notices_pictures_that_differ(benchmark, monkeypatch):
+def test_benchmark_notices_pictures_that_differ(weather_benchmark, monkeypatch):
     numbers = iter(range(10**6))
     monkeypatch.setattr(weather, "weather_seed", lambda *_: next(numbers))
     with pytest.raises(AssertionError, match="fog is another picture in another thread"):
-        benchmark.check_same(("fog",), [pattern(16, 16)])
+        weather_benchmark.check_same(("fog",), [pattern(16, 16)])
