@@ -151,7 +151,7 @@ def score_task(task, query, gallery, path, run_dir, opts, label=""):
     _, text, warnings = ({}, "", []) if notes else own_metrics(opts.test_dir, task, query, gallery)
     if text:
         print(text)
-    for warning in [*warnings_about(metrics, query, gallery), *warnings]:
+    for warning in [*warnings_about(metrics, query, gallery, bool(label)), *warnings]:
         print(f"warning: {warning}", file=sys.stderr)
     return metrics
 
