@@ -133,12 +133,12 @@ def build_network(opts, class_num):
     if opts.resume or opts.no_pretrained:
         return network
     if opts.weights:
-        weights, source = utils.load_tensors(opts.weights), opts.weights
+        weights, source = utils.load_state_dict(opts.weights), opts.weights
     else:
         weights, source = download_imagenet_weights(opts.backbone), "the ImageNet weights"
     ibn, ibn_source = None, opts.ibn_weights
     if opts.ibn_weights:
-        ibn = utils.load_tensors(opts.ibn_weights)
+        ibn = utils.load_state_dict(opts.ibn_weights)
     elif opts.musenet and not opts.weights:
         ibn, ibn_source = download_ibn_weights(opts.backbone), "IBN-Net's weights"
     model.load_backbone(network, weights, source, ibn, ibn_source)
