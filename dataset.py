@@ -6,6 +6,7 @@ view keeps its label in the others.
 
 import collections
 import functools
+import itertools
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from imaging.files import scan_classes, split_folder
+from imaging.files import need_one_form, scan_classes, split_folder
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -24,13 +25,22 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def scan_training_views(data_dir, views):
     """{view: {ID: paths}} of the training views given by name; no other folder is opened."""
     folder = split_folder(data_dir, "train")
-    return {view: scan_classes(folder / view) for view in views}
+    scanned = {view: scan_classes(folder / view) for view in views}
+    need_one_form(scanned.values())
+    return scanned
 
 
 def class_list(scanned):
     """The sorted union of the IDs that have an image in any of the scanned views."""
     views = scanned.values()
     return sorted({name for classes in views for name, paths in classes.items() if paths})
+
+
+def paired_classes(scanned):
+    """The IDs that have an image in at least two of the scanned views, sorted."""
+    views = [[name for name, paths in classes.items() if paths] for classes in scanned.values()]
+    counts = collections.Counter(itertools.chain(*views))
+    return sorted(name for name, count in counts.items() if count > 1)
 
 
 def hold_out(class_names, seed, share=0.1):
@@ -104,6 +114,7 @@ class Draw(NamedTuple):
     index: int
     seed: int
     mirrored: bool | None = None  # None: the seed decides
+    quarters: int = 0  # turns by 90 degrees that all images of the building share
 
 
 class TrainingViews(Dataset):
@@ -141,7 +152,8 @@ class TrainingViews(Dataset):
         images = np.empty(shape, np.uint8)
         for row, draw in enumerate(draws):
             path, _ = samples[draw.index]
-            images[row] = augmentation.load(path, self.images[view], draw.seed, draw.mirrored)
+            shared = draw.mirrored, draw.quarters
+            images[row] = augmentation.load(path, self.images[view], draw.seed, *shared)
         images = torch.from_numpy(images).permute(0, 3, 1, 2)
         labels = torch.tensor([samples[draw.index][1] for draw in draws])
         return images, labels, *augmentation.extra_labels([draw.seed for draw in draws])
@@ -225,3 +237,7 @@ def batch_loader(dataset, batches, num_workers, pin_memory=False):
 def in_batches(paths, batch_size):
     """The list of paths cut into lists of `batch_size`, the last one shorter."""
     return [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+
+
+if __name__ == "__main__":
+    raise SystemExit("dataset.py is a library: run train.py, or prepare.py check")

@@ -5,16 +5,15 @@ $ python demo.py --random 5 --seed 1
 $ python demo.py --mistakes 8 --output mistakes.png
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from evaluation.feature_file import load_features
+from evaluation.feature_file import FEATURE_FILE, load_features, warn_of_newer
 from evaluation.ranking import rank_gallery, rank_positives
-from runtime.cli import Parser, natural_int, positive_int, script
+from runtime.cli import Parser, example_in, natural_int, positive_int, script
 from runtime.files import replacing
 
 COLUMNS = 10  # retrieved images side by side; a longer ranking goes on below
@@ -47,12 +46,14 @@ def choose_queries(opts, query, gallery):
 
 
 def worst_queries(query, gallery, count):
-    """Indices of the `count` queries whose first true match is ranked lowest, worst first."""
-    ranks, _ = rank_positives(query, gallery)
+    """Of `count` buildings, the query whose first true match is ranked lowest, worst first."""
+    ranks, *_ = rank_positives(query, gallery)
     matched = [index for index, each in enumerate(ranks) if len(each)]
     if not matched:
         raise ValueError("no query has a true match in the gallery: use --query_index or --random")
-    return sorted(matched, key=lambda index: -ranks[index][0])[:count]
+    worst = sorted(matched, key=lambda index: -ranks[index][0])
+    _, first = np.unique(query.labels[worst], return_index=True)  # of each building
+    return [worst[place] for place in sorted(first)[:count]]
 
 
 def retrieve(query, gallery, index, top):
@@ -119,20 +120,6 @@ def find_image(path, test_dir=None):
     raise FileNotFoundError(f"{path} not found: {where} --test_dir {test_dir or 'DIR'}")
 
 
-def read_thumbnail(path):
-    """Read an image as (256, 256, 3) uint8, whole, on a light ground where it is not square."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a JPEG is decoded near this size
-            square = ImageOps.pad(image.convert("RGB"), (THUMBNAIL, THUMBNAIL), color="#e8e8e8")
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a readable image ({reason}): replace it") from None
-    return np.asarray(square)
-
-
 # ---------------------------------------------------------------- the picture
 def cells_of(result):
     """Yield (line, inches from the left, path, caption, colour) of each image, the query first."""
@@ -155,6 +142,8 @@ def draw(results, test_dir=None, make_figure=None):
     """
     from matplotlib import figure, patches
 
+    from imaging.pixels import read_thumbnail
+
     columns = min(max(len(result["retrieved"]) for result in results), COLUMNS)
     heights = [max(1, -(-len(result["retrieved"]) // COLUMNS)) for result in results]  # in lines
     if sum(heights) > MAX_LINES:
@@ -173,7 +162,8 @@ def draw(results, test_dir=None, make_figure=None):
         for line, left, path, caption, colour in cells_of(result):
             top = MARGIN + (first + line) * (CELL + CAPTION)
             box = (left, left + CELL, top + CELL, top)
-            sheet.imshow(read_thumbnail(find_image(path, test_dir)), extent=box, aspect="auto")
+            thumbnail = read_thumbnail(find_image(path, test_dir), THUMBNAIL)
+            sheet.imshow(thumbnail, extent=box, aspect="auto")
             frame = {"fill": False, "color": colour, "linewidth": 4}
             sheet.add_patch(patches.Rectangle((left, top), CELL, CELL, **frame))
             sheet.text(left + CELL / 2, top + CELL + 0.07, caption, color=colour, **style)
@@ -209,7 +199,7 @@ def parse_args(argv=None):
     parser = Parser(
         description="Draw queries and the gallery images retrieved for them: green frame for the "
         "right building, red for a wrong one.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=example_in(__doc__),
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
@@ -227,11 +217,12 @@ def parse_args(argv=None):
         nargs="?",
         const=5,
         metavar="N",
-        help="show the N queries whose first true match is ranked lowest; 5 if N is left out",
+        help="show N queries, each of another building, whose first true match is ranked lowest; "
+        "5 if N is left out",
     )
     add = parser.add_argument
     add("--seed", type=natural_int, default=0, help="seed of --random")
-    add("--features", default="pytorch_result.mat", metavar="FILE", help="feature file of test.py")
+    add("--features", default=FEATURE_FILE, metavar="FILE", help="feature file of test.py")
     add("--test_dir", metavar="DIR", help="./data/test, for images that moved since test.py ran")
     add("--top", type=positive_int, default=10, metavar="K", help="images to show for a query")
     add("--output", default="show.png", metavar="FILE", help="picture: .png, .jpg, .pdf or .svg")
@@ -242,6 +233,8 @@ def parse_args(argv=None):
 @script
 def main(argv=None) -> dict:
     opts = parse_args(argv)
+    if opts.features == FEATURE_FILE:
+        warn_of_newer(opts.features)
     query, gallery = load_features(opts.features)
     indices = choose_queries(opts, query, gallery)
     results = [retrieve(query, gallery, index, opts.top) for index in indices]

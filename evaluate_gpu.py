@@ -9,17 +9,16 @@ As a library: `evaluate(query, gallery)` of two `Features`; what it computes sta
 `evaluation.metrics`, the rankings under it in `evaluation.ranking`.
 """
 
-import argparse
 import json
 import sys
 
 import numpy as np
 
 from evaluation import protocols
-from evaluation.feature_file import load_features
-from evaluation.metrics import evaluate, published_line
+from evaluation.feature_file import FEATURE_FILE, load_features, warn_of_newer
+from evaluation.metrics import evaluate, published_line, tie_line
 from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
-from runtime.cli import Parser, is_out_of_memory, script
+from runtime.cli import Parser, example_in, is_out_of_memory, script
 from runtime.files import write_text
 
 
@@ -90,6 +89,7 @@ def report(metrics, query, gallery, notes=()):
             f"{metrics['num_queries']} queries without a true match",
             *notes,
             published_line(metrics),
+            *filter(None, [tie_line(metrics)]),
             f"AP_standard:{metrics['AP_standard']:.2f} Recall@1%:{metrics['recall@1%']:.2f}",
         ]
     )
@@ -100,12 +100,12 @@ def parse_args(argv=None):
     """Options of the command; combinations that cannot be end the program."""
     parser = Parser(
         description="Score a feature file: Recall@K and AP as published, and beside them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=example_in(__doc__),
     )
     parser.add_argument(
         "features",
         nargs="*",
-        default=["pytorch_result.mat"],
+        default=[FEATURE_FILE],
         metavar="FILE",
         help="feature file that test.py wrote, .mat or .npz; of --protocol sues200 one a height",
     )
@@ -175,6 +175,8 @@ def score_protocol(opts):
 def main(argv=None) -> dict:
     """Score, print and write; returns the metrics."""
     opts = parse_args(argv)
+    if opts.features == [FEATURE_FILE]:
+        warn_of_newer(FEATURE_FILE)
     if opts.protocol is None:
         metrics, text, warnings = score_file(opts.features[0], opts)
     elif opts.protocol == "sues200":

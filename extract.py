@@ -28,7 +28,7 @@ def extract_features(
     """Features of image files by one branch of a network, in the order of `paths`.
 
     The feature of an image is the sum of the embeddings of the image and its mirror image at all
-    `scales` (each applied to the resized input, bicubic), divided by its length.
+    `scales` (each applied to the resized input, bilinear as published), divided by its length.
 
     Args:
         network: a multi-view network in evaluation mode (networks.inference.inference_copy):
@@ -97,7 +97,7 @@ def embed_images(network, branch, images, scales=(1.0,), doubled=False):
         # Always from the original: scales must not compound.
         scaled = images
         if scale != 1:
-            scaled = F.interpolate(images, scale_factor=scale, mode="bicubic", align_corners=False)
+            scaled = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
         both = (scaled, scaled.flip(3))
         for batch in [torch.cat(both)] if doubled else both:
             embedded = network.embed(batch, branch).float()  # (B, D), or (2B, D)
@@ -111,3 +111,7 @@ def view_features(network, branch, classes, label_of, images, **options):
     labels = [label_of[name] for name, images in classes.items() for _ in images]
     features = extract_features(network, branch, paths, images, **options)
     return Features(features, np.array(labels, np.int64), [path.as_posix() for path in paths])
+
+
+if __name__ == "__main__":
+    raise SystemExit("extract.py is a library: run test.py")

@@ -451,3 +451,7 @@ def require_finite(terms, step):
                 f"the {name} loss became {value} at step {step}: lower --lr, "
                 "raise --warm_epoch, or use --bf16 instead of --fp16"
             )
+
+
+if __name__ == "__main__":
+    raise SystemExit("losses.py is a library: run train.py --loss_weights NAME=WEIGHT")

@@ -13,7 +13,7 @@ import utils
 from imaging.files import TEST_VIEWS
 from networks.backbones import Branch, branch_class, branches_of, check_network
 from networks.blocks import USAM
-from networks.musenet import MuSeNet, from_published, is_ibn, is_musenet, load_ibn_weights
+from networks.musenet import MuSeNet, from_published, is_ibn, is_published_musenet, load_ibn_weights
 
 # The order of the published three-view network: model_1 satellite, model_2 street, model_3 drone.
 THREE_VIEWS = TEST_VIEWS
@@ -331,13 +331,15 @@ def build_model(
     musenet=False,
     btnk=None,
     return_weather=False,
+    stages=(1, 2),
     **options,
 ):
     """The network for two views of any name, or for satellite, street and drone.
 
     `options` are those of the networks above: stride, pool, backbone, LPN, block, usam, return_f.
-    `musenet` makes the branches adapt to the weather; only then `btnk` and `return_weather` have a
-    meaning, see `networks.musenet.MuSeNet`. ValueError where options do not fit together.
+    `musenet` makes the branches adapt to the weather; only then `btnk`, `return_weather` and
+    `stages` have a meaning, see `networks.musenet.MuSeNet`. ValueError where options do not fit
+    together.
     """
     if len(view_names) != 2 and tuple(view_names) != THREE_VIEWS:
         expected = f"two of any name, or {','.join(THREE_VIEWS)}"
@@ -345,7 +347,7 @@ def build_model(
     network = two_view_net if len(view_names) == 2 else three_view_net
     if musenet:
         network = muse_two_view_net if len(view_names) == 2 else muse_three_view_net
-        options |= {"btnk": btnk, "return_weather": return_weather}
+        options |= {"btnk": btnk, "return_weather": return_weather, "stages": stages}
     return network(class_num, droprate, share_weight=share, **options)
 
 
@@ -362,7 +364,7 @@ def views_from_opts(opts):
             f"opts.yaml has views: {opts.get('views')!r} and view_names: {views!r}: expected "
             "`views: 2` or `views: 3`, or a list of view names"
         )
-    return tuple(views), bool(opts.get("extra_Google", False)) and len(views) == 3
+    return tuple(views), _switch(opts, "extra_Google") and len(views) == 3
 
 
 def model_from_opts(opts, weights=None):
@@ -373,17 +375,19 @@ def model_from_opts(opts, weights=None):
     the run, whose keys alone tell a published RK-Net. ValueError where an option is impossible.
     """
     for name in ("PCB", "use_dense", "use_NAS"):
-        if opts.get(name):
+        if _switch(opts, name):
             raise ValueError(f"opts.yaml says {name}: true, a network this project does not have")
     view_names, _ = views_from_opts(opts)
-    backbone = "vgg16_bn" if opts.get("use_vgg16") else "resnet50"
-    usam = opts.get("usam") or isinstance(weights, dict) and any(".usam_1." in k for k in weights)
-    LPN = bool(opts.get("LPN", False))
+    backbone = "vgg16_bn" if _switch(opts, "use_vgg16") else "resnet50"
+    usam = _switch(opts, "usam")
+    usam |= isinstance(weights, dict) and any(".usam_1." in key for key in weights)
+    LPN = _switch(opts, "LPN")
     if LPN and "view_names" not in opts and len(view_names) == 2:
         raise ValueError(
             "opts.yaml says LPN: true and views: 2, the published network for panoramas, which "
             "cuts the street view into strips: this project has only the square rings"
         )
+    published_musenet = is_published_musenet(opts)
     return build_model(
         _option(opts, "nclasses", int, None),
         view_names,
@@ -391,12 +395,14 @@ def model_from_opts(opts, weights=None):
         droprate=float(_option(opts, "droprate", (int, float), 0.5)),
         stride=_option(opts, "stride", int, 2),
         pool=_option(opts, "pool", str, "avg"),
-        share=bool(opts.get("share", False)),
+        share=_switch(opts, "share"),
         LPN=LPN,
         block=_option(opts, "block", int, 4),
-        usam=bool(usam),
-        musenet=is_musenet(opts),
+        usam=usam,
+        musenet=published_musenet or _switch(opts, "musenet"),
         btnk=opts.get("btnk"),
+        # The published MuSe-Net with LPN makes the maps of layer2 and does not use them.
+        stages=(1,) if published_musenet and LPN else (1, 2),
     )
 
 
@@ -407,9 +413,15 @@ def input_size_from_opts(opts):
 
 def _option(opts, name, kind, default):
     value = opts.get(name, default)
-    if not isinstance(value, kind) or (kind is int and value < 1):
+    # In Python true is a whole number as well, 1.
+    fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+    if not fits or (kind is int and value < 1):
         raise ValueError(f"opts.yaml has {name}: {value!r}, which no run writes: restore the file")
     return value
+
+
+def _switch(opts, name):
+    return _option(opts, name, bool, False)
 
 
 # ---------------------------------------------------------------- ImageNet weights
@@ -441,3 +453,7 @@ def load_run(name, which_epoch, device):
     utils.load_weights(network, checkpoint, weights)
     print(f"weights: {checkpoint}")
     return network.to(device).eval(), branch_numbers(*views_from_opts(run_opts)), run_opts
+
+
+if __name__ == "__main__":
+    raise SystemExit("model.py is a library: run train.py or test.py")

@@ -10,9 +10,7 @@ Each sub-command stands in sources/, its options beside it; a new one is a modul
 in SOURCES.
 """
 
-import argparse
-
-from runtime.cli import Parser, script
+from runtime.cli import Parser, example_in, script
 from sources import check, drones, own_pairs, panoramas, show, toy, university, vigor
 
 SOURCES = (toy, check, show, panoramas, vigor, drones, university, own_pairs)
@@ -22,14 +20,13 @@ COMMANDS = {command.name: command for source in SOURCES for command in source.CO
 def parse_args(argv=None):
     """Options: the name of a sub-command, and the options of that one."""
     parser = Parser(
-        description="Make, check and convert data folders in the University-1652 layout."
+        description="Make, check and convert data folders in the University-1652 layout.",
+        epilog=example_in(__doc__),
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    style = argparse.ArgumentDefaultsHelpFormatter
-    for name, about, _, options, description in COMMANDS.values():
-        subparser = commands.add_parser(
-            name, help=about, description=description, formatter_class=style
-        )
+    for name, about, _, options, example, description in COMMANDS.values():
+        example = f"example: python prepare.py {name} {example}"
+        subparser = commands.add_parser(name, help=about, description=description, epilog=example)
         for names, settings in options:
             subparser.add_argument(*names, **settings)
     return parser.parse_args(argv)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import utils
 from evaluate_gpu import report, warnings_about
-from evaluation.feature_file import save_features
+from evaluation.feature_file import FEATURE_FILE, save_features
 from evaluation.metrics import evaluate, published_line
 from evaluation.protocols import own_metrics
 from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
@@ -25,7 +25,6 @@ from imaging.variants import add_variant_options, check_variant_options, plan_te
 from runtime import cli, files, locks, processes, startup
 from runtime.cli import positive_int, script
 
-FEATURE_FILE = "pytorch_result.mat"
 REFUSED = {
     "use_dense": "it never had an effect in the published code; a run knows its own network",
     "PCB": "the published code names this network but has none",
@@ -170,7 +169,7 @@ def build_parser():
     """The parser; what describes the network comes from the run folder, not from here."""
     parser = cli.Parser(
         description="Extract features, save them as .mat and print the recall.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=cli.example_in(__doc__),
     )
     add = parser.add_argument
     add("--name", default="two_view", help="name of the run folder in model/")
@@ -184,7 +183,7 @@ def build_parser():
     add("--batchsize", type=positive_int, default=128, help="images at once")
     add("--ms", type=_scales, default="1", help="scales of the input to sum over, e.g. 1,1.1,1.2")
     add_variant_options(parser)
-    cli.add_precision_options(parser)
+    cli.add_precision_options(parser.add_mutually_exclusive_group())
     cli.add_cache_option(parser)
     cli.add_machine_options(parser)
     for name in ("h", "w", "views"):

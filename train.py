@@ -7,12 +7,14 @@ torchrun --nproc_per_node 4 train.py --name two_view --data_dir data/toy       #
 """
 
 import functools
+import shlex
 import time
+from contextlib import contextmanager
 
 import utils
 from runtime import files, locks, processes, startup
 from runtime.cli import script
-from training.options import parse_args
+from training.options import ONCE, changed_options, parse_args
 
 SNAPSHOT_EVERY = 10  # epochs
 
@@ -33,29 +35,30 @@ def train(opts, run_dir):
     from training import build
 
     device = utils.select_device(opts.device, opts.gpu_ids)
-    saved = {k: v for k, v in vars(opts).items() if k not in ("resume", "overwrite")}
-    print(f"run {run_dir} on {device}:", " ".join(f"{k}={v}" for k, v in sorted(saved.items())))
     processes.join_processes(device)
     startup.keep_freed_memory()
     data = build.open_data(opts, pin_memory=device.type == "cuda")
     utils.seed_everything(opts.seed)
     network = build.build_network(opts, len(data.class_names))
     training = build.build_training(opts, network, device, len(data.class_names))
+    print(f"run {run_dir} on {device}:", *changed_options(opts))
 
     start, log = 0, []
     if opts.resume:
-        start, log = load_epoch(run_dir, training, data)
+        start, log = load_epoch(run_dir, training, data, opts.other_images)
         earlier = announce_resumed(run_dir, opts, start)
     if processes.is_main():
         for path in earlier:
             path.unlink(missing_ok=True)
+        saved = {k: v for k, v in vars(opts).items() if k not in ONCE}
         utils.write_opts(
             run_dir, {**saved, "nclasses": len(data.class_names), "views": len(opts.view_names)}
         )
-    log = run_epochs(training, data, opts, run_dir, start, log)
-    if processes.is_main():
-        utils.save_tensors(run_dir / utils.LAST_WEIGHTS, training.evaluated.state_dict())
-        draw_curves(run_dir / "train.jpg", log)
+    with resumable(run_dir, opts):
+        log = run_epochs(training, data, opts, run_dir, start, log)
+        if processes.is_main():
+            utils.save_tensors(run_dir / utils.LAST_WEIGHTS, training.evaluated.state_dict())
+            draw_curves(run_dir / "train.jpg", log)
     print(f"weights: {run_dir / utils.LAST_WEIGHTS}, curves: {run_dir / 'train.jpg'}")
     return {**log[-1], "run_dir": str(run_dir)}
 
@@ -69,6 +72,7 @@ def run_epochs(training, data, opts, run_dir, start, log):
         epochs=opts.epochs,
         schedule=opts.schedule,
         warm_epoch=opts.warm_epoch,
+        warm_from=opts.warm_from,
         step_size=opts.step_size,
     )
     for epoch in range(start, opts.epochs):
@@ -109,6 +113,19 @@ def open_run(opts, run_dir):
     return [*weights, *(run_dir / name for name in ("log.jsonl", "result.txt", "train.jpg"))]
 
 
+@contextmanager
+def resumable(run_dir, opts):
+    """Within, Ctrl-C says how the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (run_dir / "train_state.pth").is_file():
+            raise KeyboardInterrupt("no epoch was complete: begin again") from None
+        start = "python" if opts.world_size == 1 else f"torchrun --nproc_per_node {opts.world_size}"
+        command = f"{start} train.py --name {shlex.quote(opts.name)} --resume"
+        raise KeyboardInterrupt(f"go on with: {command}") from None
+
+
 def announce_resumed(run_dir, opts, start):
     """Say after which epoch a run goes on; returns the files to delete."""
     print(f"resuming after epoch {start - 1}")
@@ -135,6 +152,7 @@ def save_epoch(run_dir, training, data, epoch, log):
     state = {
         "epoch": epoch,
         "class_names": data.class_names,
+        "files": data.files,
         "neighbours": data.sampler.neighbours,
         **training.state(),
         "log": log,
@@ -142,8 +160,11 @@ def save_epoch(run_dir, training, data, epoch, log):
     utils.save_tensors(run_dir / "train_state.pth", state)
 
 
-def load_epoch(run_dir, training, data):
-    """Restore the last complete epoch; returns (the next epoch, the log so far)."""
+def load_epoch(run_dir, training, data, other_images=False):
+    """Restore the last complete epoch; returns (the next epoch, the log so far).
+
+    ValueError where the images have changed since, unless `other_images` are welcome.
+    """
     path = run_dir / "train_state.pth"
     state = utils.load_tensors(path)
     try:
@@ -152,7 +173,9 @@ def load_epoch(run_dir, training, data):
                 f"{path} was trained on {len(state['class_names'])} buildings and --data_dir holds "
                 f"{len(data.class_names)}, or others: give the data folder the run was begun with"
             )
-        training.load_state(state)
+        if not other_images:
+            require_same_files(path, state.get("files", data.files), data.files)
+        training.load_state(state, path)
         data.sampler.neighbours = state.get("neighbours")
         return state["epoch"] + 1, state["log"]
     except (KeyError, TypeError, RuntimeError) as error:
@@ -161,6 +184,17 @@ def load_epoch(run_dir, training, data):
             f"{path} does not fit this run ({reason}): it was written by another version or is "
             "damaged; start again with --overwrite"
         ) from None
+
+
+def require_same_files(path, before, now):
+    """ValueError where the images of a view are not those of which the state at `path` tells."""
+    for view, (count, _) in now.items():
+        if before[view] != now[view]:
+            raise ValueError(
+                f"{path} was trained on {before[view][0]} {view} images, and the {count} in "
+                "--data_dir have other names or sizes: give the images the run was begun with, or "
+                "--other_images to go on with these"
+            )
 
 
 # ---------------------------------------------------------------- what a run shows

@@ -205,6 +205,8 @@ def load_weights(network, path, state=None):
         key.removeprefix("module.").removeprefix("_orig_mod."): value
         for key, value in state.items()
     }
+    if len(clean) < len(state):
+        raise ValueError(f"{path} holds weights twice, with and without `module.`: keep one set")
     expected = network.state_dict()
     differing = [
         f"{key} is {_shape(clean.get(key))}, expected {_shape(expected.get(key))}"
@@ -217,7 +219,23 @@ def load_weights(network, path, state=None):
             f"{len(expected)} entries differ, first {differing[0]}; check views, pool, share, "
             "nclasses"
         )
+    require_equal_copies(network, clean, path)
     network.load_state_dict(clean)
+
+
+def require_equal_copies(network, state, path):
+    """ValueError where a state dict differs in entries that are one tensor of the network.
+
+    A shared branch stands in it under two names; loaded, one of them would overwrite the other.
+    """
+    names = {}
+    for name, tensor in network.state_dict().items():
+        first = names.setdefault((tensor.data_ptr(), tensor.shape), name)
+        if not state[first].allclose(state[name], rtol=0, atol=0, equal_nan=True):
+            raise ValueError(
+                f"{path} has different weights in {first} and {name}, which opts.yaml makes one "
+                "(share: true): restore opts.yaml, or set share: false"
+            )
 
 
 def _shape(tensor):
@@ -272,3 +290,9 @@ def seed_everything(seed, epoch=0, rank=0):
     import torch
 
     torch.manual_seed((seed * 1_000_003 + epoch + rank * 2_305_843_009_213_693_951) % 2**63)
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        "utils.py is a library: run train.py, test.py, evaluate_gpu.py, demo.py or prepare.py"
+    )

@@ -16,7 +16,7 @@ from measure import add_options, interleave, print_table, ratio, run_process, wr
 from evaluate_gpu import evaluate, published_line  # noqa: E402
 from evaluation.feature_file import Features, load_features, save_features  # noqa: E402
 from evaluation.ranking import choose_device  # noqa: E402
-from runtime.cli import Parser, script  # noqa: E402
+from runtime.cli import Parser, example_in, script  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 # Buildings queried, distractors, drone images a building: the test set of University-1652, where
@@ -188,7 +188,7 @@ def _check_equal(lines):
 # ---------------------------------------------------------------- the command
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0], epilog=example_in(__doc__))
     add_options(parser, rounds=3)
     parser.add_argument(
         "--plain", metavar="FILE", help="only score this .mat by the published loop, and end"

@@ -15,7 +15,7 @@ import measure  # noqa: E402
 from input_pipeline import jpeg_contents  # noqa: E402
 
 from evaluation.feature_file import load_features  # noqa: E402
-from runtime.cli import Parser, positive_int, script  # noqa: E402
+from runtime.cli import Parser, example_in, positive_int, script  # noqa: E402
 
 TASK = {"query_drone": 2, "gallery_satellite": 1}  # test folder: branch
 
@@ -126,7 +126,7 @@ def agreement(reference, other):
 
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0], epilog=example_in(__doc__))
     measure.add_options(parser, rounds=2)
     parser.add_argument(
         "--as_published", metavar="FILE", help="extract the plain way, once: a part of the run"
@@ -166,8 +166,10 @@ def main(argv=None):
             name: agreement("published.mat", f"{name}.mat") for name in ("float32", "bfloat16")
         }
         images = len(list(Path("data").rglob("*.jpg")))
+    # A GPU convolves float32 in TF32, with 10 bits, unless it is told otherwise: so do both ways.
     # At the tiny sizes of --quick fewer values average out the rounding.
-    if apart["float32"][0] > 1e-5 or apart["bfloat16"][1] < (0.99 if opts.quick else 0.9999):
+    largest = 1e-3 if device == "cuda" else 1e-5
+    if apart["float32"][0] > largest or apart["bfloat16"][1] < (0.99 if opts.quick else 0.9999):
         raise ValueError(f"the features are not the same (difference, cosine): {apart}")
     print(f"{images} JPEGs, whole process: start, decode, network twice an image, save")
     rows = [

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import measure  # noqa: E402
 
-from runtime.cli import Parser, script  # noqa: E402
+from runtime.cli import Parser, example_in, script  # noqa: E402
 from runtime.startup import keep_freed_memory  # noqa: E402
 from utils import select_device  # noqa: E402
 
@@ -140,7 +140,7 @@ class OurLoader:
 
 def decode_only(folder, count):
     """Decode `count` images on all cores and throw them away: the limit."""
-    from imaging.files import read_image
+    from imaging.pixels import read_image
 
     files = sorted(Path(folder, "train", "drone").glob("*/*.jpg"))
     chosen = [files[number % len(files)] for number in range(count)]
@@ -164,7 +164,7 @@ def largest_difference(folder, side, images):
 
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0], epilog=example_in(__doc__))
     measure.add_options(parser, rounds=3)
     return parser.parse_args(argv)
 

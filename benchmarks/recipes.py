@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import measure  # noqa: E402
 
-from runtime.cli import Parser, positive_int, read_config, script  # noqa: E402
+from runtime.cli import Parser, example_in, positive_int, read_config, script  # noqa: E402
 
 BATCHES = (16, 32)  # smallest and largest, pairs; others leave too few or too slow steps here
 # Of SGD, from random weights: those of `make demo`. Published ones belong to ImageNet weights, and
@@ -33,8 +33,8 @@ SGD_RATES = ("--lr", 0.003, "--backbone_lr", 10)
 TOGETHER = (  # options that only make sense with each other: one step of `--towards`
     ("LPN", "block"),
     ("musenet", "weather", "loss_weights"),  # MuSe-Net has a loss of its own
-    ("optimizer", "lr", "backbone_lr", "schedule", "warm_epoch", "step_size", "weight_decay",
-     "clip_norm", "clip_value", "epochs"),
+    ("optimizer", "lr", "backbone_lr", "schedule", "warm_epoch", "warm_from", "step_size",
+     "weight_decay", "clip_norm", "clip_value", "epochs"),
 )  # fmt: skip
 TASKS = {"drone_satellite": "D>S", "satellite_drone": "S>D"}
 PROTOCOLS = {
@@ -142,9 +142,9 @@ def protocol_rows(runs):
     ]
 
 
-def build_parser(description):
+def build_parser(docstring):
     """The parser of what all trainings here share, and its group of which recipes to train."""
-    parser = Parser(description=description)
+    parser = Parser(description=docstring.splitlines()[0], epilog=example_in(docstring))
     parser.add_argument("data", help="data folder in the University-1652 layout")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--recipes", nargs="+", metavar="NAME", help="these alone")
@@ -160,13 +160,13 @@ def build_parser(description):
 
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser, which = build_parser(__doc__.splitlines()[0])
+    parser, which = build_parser(__doc__)
     which.add_argument("--towards", metavar="NAME", help="from baseline to this, step by step")
     return parser.parse_args(argv)
 
 
 def find_recipes(names):
-    """The files of the recipes named, or of all but those for weather, baseline first.
+    """The files of the recipes named, or of all but those for weather or panoramas, baseline first.
 
     Raises ValueError for an unknown name.
     """
@@ -174,7 +174,8 @@ def find_recipes(names):
     unknown = [name for name in names or () if name not in files]
     if unknown:
         raise ValueError(f"there is no recipe {unknown[0]}: choose among {', '.join(files)}")
-    usual = [name for name, path in files.items() if not read_config(path).get("weather")]
+    special = ("weather", "joint_turns")
+    usual = [n for n, path in files.items() if not any(map(read_config(path).get, special))]
     return [files[name] for name in names or sorted(usual, key=lambda name: name != "baseline")]
 
 

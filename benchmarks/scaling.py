@@ -19,7 +19,7 @@ from measure import add_options, interleave, print_table, ratio, run_process, wr
 from evaluate_gpu import evaluate  # noqa: E402
 from evaluation.feature_file import load_features, npz_member  # noqa: E402
 from evaluation.ranking import choose_device, rank_positives  # noqa: E402
-from runtime.cli import Parser, script  # noqa: E402
+from runtime.cli import Parser, example_in, script  # noqa: E402
 
 # (queries, gallery, width) of each point; the first of a series is what the others grow from.
 FULL = {
@@ -96,7 +96,7 @@ def check_ranks(query, gallery, tiles, device):
         labels=query.labels[rows],
         paths=[""] * len(rows),
     )
-    found, _ = rank_positives(sample, gallery, device=device)
+    found, *_ = rank_positives(sample, gallery, device=device)
     wide = sample.features.astype(np.float64)
     right = [np.flatnonzero(gallery.labels == label) for label in sample.labels]
     own = [
@@ -155,7 +155,7 @@ def add_growth(points, name):
 
 def parse_args(argv=None):
     """Options of the measurement."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0], epilog=example_in(__doc__))
     add_options(parser, rounds=2)
     parser.add_argument(
         "--point", metavar="FILE", help="only measure this .npz, print one line of JSON, and end"

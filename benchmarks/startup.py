@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import measure  # noqa: E402
 
-from runtime.cli import Parser, script  # noqa: E402
+from runtime.cli import Parser, example_in, script  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 # A command in a process of its own, as from the shell, with or without the import's trick.
@@ -57,7 +57,7 @@ def compare(argv, rounds):
 
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0], epilog=example_in(__doc__))
     measure.add_options(parser, rounds=5)
     return parser.parse_args(argv)
 

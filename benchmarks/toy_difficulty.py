@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from evaluate_gpu import evaluate, published_line  # noqa: E402
 from evaluation.feature_file import load_features  # noqa: E402
-from runtime.cli import Parser, script  # noqa: E402
+from runtime.cli import Parser, example_in, script  # noqa: E402
 from runtime.progress import progress_bar  # noqa: E402
 
 BINS = (4, 8, 16)  # per channel; the best of them counts
@@ -42,7 +42,7 @@ def histogram_metrics(query, gallery, bins):
 
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0], epilog=example_in(__doc__))
     parser.add_argument(
         "features", nargs="?", default="pytorch_result.mat", help="feature file of test.py"
     )

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import measure  # noqa: E402
 
-from runtime.cli import Parser, positive_int, script  # noqa: E402
+from runtime.cli import Parser, example_in, positive_int, script  # noqa: E402
 from utils import select_device  # noqa: E402
 
 WAYS = ("published", "ours, float32", "ours, bfloat16")
@@ -156,7 +156,7 @@ def time_steps(opts):
 
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0], epilog=example_in(__doc__))
     measure.add_options(parser, rounds=2)
     parser.add_argument("--batchsize", type=positive_int, default=8, help="images per view")
     parser.add_argument(
@@ -196,7 +196,9 @@ def main(argv=None):
         )
         for way in WAYS[1:]
     }
-    if apart[WAYS[1]] > 1e-3 or apart[WAYS[2]] > 3e-2:
+    # A GPU convolves float32 in TF32, with 10 bits, unless it is told otherwise: so do both ways.
+    float32_limit = 1e-2 if opts.device == "cuda" else 1e-3
+    if apart[WAYS[1]] > float32_limit or apart[WAYS[2]] > 3e-2:
         raise ValueError(f"the first losses do not agree (relative difference): {apart}")
     print(f"batch of {opts.batchsize} images of {len(VIEWS)} views, forward, backward, update")
     rows = [

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import measure  # noqa: E402
 
-from runtime.cli import Parser, positive_int, script  # noqa: E402
+from runtime.cli import Parser, example_in, positive_int, script  # noqa: E402
 from runtime.startup import keep_freed_memory  # noqa: E402
 
 SEEDS_EACH = 4  # drawings of every image and condition; those of a fall differ much in their time
@@ -88,7 +88,7 @@ def check_same(conditions, images):
 
 def parse_args(argv=None):
     """Options of the measurement."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0], epilog=example_in(__doc__))
     measure.add_options(parser, rounds=5)
     parser.add_argument(
         "--side", type=positive_int, default=512, help="pixels of the square images (default 512)"

@@ -68,7 +68,7 @@ def table_rows(results):
 
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser, _ = recipes.build_parser(__doc__.splitlines()[0])
+    parser, _ = recipes.build_parser(__doc__)
     # In fewer passes a network under weather has not learnt to see through it.
     parser.set_defaults(recipes=["strong", "musenet"], passes=80)
     return parser.parse_args(argv)

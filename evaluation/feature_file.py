@@ -4,8 +4,10 @@ $ python test.py --name two_view          # writes pytorch_result.mat
 $ python evaluate_gpu.py pytorch_result.mat   # reads it
 """
 
+import glob
 import math
 import struct
+import sys
 import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 from evaluation.matfile import map_arrays
 from runtime.files import kind_of, replacing
 
+FEATURE_FILE = "pytorch_result.mat"  # where no other is named
 JUNK = -1  # label of gallery images that are neither right nor wrong
 NEEDED = ("query_f", "query_label", "gallery_f", "gallery_label")
 CAMERAS = ("query_cam", "gallery_cam")
@@ -100,6 +103,21 @@ def npz_member(file, archive, name):
         yield member
 
 
+def variants_of(path):
+    """Feature files beside `path` under a longer name, as of `test.py --all`, the newest first."""
+    path = Path(path)
+    found = path.parent.glob(f"{glob.escape(path.stem)}_*{path.suffix}")
+    return sorted(found, key=lambda each: each.stat().st_mtime_ns, reverse=True)
+
+
+def warn_of_newer(path):
+    """Print a warning where `path`, which nobody named, is older than the newest test's files."""
+    newest = next(iter(variants_of(path)), None)
+    if newest and Path(path).is_file() and newest.stat().st_mtime > Path(path).stat().st_mtime:
+        text = f"{path} is older than {newest}, which a later test wrote: name the one you mean"
+        print(f"warning: {text}", file=sys.stderr)
+
+
 def load_features(path, paths=True):
     """Read a feature file: (query, gallery), two `Features`; without `paths`, those are all "".
 
@@ -112,9 +130,10 @@ def load_features(path, paths=True):
     """
     path = Path(path)
     if not path.is_file():
+        others = ", ".join(map(str, variants_of(path)))
         raise FileNotFoundError(
             f"{path} not found: run `python test.py` first, which writes the feature file, "
-            f"or name another one"
+            f"or name another one{others and f' ({others})'}"
         )
     arrays = _read_arrays(path, () if paths else PATHS)
     missing = [key for key in NEEDED if key not in arrays]

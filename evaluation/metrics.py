@@ -50,6 +50,21 @@ def recall(first, k):
     return float(100 * np.mean(np.asarray(first) <= k))
 
 
+def tie_metrics(bounds, num_gallery):
+    """{} without ties, else their number and the recall with all of them against the queries.
+
+    bounds: (Nq, 2) of `ranking.rank_positives`. `num_tied`: queries whose first positive scores
+    like a wrong image, as in a network that has collapsed; the published order decides then, by
+    the order of the gallery. `recall@K_tied_last`, for K = 1, 5, 10 and top1: of the ranks that
+    these queries have where every such wrong image comes first.
+    """
+    num_tied = int(np.count_nonzero(bounds[:, 0] < bounds[:, 1]))
+    last = np.where(bounds[:, 1] > 0, bounds[:, 1], np.inf)
+    places = {"1": 1, "5": 5, "10": 10, "top1": one_percent(num_gallery)["recall@top1"]}
+    recalls = {f"recall@{name}_tied_last": recall(last, k) for name, k in places.items()}
+    return {"num_tied": num_tied} | recalls if num_tied else {}
+
+
 def one_percent(num_gallery):
     """{metric: K} of the four readings of "1 %" of a gallery of N images.
 
@@ -82,10 +97,11 @@ def evaluate(query, gallery, block_size=None, device="cpu", scores=None):
     Beside them: `recall@1%`; `AP_standard`, the mean of `average_precision_standard`;
     `recall@1_chance`, the expected recall@1 of a random ranking; `num_queries`; `num_gallery`, junk
     included; `num_junk`, labelled -1; `num_distractors`, gallery images of a label that no query
-    has, junk excluded; `num_unmatched`, queries without a positive.
+    has, junk excluded; `num_unmatched`, queries without a positive; where scores tie, the
+    numbers of `tie_metrics`.
     """
     check_features(query, gallery)
-    ranks, lengths = rank_positives(query, gallery, block_size, device, scores)
+    ranks, lengths, bounds = rank_positives(query, gallery, block_size, device, scores)
     first = first_ranks(ranks)
     count = np.fromiter(map(len, ranks), np.int64, len(ranks))
     num_gallery = len(gallery.labels)
@@ -105,10 +121,25 @@ def evaluate(query, gallery, block_size=None, device="cpu", scores=None):
         "num_distractors": int(np.count_nonzero(~known)),
         "num_junk": int(np.count_nonzero(gallery.labels == JUNK)),
         "num_unmatched": int(np.count_nonzero(count == 0)),
+        **tie_metrics(bounds, num_gallery),
     }
 
 
 def published_line(metrics):
     """The line that University1652-Baseline prints and papers quote."""
-    recalls = " ".join(f"Recall@{k}:{metrics[f'recall@{k}']:.2f}" for k in (1, 5, 10, "top1"))
-    return f"{recalls} AP:{metrics['AP']:.2f}"
+    return f"{_recalls(metrics)} AP:{metrics['AP']:.2f}"
+
+
+def tie_line(metrics):
+    """The line about the numbers of `tie_metrics`; "" without ties."""
+    if "num_tied" not in metrics:
+        return ""
+    return (
+        f"{metrics['num_tied']} of {metrics['num_queries']} queries score a wrong image like their "
+        f"first match; with the wrong one first: {_recalls(metrics, '_tied_last')}"
+    )
+
+
+def _recalls(metrics, suffix=""):
+    names = (1, 5, 10, "top1")
+    return " ".join(f"Recall@{k}:{metrics[f'recall@{k}{suffix}']:.2f}" for k in names)

@@ -5,18 +5,19 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluation.metrics import one_percent, recall
-from evaluation.ranking import find_matches, score_blocks
+from evaluation.ranking import LEVEL, find_matches, score_blocks
 
 
 class PairCounts(NamedTuple):
-    """What lies above or level with the one true image of every query, (Nq,) float64 each.
+    """How many images lie above or level with each query's one true image, (Nq,) float64 each.
 
     Infinity stands where the gallery has no true image.
     """
 
     above: np.ndarray  # images of a higher score
     wrong: np.ndarray  # of these, those that are no semi-positives of the query
-    tied: np.ndarray  # other images of the same score
+    tied: np.ndarray  # other images of the same score, up to ranking.LEVEL
+    against: np.ndarray  # above, if those were above
 
 
 def count_above(query, gallery, semi_positives=None, block_size=None, scores=None):
@@ -35,16 +36,24 @@ def count_above(query, gallery, semi_positives=None, block_size=None, scores=Non
             f"{len(several)} queries have more than one true gallery image, first label "
             f"{query.labels[several[0]]}: this protocol is for pairs, score with evaluate_gpu.py"
         )
-    counts = PairCounts(*np.full((3, len(positives)), np.inf))
+    counts = PairCounts(*np.full((4, len(positives)), np.inf))
     sides = query.features, gallery.features
     for rows, block in score_blocks(*sides, scores, block_size, "ranking"):
         for row, values in enumerate(block, start=rows.start):
             if len(positives[row]) == 0:
                 continue
             true_score, hidden = values[positives[row][0]], values[junk[row]]
-            above = np.count_nonzero(values > true_score) - np.count_nonzero(hidden > true_score)
-            level = np.count_nonzero(values == true_score) - np.count_nonzero(hidden == true_score)
-            counts.above[row], counts.wrong[row], counts.tied[row] = above, above, level - 1
+            above, first, against = (
+                np.count_nonzero(compare(values, limit)) - np.count_nonzero(compare(hidden, limit))
+                for compare, limit in (
+                    (np.greater, true_score),
+                    (np.greater, true_score + LEVEL),
+                    (np.greater_equal, true_score - LEVEL),
+                )
+            )
+            against -= 1  # the true image
+            counts.above[row], counts.wrong[row] = above, above
+            counts.tied[row], counts.against[row] = against - first, against
             if semi_positives is not None:
                 near = np.asarray(semi_positives[row], dtype=np.int64)
                 near = np.setdiff1d(near, junk[row])  # of repeated ones, one
@@ -56,8 +65,9 @@ def evaluate_pairs(query, gallery, semi_positives=None, block_size=None, scores=
     """Metrics of CVUSA, CVACT and VIGOR; rates in percent.
 
     `recall@1`, `@5`, `@10` and the four of `one_percent`, by the ranks of `count_above`;
-    `num_tied`, queries with another image of the true one's score; `recall@1_chance`, of a random
-    ranking; `num_queries`, `num_gallery` (junk included, the N of 1 %) and `num_unmatched`, queries
+    `num_tied`, queries with another image of the true one's score, and if there are any
+    `recall@1_tied_last`, `@5`, `@10`, with those before it; `recall@1_chance`, of a random ranking;
+    `num_queries`, `num_gallery` (junk included, the N of 1 %) and `num_unmatched`, queries
     without a true image: they count as missed. Where `semi_positives` are given,
     `num_without_semi_positives` and `hit_rate`: queries whose true image is beaten by none but its
     semi-positives. It is no hit where a wrong image comes between, even if the first image covers
@@ -68,6 +78,10 @@ def evaluate_pairs(query, gallery, semi_positives=None, block_size=None, scores=
     ranks = {f"recall@{k}": k for k in (1, 5, 10)} | one_percent(num_gallery)
     metrics = {name: recall(counts.above + 1, k) for name, k in ranks.items()}
     unmatched = np.isinf(counts.above)
+    num_tied = int(np.count_nonzero((counts.tied > 0) & ~unmatched))
+    if num_tied:
+        for k in (1, 5, 10):
+            metrics[f"recall@{k}_tied_last"] = recall(counts.against + 1, k)
     if semi_positives is not None:
         metrics["hit_rate"] = float(100 * np.mean(counts.wrong == 0))
         metrics["num_without_semi_positives"] = sum(len(images) == 0 for images in semi_positives)
@@ -76,7 +90,7 @@ def evaluate_pairs(query, gallery, semi_positives=None, block_size=None, scores=
         "num_queries": len(query.labels),
         "num_gallery": num_gallery,
         "num_unmatched": int(unmatched.sum()),
-        "num_tied": int(np.count_nonzero((counts.tied > 0) & ~unmatched)),
+        "num_tied": num_tied,
     }
 
 
@@ -92,7 +106,7 @@ def describe_pairs(metrics):
         f"first {percent[name]} ({name}; {who}):{metrics[name]:.2f}" for name, who in users.items()
     ]
     lines = [
-        " ".join(f"Recall@{k}:{metrics[f'recall@{k}']:.2f}" for k in (1, 5, 10)),
+        _recalls(metrics),
         f"Recall@1% of {metrics['num_gallery']}: " + ", ".join(shares),
     ]
     near = [name for name in metrics if name.endswith("_5m")]
@@ -105,6 +119,10 @@ def describe_pairs(metrics):
     if metrics["num_tied"]:
         lines.append(
             f"{metrics['num_tied']} {of_all} score another image like the true one, which counts "
-            "in favour, as published"
+            f"in favour, as published; against: {_recalls(metrics, '_tied_last')}"
         )
     return lines
+
+
+def _recalls(metrics, suffix=""):
+    return " ".join(f"Recall@{k}:{metrics[f'recall@{k}{suffix}']:.2f}" for k in (1, 5, 10))

@@ -18,7 +18,7 @@ import numpy as np
 from evaluation import metrics as plain
 from evaluation import places, side_files
 from evaluation.feature_file import JUNK, check_features
-from evaluation.metrics import evaluate, published_line, recall
+from evaluation.metrics import evaluate, published_line, recall, tie_line
 from evaluation.pairs import describe_pairs, evaluate_pairs
 from evaluation.ranking import find_matches, rank_positives, top_images
 from runtime.files import read_yaml, replacing, write_text
@@ -125,7 +125,7 @@ def mean_over_heights(heights):
     mean = {
         name: float(np.mean([each[name] for each in metrics]))
         for name in metrics[0]
-        if name.startswith(("recall", "AP"))
+        if name.startswith(("recall", "AP")) and all(name in each for each in metrics)
     }
     return {"dataset": "sues200", "heights": heights, "mean": mean}
 
@@ -182,7 +182,9 @@ def evaluate_gta(query, gallery, coordinates, positives=None, scores=None):
     several true images, or None. Source: GTA-UAV, evaluate/gta.py and visloc.py.
     """
     given = None if positives is None else side_files.matches_of(query, gallery, positives)
-    ranks, _ = rank_positives(query, gallery, scores=scores, positives=given, description="ranking")
+    ranks, _, bounds = rank_positives(
+        query, gallery, scores=scores, positives=given, description="ranking"
+    )
     first = plain.first_ranks(ranks)
     matched = [each for each in ranks if len(each)]
     num_gallery = len(gallery.labels)
@@ -201,6 +203,7 @@ def evaluate_gta(query, gallery, coordinates, positives=None, scores=None):
         "num_queries": len(ranks),
         "num_gallery": num_gallery,
         "num_unmatched": len(ranks) - len(matched),
+        **plain.tie_metrics(bounds, num_gallery),
     }
 
 
@@ -320,6 +323,7 @@ def format_protocol(metrics):
         heights = metrics["heights"].items()
         lines = [f"{height} m: {published_line(each)}" for height, each in heights]
         lines.append(f"mean: {published_line(metrics['mean'])}")
+        lines += [f"{height} m: {tie_line(each)}" for height, each in heights if tie_line(each)]
     elif "answer" in metrics:
         counts = f"{metrics['num_queries']} queries, {metrics['num_gallery']} gallery images"
         lines = [f"{counts}: the first {ANSWER_LENGTH} of every query"]
@@ -328,7 +332,7 @@ def format_protocol(metrics):
     else:
         families = ("SDM@", "SDM_metres@", "MA@", "Dis@")
         lines = [published_line(metrics) if "AP" in metrics else _named(metrics, ("recall", "AP_"))]
-        lines += [_named(metrics, (family,)) for family in families]
+        lines += [tie_line(metrics), *(_named(metrics, (family,)) for family in families)]
     return "\n".join([f"as published for {name}:", *filter(None, lines)])
 
 
@@ -337,7 +341,7 @@ def _named(metrics, beginnings):
     return " ".join(
         f"{name.replace('recall', 'Recall')}:{value:.2f}{' m' if name.startswith('Dis') else ''}"
         for name, value in metrics.items()
-        if name.startswith(beginnings) and not name.endswith("_chance")
+        if name.startswith(beginnings) and not name.endswith(("_chance", "_tied_last"))
     )
 
 

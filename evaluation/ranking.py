@@ -17,6 +17,9 @@ MIN_ROWS = 128  # a long gallery, perhaps a map of a file, is read once for so m
 # Pairs of images from which `auto` looks for a GPU: some 20 seconds of two CPU cores, against
 # about 3 to import torch and start one.
 GPU_PAIRS = 10**9
+# Scores of features of norm 1 that differ by no more are told as ties: float32 rounds the scores
+# of equal features in a few ways, by their place in the gallery. Ranks are as published.
+LEVEL = np.float32(2**-21)
 LANES = 16  # see `k_largest`
 
 
@@ -88,24 +91,28 @@ def published_order(scores, junk):
 
 
 def positive_ranks(scores, positives, junk):
-    """Ascending 1-based ranks (P,) of the positives of one query among the non-junk gallery.
+    """Ranks of the positives of one query among the non-junk gallery, and those without ties.
 
-    scores (N,), positives (P,) and junk (J,) indices. Equal to the places of `positives` in
-    `published_order`, but only what scores at least as high as the worst positive is sorted.
+    scores (N,), positives (P,) and junk (J,) indices. Returns (ranks, bounds): the places (P,) of
+    `positives` in `published_order`, ascending and 1-based, and the rank (2,) of the first of them
+    if every wrong image level with it came after it, and before it; 0 where there are none. Only
+    what scores at least as high as the worst positive is sorted.
     """
     if len(positives) == 0:
-        return np.empty(0, dtype=np.int64)
+        return np.empty(0, dtype=np.int64), np.zeros(2, dtype=np.int64)
     matching = np.sort(scores[positives])[::-1]  # (P,) best first
-    contenders = np.compress(scores >= matching[-1], scores)  # 3x the speed of a mask
-    above, level = _count_above(contenders, matching)
-    if len(junk) == 0 and (level - above == 1).all():  # no tie at all, as nearly always
-        return above + 1
-    for images in (matching, scores[junk]):
-        more, at_least = _count_above(images, matching)
+    # The best positive with all ties against the wrong images, and for them; then each as it is.
+    limits = np.concatenate([matching[:1] + LEVEL, matching[:1] - LEVEL, matching])
+    contenders = np.compress(scores >= limits.min(), scores)  # 3x the speed of a mask
+    above, level = _count_above(contenders, limits)
+    for images in (matching, scores[junk]) if len(junk) else (matching,):
+        more, at_least = _count_above(images, limits)
         above, level = above - more, level - at_least
+    bounds = np.array([above[0], level[1]]) + 1
+    above, level = above[2:], level[2:]
     if (above != level).any():  # a positive ties with a wrong image: argsort decides
-        return np.flatnonzero(np.isin(published_order(scores, junk), positives)) + 1
-    return above + np.arange(1, len(matching) + 1)
+        return np.flatnonzero(np.isin(published_order(scores, junk), positives)) + 1, bounds
+    return above + np.arange(1, len(matching) + 1), bounds
 
 
 def _count_above(values, limits):
@@ -115,21 +122,24 @@ def _count_above(values, limits):
 
 
 def single_positive_ranks(scores, positives, junk):
-    """Ranks (B, 1) as `positive_ranks` for B queries of one positive each and the same junk.
+    """(ranks (B, 1), bounds (B, 2)) as `positive_ranks`, of one positive each and the same junk.
 
     scores (B, N), positives (B,) and junk (J,) indices: two comparisons of the whole block.
     """
     matching = scores[np.arange(len(scores)), positives][:, np.newaxis]  # (B, 1)
     hidden = scores[:, junk]  # (B, J)
 
-    def count(mask):
-        return mask.sum(axis=1, dtype=np.int32)  # twice the speed of the default int64
+    def count(compare, limits):
+        values, left_out = compare(scores, limits), compare(hidden, limits)
+        # int32: twice the speed of the default int64
+        return values.sum(axis=1, dtype=np.int32) - left_out.sum(axis=1, dtype=np.int32)
 
-    ranks = count(scores > matching) - count(hidden > matching) + 1
-    rivals = count(scores >= matching) - count(hidden >= matching)
-    for row in np.flatnonzero(rivals > ranks):
-        ranks[row] = positive_ranks(scores[row], positives[row : row + 1], junk)[0]
-    return ranks[:, np.newaxis].astype(np.int64)
+    first = count(np.greater, matching + LEVEL) + 1
+    last = count(np.greater_equal, matching - LEVEL)  # the positive is one of them
+    ranks = first.astype(np.int64)
+    for row in np.flatnonzero(last > first):
+        ranks[row] = positive_ranks(scores[row], positives[row : row + 1], junk)[0][0]
+    return ranks[:, np.newaxis], np.stack([first, last], axis=1)
 
 
 def _rank_block(scores, positives, junk):
@@ -137,7 +147,7 @@ def _rank_block(scores, positives, junk):
     shared_junk = all(each is junk[0] for each in junk)
     if shared_junk and all(len(each) == 1 for each in positives):
         return single_positive_ranks(scores, np.concatenate(positives), junk[0])
-    return map(positive_ranks, scores, positives, junk)
+    return zip(*map(positive_ranks, scores, positives, junk), strict=True)
 
 
 def rank_positives(
@@ -149,8 +159,10 @@ def rank_positives(
     torch, or "auto" (see `choose_device`); given scores NumPy ranks in any case. `positives`,
     instead of the images of the query's label: Nq arrays of gallery indices, never junk.
 
-    Returns (ranks, lengths): a list of Nq ascending int64 arrays of 1-based ranks, empty where a
-    query has no positive, and (Nq,) int64, the non-junk gallery images of each query.
+    Returns (ranks, lengths, bounds): a list of Nq ascending int64 arrays of 1-based ranks, empty
+    where a query has no positive; (Nq,) int64, the non-junk gallery images of each query; and
+    (Nq, 2) int64, the rank of each first positive with ties for it and against it (see
+    `positive_ranks`).
     """
     matches, junk = find_matches(query, gallery)
     if positives is None:
@@ -163,12 +175,15 @@ def rank_positives(
         from evaluation import ranking_torch
 
         scores = ranking_torch.dot_products(query.features, gallery.features, device)
-        rank_block = partial(ranking_torch.rank_block, rank_tied=positive_ranks)
+        rank_block = partial(ranking_torch.rank_block, level=float(LEVEL), rank_tied=positive_ranks)
     sides = query.features, gallery.features
-    ranks = []
+    ranks, bounds = [], []
     for rows, block in score_blocks(*sides, scores, block_size, description):
-        ranks.extend(rank_block(block, positives[rows], junk[rows]))
-    return ranks, len(gallery.labels) - np.fromiter(map(len, junk), np.int64, len(junk))
+        of_block = rank_block(block, positives[rows], junk[rows])
+        for found, each in zip((ranks, bounds), of_block, strict=True):
+            found.extend(each)
+    lengths = len(gallery.labels) - np.fromiter(map(len, junk), np.int64, len(junk))
+    return ranks, lengths, np.array(bounds, dtype=np.int64)
 
 
 def choose_device(device, query, gallery):

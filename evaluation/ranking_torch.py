@@ -10,12 +10,14 @@ def dot_products(queries, gallery, device):
     return lambda rows: torch.tensor(queries[rows], device=device) @ gallery.T  # (B, Ng)
 
 
-def rank_block(scores, positives, junk, rank_tied):
-    """Ascending 1-based ranks of the positives of B queries by scores (B, Ng): B int64 arrays.
+def rank_block(scores, positives, junk, level, rank_tied):
+    """(ranks, bounds) of B queries by scores (B, Ng), as of `ranking.positive_ranks` for each.
 
-    positives, junk: B arrays of gallery indices. Each score is searched among the row's sorted
-    positives. A row where a positive ties with a wrong image is left to `rank_tied`, a function
-    such as `ranking.positive_ranks`, which gets the same scores as a NumPy array.
+
+    positives, junk: B arrays of gallery indices; `level`: `ranking.LEVEL`. Each score is searched
+    among the row's sorted positives. A row where a positive ties with a wrong image is left to
+    `rank_tied`, a function such as `ranking.positive_ranks`, which gets the same scores as a NumPy
+    array.
     """
     images, rows, places = _flat_index(positives)
     hidden, hidden_rows, _ = _flat_index(junk)
@@ -32,12 +34,16 @@ def rank_block(scores, positives, junk, rank_tied):
     counts.scatter_add_(1, beaten, beaten.new_ones(1, 1).expand_as(beaten))
     above = counts.flip(1).cumsum(1).flip(1)[:, 1:].cpu().numpy()  # (B, P) rivals above each
     tied = (matching.gather(1, beaten.clamp_(max=width - 1)) == rivals).any(dim=1).cpu().numpy()
-    sizes = [len(each) for each in positives]
-    above += np.array(sizes)[:, np.newaxis] - np.arange(width)  # now ranks, worst first
+    sizes = np.array([len(each) for each in positives])
+    best = matching[range(len(scores)), sizes - 1, np.newaxis]  # (B, 1), infinity without any
+    first, last = ((rivals > best + level).sum(dim=1), (rivals >= best - level).sum(dim=1))
+    bounds = 1 + torch.stack([first, last], dim=1).cpu().numpy()
+    bounds[sizes == 0] = 0
+    above += sizes[:, np.newaxis] - np.arange(width)  # now ranks, worst first
     ranks = [above[row, :size][::-1] for row, size in enumerate(sizes)]
     for row in np.flatnonzero(tied):
-        ranks[row] = rank_tied(scores[row].cpu().numpy(), positives[row], junk[row])
-    return ranks
+        ranks[row], _ = rank_tied(scores[row].cpu().numpy(), positives[row], junk[row])
+    return ranks, bounds
 
 
 def _flat_index(groups):

@@ -37,11 +37,11 @@ def report_variants(task, by_name, plan, run_dir, names=()):
 
 
 def mean_metrics(metrics):
-    """The mean of each number of several metrics."""
+    """The mean of each number that all of several metrics have."""
     return {
         key: sum(each[key] for each in metrics) / len(metrics)
         for key, value in metrics[0].items()
-        if isinstance(value, (int, float))
+        if isinstance(value, (int, float)) and all(key in each for each in metrics)
     }
 
 

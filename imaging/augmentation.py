@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from imaging.cache import as_tensor, resize_bicubic
-from imaging.files import read_image
+from imaging.pixels import read_image
 from imaging.weather import CONDITIONS, apply_weather, choose_condition
 from random_erasing import random_erasing
 
@@ -22,6 +22,9 @@ class Augmentation(NamedTuple):
     up, so it is also turned by up to 90 degrees either way. Colour jitter, AutoAugment and random
     erasing apply to every view (the published code forgot the last two for satellites).
 
+    Images that are turned together, as in Sample4Geo's code for panoramas, are told by how many
+    `quarters`: the panorama is rolled by as many quarters of its width.
+
     Not published: with `zoom` Z an image is magnified by 1/Z to Z, as from another height; with
     `recolour` S each colour goes through a tone curve (`tone_curves`), as of another camera.
 
@@ -31,6 +34,7 @@ class Augmentation(NamedTuple):
     height: int  # pixels, of the result
     width: int
     turned: bool = False
+    rolled: bool = False  # by quarters, where other images are turned
     pad: int = 10
     color_jitter: bool = False
     DA: bool = False  # AutoAugment, the policy for ImageNet
@@ -49,17 +53,18 @@ class Augmentation(NamedTuple):
         """Whether an image is changed before it is resized, which no cache can hold."""
         return bool(self.seeds_torch or self.weather)
 
-    def load(self, path, images, seed, mirrored=None):
+    def load(self, path, images, seed, mirrored=None, quarters=0):
         """The image of a file, changed as `seed` says: uint8 (height, width, 3), a new array.
 
-        `images` is a `cache.ResizedImages` that holds the path; `mirrored` is that of `rearrange`.
+        `images` is a `cache.ResizedImages` that holds the path; `mirrored` and `quarters` are those
+        of `rearrange`.
         """
         if self.before_resize:
             whole = self.before_resizing(read_image(path), seed)
             image = resize_bicubic(whole, self.height, self.width)
         else:
             image = images[path]
-        return self.rearrange(image, random.Random(seed), mirrored)
+        return self.rearrange(image, random.Random(seed), mirrored, quarters)
 
     def extra_labels(self, seeds):
         """Labels of what was drawn for the images of B seeds: with weather [(B,) int64], else [].
@@ -81,17 +86,20 @@ class Augmentation(NamedTuple):
         if self.color_jitter:
             steps.append(v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1, hue=0))
         if self.DA:
-            steps.append(v2.AutoAugment())
+            steps.append(v2.AutoAugment(fill=128))  # as published: grey where nothing was
         # torchvision draws from torch's global generator, which belongs to dropout.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's alone
             return v2.Compose(steps)(as_tensor(image)).permute(1, 2, 0).numpy()
 
-    def rearrange(self, image, rng, mirrored=None):
+    def rearrange(self, image, rng, mirrored=None, quarters=0):
         """What comes after the resize: uint8 (height, width, 3) -> the same shape, a new array.
 
-        `rng` is a random.Random; it decides about the flip unless `mirrored` does.
+        `rng` is a random.Random; it decides about the flip unless `mirrored` does. Before all else
+        the image is turned by `quarters` (see `turned_by_quarters`).
         """
+        if quarters:
+            image = turned_by_quarters(image, quarters, self.rolled)
         angle = rng.uniform(-90, 90) if self.turned else None
         top, left = rng.randint(0, 2 * self.pad), rng.randint(0, 2 * self.pad)
         zoom = self.zoom ** rng.uniform(-1, 1) if self.zoom > 1 else 1.0
@@ -107,6 +115,18 @@ class Augmentation(NamedTuple):
         if heads if mirrored is None else mirrored:
             moved = torch.from_numpy(moved).flip(1).numpy()  # ten times NumPy's speed on 3 bytes
         return random_erasing(moved, self.erasing_p, rng)
+
+
+def turned_by_quarters(image, quarters, rolled=False):
+    """An image (H, W, 3) turned by 90 degrees counter-clockwise so many times.
+
+    A panorama is `rolled` instead, to the left by as many quarters of its width: what was to the
+    right of a satellite image is then at its top, and what was east in the panorama, whose bearing
+    grows to the right, is where north was.
+    """
+    if rolled:
+        return np.roll(image, -(image.shape[1] * quarters // 4), axis=1)
+    return np.rot90(image, quarters)
 
 
 def edge_window(image, top, left, height, width):

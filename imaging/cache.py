@@ -19,13 +19,13 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as image_ops
 
-from imaging.files import read_image
+from imaging.pixels import read_image
 from runtime.files import replacing
 from runtime.processes import main_process_first
 from runtime.progress import progress_bar
 
 CACHE_DIR = Path("cache")
-VERSION = 1  # part of every key: raise it when the same file gives other pixels
+VERSION = 2  # part of every key: raise it when the same file gives other pixels
 STALE_AFTER = 24 * 3600  # seconds without a write after which a half-built cache is abandoned
 
 

@@ -1,21 +1,16 @@
-"""Image files in the University-1652 layout: names of views, folders of classes, pixels.
+"""Image files in the University-1652 layout: names of views, folders of classes.
+
+What has the suffix of an image and is not hidden is meant as one, and must be a file that can be
+read: nothing of that name in a class folder is passed over.
 
 <data>/train/{satellite,street,drone,google}/<ID>/*
 <data>/test/{query,gallery}_{satellite,street,drone}/<ID>/*
 """
 
-import io
-import math
-import re
+import os
+import stat
+import unicodedata
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
-
-try:
-    import simplejpeg
-except ModuleNotFoundError:  # no wheel for this platform: Pillow decodes
-    simplejpeg = None
 
 VIEWS = SATELLITE, STREET, DRONE, GOOGLE = ("satellite", "street", "drone", "google")
 TEST_VIEWS = VIEWS[:3]  # web photographs are for training alone
@@ -54,8 +49,8 @@ def split_folder(data_dir, split):
 def scan_classes(folder):
     """{ID: sorted image paths} of a view's folder; a class folder without images gives [].
 
-    Images are known by their names: one that is gone is an error when it is read. Raises
-    FileNotFoundError where the folder is missing, ValueError where it holds no image at all.
+    Raises FileNotFoundError where the folder is missing, ValueError where it holds no image at all,
+    OSError where a path with an image's name, or a link to a class folder, leads to nothing.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -64,7 +59,8 @@ def scan_classes(folder):
             f"{folder} not found: there are {', '.join(present) or 'no folders'} beside it; "
             "name other views, or check the layout with `python prepare.py check`"
         )
-    classes = list_classes(folder, is_image_name)
+    classes = list_classes(folder)
+    need_files([*dangling_links(folder), *(path for paths in classes.values() for path in paths)])
     if not any(classes.values()):
         raise ValueError(
             f"{folder} holds no images: expected <ID>/<image> with a suffix of "
@@ -83,6 +79,7 @@ def scan_test_folders(test_dir, tasks):
     """{"query_drone": {ID: paths}, ...} of the folders that the tasks need."""
     folders = sorted({folder for task in tasks for folder in task_folders(task)})
     scanned = {folder: scan_classes(test_dir / folder) for folder in folders}
+    need_one_form(scanned.values())
     for folder in folders:
         if folder.startswith("query_"):
             _check_known(scanned[folder], test_dir, test_dir / folder)
@@ -106,12 +103,7 @@ def is_image_name(path):
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def is_image_file(path):
-    """Whether a path with an image's name is a file, or a link to one."""
-    return is_image_name(path) and path.is_file()
-
-
-def list_classes(folder, is_image=is_image_file):
+def list_classes(folder, is_image=is_image_name):
     """{ID: sorted paths} of a folder of class folders, empty ones included, hidden ones not.
 
     `is_image` says which paths count.
@@ -120,42 +112,77 @@ def list_classes(folder, is_image=is_image_file):
     return {path.name: list_images(path, is_image) for path in folders}
 
 
-def list_images(folder, is_image=is_image_file):
+def list_images(folder, is_image=is_image_name):
     """The sorted paths in a folder for which `is_image` holds."""
     return sorted(filter(is_image, folder.iterdir()))
 
 
-def read_image(path):
-    """Decode an image file to uint8 (H, W, 3); an OSError names a file that cannot be read.
+def composed(name):
+    """A name with each accented letter as one sign (Unicode's form NFC), as most systems write."""
+    return unicodedata.normalize("NFC", name)
 
-    Pillow decides what an image is. An intact JPEG is decoded by simplejpeg where it is installed:
-    the same pixels (both are libjpeg-turbo) in half the time.
-    """
+
+def unicode_doubles(names):
+    """Lists of names that differ only in Unicode form (an accent apart, or composed), sorted."""
+    by_form = {}
+    for name in sorted({name for name in names if not name.isascii()}):
+        by_form.setdefault(composed(name), []).append(name)
+    return [group for group in by_form.values() if len(group) > 1]
+
+
+def need_one_form(folders):
+    """ValueError where IDs of the folders, each {ID: paths}, differ only in Unicode form."""
+    for first, second, *_ in unicode_doubles(name for classes in folders for name in classes):
+        raise ValueError(
+            f"the class folders {first} ({ascii(first)} and {ascii(second)}) differ only in "
+            "Unicode form, so that a building would be two: `python prepare.py check DIR` prints "
+            "what joins them"
+        )
+
+
+def dangling_links(folder):
+    """The links in a folder that lead nowhere: perhaps class folders on a disk that is missing."""
+    links = (path for path in sorted(folder.iterdir()) if path.is_symlink() and not path.exists())
+    return [path for path in links if not path.name.startswith(".")]
+
+
+# ---------------------------------------------------------------- what is no file
+class Unreadable(Exception):
+    """Why a file cannot be read as an image, what mends it, and whether its bytes are damaged."""
+
+    def __init__(self, reason, advice, damaged=False):
+        super().__init__(reason)
+        self.reason, self.advice, self.damaged = reason, advice, damaged
+
+    def about(self, path):
+        """What to tell the user."""
+        return f"{path} cannot be read as an image ({self.reason}): {self.advice}"
+
+    def error(self, path):
+        """The OSError that tells the user."""
+        return OSError(f"{self.about(path)}; `python prepare.py check DIR` lists all such files")
+
+
+def need_file(path):
+    """Raise `Unreadable` unless a path is a file, or a link to one; a pipe would be waited for."""
     try:
-        content = Path(path).read_bytes()
-        decoded = _decode_jpeg(content)
-        if decoded is not None:
-            return decoded
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith(("I", "F")):  # cut off at 255 they would be white
-                raise ValueError(f"its pixels are of mode {image.mode}, expected 8 bits a colour")
-            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = re.sub("<_io.BytesIO[^>]*>", "the file", " ".join(str(error).split()))
-        raise OSError(
-            f"{path} cannot be read as an image ({reason.replace(str(path), 'the file')}): replace "
-            "or remove it; `python prepare.py check DIR` lists all such files"
-        ) from None
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if not os.path.islink(path):
+            raise Unreadable("it is gone", "put it back") from None
+        lost = f"a link to {os.readlink(path)}, which is not there"
+        raise Unreadable(lost, "put that back, or remove the link") from None
+    except OSError as error:  # a circle of links, or a folder that must not be entered
+        raise Unreadable(error.strerror, "make it readable") from None
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise Unreadable(f"{what}, not a file", "rename it or move it away")
 
 
-def _decode_jpeg(content):
-    """A JPEG as uint8 (H, W, 3), or None where Pillow has to decode or refuse it."""
-    if simplejpeg is None or not content.startswith(b"\xff\xd8"):
-        return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if colours in ("YCbCr", "Gray") and height * width <= (Image.MAX_IMAGE_PIXELS or math.inf):
-            return simplejpeg.decode_jpeg(content)
-    except ValueError:  # truncated or damaged
-        pass
-    return None
+def need_files(paths):
+    """Raise an OSError for the first of the paths that is no file."""
+    for path in paths:
+        try:
+            need_file(path)
+        except Unreadable as fault:
+            raise fault.error(path) from None

@@ -18,13 +18,10 @@ from statistics import NormalDist
 import numpy as np
 from PIL import Image, ImageChops
 
-SPEC_VERSION = 1  # of weather.md: raised when an image, condition and seed give another picture
-CONDITIONS = (
-    *("normal", "fog", "rain", "snow", "dark", "over_exposure"),
-    *("fog_rain", "fog_snow", "rain_snow", "wind"),
-)
+from imaging.colour import COLOUR_SPACES
+
+SPEC_VERSION = 2  # of weather.md: raised when an image, condition and seed give another picture
 PUBLISHED_SIDE = 512  # pixels: the images that the published lengths are made for
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, BT.601
 
 
 # ---------------------------------------------------------------- conditions
@@ -41,7 +38,7 @@ def apply_weather(image, condition, seed):
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
             f"image is {image.dtype} of shape {image.shape}, expected uint8 (H, W, 3): "
-            "imaging.files.read_image gives that"
+            "imaging.pixels.read_image gives that"
         )
     if not STEPS[condition]:
         return image.copy()
@@ -138,7 +135,7 @@ def cloud_noise(draws, height, width, most):
     return (noise - noise.min()) / (noise.max() - noise.min())
 
 
-def specks(draws, shape, density, uniformity, cell):
+def specks(draws, shape, density, uniformity, cell, peak=255):
     """Salt noise, denser in some places than in others: uint8 (H, W).
 
     Args:
@@ -146,10 +143,11 @@ def specks(draws, shape, density, uniformity, cell):
         density: probability that a cell is a speck.
         uniformity: 0 to 1, how evenly the specks are spread.
         cell: height and width of a cell in pixels.
+        peak: level of the brightest speck.
     """
     height, width = shape
     rows, columns = max(1, round(height / cell[0])), max(1, round(width / cell[1]))
-    salt = draws.content(rows * columns).translate(speck_table(round(256 * density)))
+    salt = draws.content(rows * columns).translate(speck_table(round(256 * density), peak))
     evenness = max(1 - uniformity, 1e-3)
     gate = 1 - (1 - draws.uniform(shape=(8, 8))) ** (1 / evenness)  # Beta(1, evenness)
     gate = Image.fromarray(enlarge(np.rint(255 * gate).astype(np.uint8), rows, columns))
@@ -157,10 +155,10 @@ def specks(draws, shape, density, uniformity, cell):
     return np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def speck_table(count):
+def speck_table(count, peak):
     """The level of a cell for each random byte, bytes (256,): `count` are specks, the others 0."""
     places = [(number + 0.5) / count for number in range(count)]
-    levels = [round(127.5 * (1 + math.cos(math.pi / 2 * place))) for place in places]
+    levels = [round(peak / 2 * (1 + math.cos(math.pi / 2 * place))) for place in places]
     return bytes(levels).ljust(256, b"\0")
 
 
@@ -255,16 +253,14 @@ def add_rain(planes, draws, drop_size):
     """Streaks of rain; `drop_size` is the published pair of limits."""
     shape = drawn_shape(planes.shape[1:])
     layers = int(draws.uniform(1, 4))
-    drops = specks(
-        draws,
-        shape,
-        density=sum(draws.uniform(0.03, 0.14) for _ in range(layers)),
-        uniformity=draws.uniform(0.8, 1.0),
-        cell=(1, 1 / (1 - draws.uniform(*drop_size))),
-    )
+    drops = np.zeros(shape, np.uint8)
+    for _ in range(layers):
+        cell = 1, 1 / (1 - draws.uniform(*drop_size))
+        density, uniformity = draws.uniform(0.03, 0.14), draws.uniform(0.8, 1.0)
+        drops += specks(draws, shape, density, uniformity, cell, peak=255 // layers)
     length = odd(draws.uniform(0.04, 0.06) * max(shape), 9)
     streaks = spread(drops, line_kernel(length, draws.uniform(-15, 15), 1.0))
-    alpha = enlarge(streaks, *planes.shape[1:]) * np.float32(1.3 / 255)
+    alpha = enlarge(streaks, *planes.shape[1:]) * np.float32(1.3 / (255 // layers))
     blend(planes, np.minimum(alpha, np.float32(1), out=alpha), np.float32(240))
 
 
@@ -297,10 +293,21 @@ def flatten_contrast(planes, draws):
 
 
 def change_brightness(planes, draws, factor, added):
-    """Brightness becomes factor (brightness + U(*added)); differences between colours stay."""
-    luma = sum(np.float32(weight) * plane for weight, plane in zip(LUMA, planes, strict=True))
-    changed = np.float32(factor) * (luma + np.float32(draws.uniform(*added)))
-    planes += changed.clip(0, 255) - luma
+    """The brightness of a colour space that is drawn is multiplied, and U(*added) is added to it.
+
+    In an order that is drawn, held within 0 to 255 after each; the space's other two numbers stay.
+    """
+    space = COLOUR_SPACES[int(draws.uniform(0, len(COLOUR_SPACES)))]
+    adds_first = draws.uniform() < 0.5
+    amount = np.float32(draws.uniform(*added))
+
+    def change(brightness):
+        if adds_first:
+            brightness = (brightness + amount).clip(0, 255)
+        brightness = np.floor(brightness * np.float32(factor)).clip(0, 255)
+        return brightness if adds_first else (brightness + amount).clip(0, 255)
+
+    space(planes, change)
     np.clip(planes, 0, 255, out=planes)
 
 
@@ -336,3 +343,6 @@ STEPS = {
     ),
     "wind": (add_wind,),
 }
+CONDITIONS = tuple(
+    STEPS
+)  # the ten, in the published order; a new one is a line at the end of STEPS

@@ -30,8 +30,9 @@ IBN_FILES = {
 def modulated_blocks(backbone, btnk=None):
     """The blocks that are modulated, [(stage, number)] with stage 1 or 2 and number from 0.
 
-    `btnk` has a 0 or 1 for each block of layer1, then of layer2, as in the published `--btnk`. None
-    means all blocks of layer1 except the first, the published 0 1 1 0 0 0 0 of a ResNet-50.
+    `btnk` has a 0 or 1 for each block of layer1, then of layer2, as in the published `--btnk`;
+    blocks beyond its end count as 0. None means all blocks of layer1 except the first, the
+    published 0 1 1 0 0 0 0 of a ResNet-50.
     ValueError where the backbone is not in STAGES or `btnk` does not fit it.
     """
     if backbone not in STAGES:
@@ -43,20 +44,20 @@ def modulated_blocks(backbone, btnk=None):
     blocks = [(1, number) for number in range(first)] + [(2, number) for number in range(second)]
     if btnk is None:
         return blocks[1:first]
-    fits = isinstance(btnk, (list, tuple)) and len(btnk) == len(blocks)
+    fits = isinstance(btnk, (list, tuple)) and len(btnk) <= len(blocks)
     if not fits or not all(switch in (0, 1) for switch in btnk) or not any(btnk):
         raise ValueError(
-            f"btnk {btnk!r} does not fit {backbone}: expected {len(blocks)} numbers 0 or 1, for "
-            f"{first} blocks of layer1 and {second} of layer2, at least one of them 1"
+            f"btnk {btnk!r} does not fit {backbone}: expected up to {len(blocks)} numbers 0 or 1, "
+            f"for {first} blocks of layer1 and {second} of layer2, at least one of them 1"
         )
-    return [block for block, switch in zip(blocks, btnk, strict=True) if switch]
+    return [block for block, switch in zip(blocks, btnk, strict=False) if switch]
 
 
-def is_musenet(opts):
-    """Whether the options of a run folder (a dict) are those of a MuSe-Net.
+def is_published_musenet(opts):
+    """Whether the options of a run folder (a dict) are those of a published MuSe-Net.
 
-    Runs of this project say `musenet: true`, published ones `norm: spade`. ValueError for the other
-    networks of MuSe-Net's code.
+    They say `norm: spade`; runs of this project, `musenet: true`. ValueError for the other networks
+    of MuSe-Net's code.
     """
     norm, conv_norm = opts.get("norm", "bn"), opts.get("conv_norm", "none")
     if norm not in ("bn", "spade") or conv_norm != "none":
@@ -64,7 +65,7 @@ def is_musenet(opts):
             f"opts.yaml says norm: {norm} and conv_norm: {conv_norm}, a network this project does "
             "not have: of MuSe-Net's code it has norm: spade with conv_norm: none"
         )
-    return bool(opts.get("musenet")) or norm == "spade"
+    return norm == "spade"
 
 
 # ---------------------------------------------------------------- IBN-a
@@ -217,11 +218,19 @@ class MuSeNet:
     network, `pt_model`. With `share_weight`, as published, the two are the same. With
     `return_weather` an output is `(logits, embedding, weather)`: the embedding None without
     `return_f`, the weather logits (B, WEATHERS), None for a plain branch. Without `return_weather`
-    the layer of the weather is not trained. `btnk`: see `modulated_blocks`.
+    the layer of the weather is not trained. `btnk`: see `modulated_blocks`. Of these blocks only
+    those in `stages` are modulated; the style network has the weights of the others all the same.
     """
 
     def __init__(
-        self, *plain, backbone="resnet50", usam=False, btnk=None, return_weather=False, **options
+        self,
+        *plain,
+        backbone="resnet50",
+        usam=False,
+        btnk=None,
+        return_weather=False,
+        stages=(1, 2),
+        **options,
     ):
         # Refuses wrong options before anything is built.
         modulated_blocks("vgg16_bn" if options.get("VGG16") else backbone, btnk)
@@ -231,6 +240,7 @@ class MuSeNet:
         for branch in dict.fromkeys(self.adaptive):
             add_instance_norm(branch)
         self.pt_model = StyleNetwork(backbone, btnk)
+        self.modulated = [block for block in self.pt_model.blocks if block[0] in stages]
         self.return_weather = return_weather
         self.pt_model.classifier.requires_grad_(return_weather)
 
@@ -245,7 +255,7 @@ class MuSeNet:
         x = net.maxpool(net.relu(net.bn1(net.conv1(images))))
         for stage, layer in enumerate((net.layer1, net.layer2), start=1):
             for number, block in enumerate(layer):
-                if (stage, number) in self.pt_model.blocks:
+                if (stage, number) in self.modulated:
                     x = modulated_block(
                         block, x, partial(self.pt_model.modulation, style, stage, number)
                     )

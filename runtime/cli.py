@@ -1,12 +1,13 @@
 """The command line: script guard, parser, argument types, options that scripts share, recipes."""
 
 import argparse
+import difflib
 import functools
 import math
 import os
 import sys
 import traceback
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import yaml
@@ -20,9 +21,24 @@ from runtime.processes import (
     world_size,
 )
 
-FLAG = {"action": "store_true"}
-# Off by default, with a `--no-` form for what a recipe may have switched on.
-SWITCH = {"action": argparse.BooleanOptionalAction}
+
+def opposite(name):
+    """The switch that undoes another: `share` -> `no-share`, `no_turn` -> `turn`."""
+    return name[3:] if name.startswith("no_") else f"no-{name}"
+
+
+class Switch(argparse.Action):
+    """`--share` and `--no-share`, `--no_turn` and `--turn`: what a recipe sets can be undone."""
+
+    def __init__(self, option_strings, dest, **settings):
+        self.undoing = [f"--{opposite(name[2:])}" for name in option_strings]
+        super().__init__([*option_strings, *self.undoing], dest, nargs=0, **settings)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, option_string not in self.undoing)
+
+
+SWITCH = {"action": Switch}
 
 
 def script(main):
@@ -32,18 +48,22 @@ def script(main):
     found, what was expected and what to do. Any other exception is a defect of the program and
     keeps its traceback. `GEO_TRACEBACK=1` in the environment shows every traceback.
 
-    Of several processes (torchrun) the first that fails speaks for all: the others either meet the
-    same mistake or lose their partner. Only the first process prints to stdout.
+    Where what reads stdout has gone (`| head`), it ends without a word and with exit code 141, as
+    shell tools do. Of several processes (torchrun) the first that fails speaks for all: the others
+    either meet the same mistake or lose their partner. Only the first process prints to stdout.
     """
 
     @functools.wraps(main)
+    @_until_the_reader_goes()
     def wrapped(argv=None):
         try:
             with nullcontext() if is_main() else silent_stdout():
                 result = main(argv)
-        except KeyboardInterrupt:
-            say_first("interrupted")
+        except KeyboardInterrupt as stop:  # what it carries says how to go on
+            say_first("; ".join(["interrupted", *map(str, stop.args)]))
             end_process(130)
+        except BrokenPipeError:
+            raise
         except Exception as error:
             line = _error_line(error)
             if line is None or os.environ.get("GEO_TRACEBACK"):
@@ -58,6 +78,23 @@ def script(main):
         return result
 
     return wrapped
+
+
+@contextmanager
+def _until_the_reader_goes():
+    """End with the code of SIGPIPE, and without a word, once nobody reads stdout or stderr."""
+    try:
+        try:
+            yield
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, not when the interpreter ends, which would complain
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):  # for what is still in their buffers
+            os.dup2(nowhere, stream.fileno())
+        end_process(141)
 
 
 def _error_line(error):
@@ -78,16 +115,63 @@ def is_out_of_memory(error):
     return any(word in str(error) for word in words)
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that tells the default of an option which has one."""
+
+    def _get_help_string(self, action):
+        empty = action.default is None or action.default in ([], ())
+        return action.help if empty else super()._get_help_string(action)
+
+
+def example_in(docstring):
+    """The first command of a script's docstring, as the last line of its help."""
+    lines = (line.removeprefix("$ ") for line in docstring.splitlines())
+    command = next(line for line in lines if line.startswith("python "))
+    return f"example: {command.split('#')[0].rstrip()}"
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser without abbreviations, whose errors are one line."""
 
     def __init__(self, **options):
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
+
+    def parse_args(self, args=None, namespace=None):
+        """As argparse does it, but an unknown option is answered by the one that may be meant."""
+        opts, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            commands = (a for a in self._actions if isinstance(a, argparse._SubParsersAction))
+            parser = next((each.choices[getattr(opts, each.dest)] for each in commands), self)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{parser.hint(unknown)}")
+        return opts
+
+    def hint(self, unknown):
+        """ " (did you mean --lr?)" for the first unknown option, "" where none is like it.
+
+        Alike are a name but for a few letters, one that holds it, and at last an option whose help
+        says these words, the earlier the better: --learning_rate is --lr.
+        """
+        word = next((each for each in unknown if each.startswith("--")), "")
+        name, known, helps = _plain(word.partition("=")[0]), {}, []
+        for action in self._actions:
+            known.update({_plain(option): option for option in action.option_strings})
+            place = f" {action.help}".find(f" {name}")
+            if action.option_strings and place >= 0:
+                helps.append((place, action.option_strings[0]))
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        near += [each for each in known if name in each]
+        meant = [known[each] for each in near] + [option for _, option in sorted(helps)]
+        return f" (did you mean {meant[0]}?)" if name and meant else ""
 
     def error(self, message):
         """Print the message alone, without the usage, and exit with code 2."""
         say_first(f"{self.prog}: error: {message} (see --help)")
         self.exit(2)
+
+
+def _plain(option):
+    """The words of an option's name."""
+    return option.lstrip("-").replace("_", " ").replace("-", " ").lower()
 
 
 class _Refuse(argparse.Action):
@@ -106,9 +190,9 @@ def add_refused(parser, reasons):
 def add_options(parser, rows):
     """Add options to a parser or a group of one, a row each: (names, takes, default, help).
 
-    What an option takes is a type, a tuple of choices, FLAG (`--x`), SWITCH (`--x` and `--no-x`)
-    or other settings of `add_argument`; a fifth element is its metavar. A row may be a function
-    instead, which adds options that several scripts have in common.
+    What an option takes is a type, a tuple of choices, SWITCH (see `Switch`) or other settings of
+    `add_argument`; a fifth element is its metavar. A row may be a function instead, which adds
+    options that several scripts have in common.
     """
     for row in rows:
         if callable(row):
@@ -187,11 +271,10 @@ def add_cache_option(parser):
 
 
 def add_precision_options(parser):
-    """Add `--fp16` and `--bf16`, of which one may be given (see `precision_of`)."""
-    group = parser.add_mutually_exclusive_group()
+    """Add `--fp16` and `--bf16`, of which one may hold (see `precision_of`)."""
     parts = "for the convolutions and layers that bear it; loss and features stay float32"
-    group.add_argument("--fp16", action="store_true", help=f"float16 {parts}")
-    group.add_argument("--bf16", action="store_true", help=f"bfloat16 {parts}")
+    for name, kind in (("--fp16", "float16"), ("--bf16", "bfloat16")):
+        add_options(parser, [(name, SWITCH, False, f"{kind} {parts}")])
 
 
 def precision_of(opts):
@@ -202,7 +285,7 @@ def precision_of(opts):
 def with_config(parser, argv=None):
     """The command line after the options of its `--config FILE`, which it so overrides.
 
-    The file is YAML with `options: {name: value}`: true gives `--name`, false `--no-name`, a list
+    The file is YAML with `options: {name: value}`: true gives `--name`, false its opposite, a list
     or a mapping what the command line takes for it (`a,b`, `a=1,b=2`). Its other keys are for the
     reader. Raises ValueError or FileNotFoundError.
     """
@@ -215,15 +298,18 @@ def with_config(parser, argv=None):
     tokens = [token for item in read_config(path).items() for token in _option_tokens(*item)]
     unknown = [token for token in parser.parse_known_args(tokens)[1] if token.startswith("--")]
     if unknown:
-        raise ValueError(f"{path} sets {unknown[0]}, which {parser.prog} does not know: remove it")
+        raise ValueError(
+            f"{path} sets {unknown[0]}, which {parser.prog} does not know: remove it"
+            f"{parser.hint(unknown)}"
+        )
     return [*tokens, *argv]
 
 
 def _option_tokens(name, value):
-    if value is None or (value is False and name.startswith("no_")):
+    if value is None:
         return []
     if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
+        return [f"--{name if value else opposite(name)}"]
     if isinstance(value, dict):
         value = ",".join(f"{key}={each}" for key, each in value.items())
     elif isinstance(value, list):

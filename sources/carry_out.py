@@ -17,7 +17,8 @@ from pathlib import Path
 from PIL import Image
 
 from evaluation.side_files import MARKER
-from imaging.files import is_image_name, read_image
+from imaging.files import is_image_name, need_files
+from imaging.pixels import read_image
 from runtime.files import read_yaml, remove_partials, replacing, write_text, write_yaml
 from runtime.locks import sole_writer
 from runtime.progress import progress_bar
@@ -127,7 +128,8 @@ def _distinct(entries):
 
 
 def _check_sources(entries):
-    """ValueError for a source that the layout cannot hold."""
+    """ValueError for a source that the layout cannot hold, OSError for one that is no file."""
+    need_files(entry.source for entry in entries)
     for source, target, _ in entries:
         if not is_image_name(source):
             raise ValueError(

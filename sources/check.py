@@ -2,12 +2,23 @@
 
 import difflib
 import os
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from evaluation.side_files import MARKER
-from imaging.files import TEST_FOLDERS, TRAIN_FOLDERS, list_classes, read_image
+from imaging.files import (
+    TEST_FOLDERS,
+    TRAIN_FOLDERS,
+    Unreadable,
+    composed,
+    dangling_links,
+    is_image_name,
+    list_classes,
+    unicode_doubles,
+)
+from imaging.pixels import decode_file
 from runtime.files import read_yaml
 from runtime.progress import progress_bar
 from sources.command import Command, option
@@ -33,8 +44,10 @@ class Folder(NamedTuple):
 
     classes: dict  # {ID: image paths}
     images: list  # all image paths
-    strays: list  # what is neither a class folder nor an image in one
-    unreadable: list  # (path, reason)
+    flat: list  # images that stand in the view itself, without a class folder
+    strays: list  # what else is neither a class folder nor an image in one
+    unreadable: list  # (path, files.Unreadable)
+    damaged: list  # (path, what is damaged) of images that can be read in part
 
     @property
     def filled(self):
@@ -62,7 +75,8 @@ def check_data(opts):
         findings += check_training(folders)
     else:
         findings.append((NOTE, "train/ is missing: this folder is for testing only", ""))
-    findings += check_testing(root, folders)
+    findings += [*check_testing(root, folders), *check_overlap(folders)]
+    findings += check_forms(root, folders)
     if claims_university1652(root, folders):
         findings += check_official_counts(folders)
     return report(root, folders, findings)
@@ -73,20 +87,25 @@ def read_folder(path):
     """List a view's folder and decode every image of it, on all cores."""
     classes = list_classes(path)
     images = [image for paths in classes.values() for image in paths]
-    known = {*images, *(path / name for name in classes)}
+    dangling = dangling_links(path)
+    flat = [p for p in sorted(path.iterdir()) if is_image_name(p) and p.name not in classes]
+    flat = [image for image in flat if image not in dangling]
+    known = {*images, *flat, *dangling, *(path / name for name in classes)}
     strays = [p for p in sorted([*path.iterdir(), *path.glob("*/*")]) if p not in known]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reasons = list(progress_bar(pool.map(_why_unreadable, images), "decoding", len(images)))
-    unreadable = [(p, reason) for p, reason in zip(images, reasons, strict=True) if reason]
-    return Folder(classes, images, strays, unreadable)
+        faults = list(progress_bar(pool.map(_find_fault, images), "decoding", len(images)))
+    found = [*zip(images, faults, strict=True), *((link, _find_fault(link)) for link in dangling)]
+    unreadable = [(p, fault) for p, fault in found if isinstance(fault, Unreadable)]
+    damaged = [(p, fault) for p, fault in found if isinstance(fault, str) and fault]
+    return Folder(classes, images, flat, strays, unreadable, damaged)
 
 
-def _why_unreadable(path):
+def _find_fault(path):
+    """Why an image cannot be read, as `files.Unreadable`, or what is damaged in it, else ""."""
     try:
-        read_image(path)
-    except OSError as error:
-        return str(error).split(" cannot be read as an image ")[-1].split(": replace")[0]
-    return None
+        return decode_file(path)[1]
+    except Unreadable as fault:
+        return fault
 
 
 # ------------------------------------------- checks: they yield (kind, sentence, mending command)
@@ -97,18 +116,29 @@ def check_names(root):
              for path in root.glob(f"{split}/*") if path.is_dir()}  # fmt: skip
     for name in sorted(found - known):
         close = difflib.get_close_matches(name, known - found, n=1, cutoff=0.8)
-        mend = f"mv '{root / name}' '{root / close[0]}'" if close else ""
+        mend = f"mv {_quote(root / name)} {_quote(root / close[0])}" if close else ""
         yield NOTE, f"{name}/ is not part of the layout and not looked at", mend
 
 
 def check_contents(root, folders):
     """Files that are not images, images that cannot be read, and classes without any."""
     for name, folder in folders.items():
-        if not folder.images:
-            mend = f"mv '{root / name}' '{root / name}.empty'"
+        if folder.flat:
+            sentence = f"{name}/ has {len(folder.flat)} image(s) outside class folders, such as"
+            expected = "each building needs a folder, of one name in all views"
+            kind = NOTE if folder.images else PROBLEM
+            mend = _class_folders(root / name, folder.flat)
+            yield kind, f"{sentence} {folder.flat[0].name}: {expected}", mend
+        elif not folder.images:
+            mend = f"mv {_quote(root / name)} {_quote(root / f'{name}.empty')}"
             yield PROBLEM, f"{name}/ holds no images", mend
-        for path, reason in folder.unreadable:
-            yield PROBLEM, f"{path} cannot be read {reason}", f"rm '{path}'"
+        for path, fault in folder.unreadable:
+            # Nothing is deleted but bytes that are no image.
+            yield PROBLEM, fault.about(path), f"rm {_quote(path)}" if fault.damaged else ""
+        if folder.damaged:
+            path, damage = folder.damaged[0]
+            sentence = f"{name}/ has {len(folder.damaged)} JPEG(s) of which a part is lost"
+            yield NOTE, f"{sentence}, such as {path} ({damage}): replace them", ""
         if folder.strays:
             sentence = f"{name}/ has {len(folder.strays)} file(s) that are not read, such as"
             expected = "images are <ID>/<name> with an image suffix"
@@ -116,6 +146,13 @@ def check_contents(root, folders):
         empty = sorted(folder.classes.keys() - folder.filled)
         if empty:
             yield NOTE, f"{name}/ has {len(empty)} empty class(es): {_some(empty)}", ""
+
+
+def _class_folders(view, images):
+    """The command that puts each image of a view into a folder of the name of its stem."""
+    patterns = " ".join(f"*{suffix}" for suffix in sorted({image.suffix for image in images}))
+    each = 'mkdir -p "./${f%.*}" && mv "./$f" "./${f%.*}/"'
+    return f"(cd {_quote(view)} && for f in {patterns}; do {each}; done)"
 
 
 def check_training(folders):
@@ -151,17 +188,53 @@ def check_testing(root, folders):
         yield PROBLEM, f"{needed}, found {found}", EXAMPLE_COMMAND
         return
     known = set().union(*(folder.classes.keys() for folder in galleries.values()))
+    forms = set(map(composed, known))  # of another form: see check_forms
     for name, folder in queries.items():
-        strangers = folder.classes.keys() - known
+        strangers = {each for each in folder.filled if composed(each) not in forms}
         if strangers:
             sentence = f"{name}/ has {len(strangers)} ID(s) that no gallery folder holds"
-            mend = f"rm -r '{root / name / min(strangers)}'"
+            missing = [root / _gallery_of(name, galleries) / each for each in sorted(strangers)]
+            mend = f"mkdir {' '.join(map(_quote, missing[:10]))}   # and put their images there"
             yield PROBLEM, f"{sentence}: {_some(strangers)}", mend
     for query, gallery in tasks:
         unmatched = (queries[query].filled & known) - galleries[gallery].filled
         if unmatched:
             sentence = f"{len(unmatched)} ID(s) of {query}/ have no image in {gallery}/"
             yield NOTE, f"{sentence} and cannot be found there: {_some(unmatched)}", ""
+
+
+def check_overlap(folders):
+    """Buildings that are trained on and searched for: their recall says nothing of new ones."""
+    trained = set().union(*(f.filled for n, f in folders.items() if n in TRAIN_FOLDERS))
+    queries = [f.filled for n, f in folders.items() if n.startswith("test/query_")]
+    both = set().union(*queries) & trained
+    if both:
+        sentence = f"{len(both)} ID(s) of the queries also stand in train/"
+        yield NOTE, f"{sentence}: {_some(both)}; unless these are other buildings", ""
+
+
+def check_forms(root, folders):
+    """Class folders of one split that differ only in Unicode form, and what joins them."""
+    for split in ("train/", "test/"):
+        views = {root / n: f.classes for n, f in folders.items() if n.startswith(split)}
+        for group in unicode_doubles(name for classes in views.values() for name in classes):
+            moves = [_join(view, old, classes) for view, classes in views.items()
+                     for old in group if old in classes and old != composed(old)]  # fmt: skip
+            codes = " and ".join(map(ascii, group))
+            sentence = f"class folders of {split} differ only in Unicode form: {group[0]}, as"
+            yield PROBLEM, f"{sentence} {codes}", " && ".join(moves)
+
+
+def _join(view, name, classes):
+    """The command that gives a class folder the composed form, or its images to that folder."""
+    old, new = _quote(view / name), _quote(view / composed(name))
+    return f"mv -n {old}/* {new} && rmdir {old}" if composed(name) in classes else f"mv {old} {new}"
+
+
+def _gallery_of(query, galleries):
+    """The first gallery folder of another view than the query folder's, else the first."""
+    view = query.split("_")[1]
+    return min(galleries, key=lambda name: name.endswith(f"_{view}"))
 
 
 def claims_university1652(root, folders):
@@ -193,6 +266,19 @@ def _some(names, most=5):
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def _quote(path):
+    """A path for the shell: what is not plain ASCII as bytes, so that what is pasted is the same.
+
+    bash and zsh read $'...'; a terminal would perhaps compose an accent, or break a line.
+    """
+    text = os.fspath(path)
+    if text.isascii() and text.isprintable():
+        return shlex.quote(text)
+    plain = (chr(byte) if 32 <= byte < 127 and chr(byte) not in "\\'" else f"\\x{byte:02x}"
+             for byte in os.fsencode(text))  # fmt: skip
+    return f"$'{''.join(plain)}'"
+
+
 # ---------------------------------------------------------------- what is printed
 def report(root, folders, findings):
     """Print the table, the notes and the problems; raise ValueError where there is a problem."""
@@ -217,5 +303,5 @@ def report(root, folders, findings):
 
 COMMANDS = (
     Command("check", "compare a folder with the layout", check_data,
-            (option("folder", help="data folder"),)),
+            (option("folder", help="data folder"),), "data/toy"),
 )  # fmt: skip

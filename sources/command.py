@@ -17,6 +17,7 @@ class Command(NamedTuple):
     about: str  # its line in the help
     run: Callable  # options as argparse gives them -> dict of what was found or made
     options: tuple  # of `option`
+    example: str  # what stands behind its name in the last line of its help
     description: str | None = None
 
 
@@ -25,7 +26,7 @@ def option(*names, **settings):
     return names, settings
 
 
-def converter(name, planner, about, source, *options, many_sources=False):
+def converter(name, planner, about, source, *options, many_sources=False, example=None):
     """The command that converts a data set: `planner(source, **options)` gives the `Plan`.
 
     `about` and `source` are what the help says, each of `options` is an argument of the planner.
@@ -36,7 +37,8 @@ def converter(name, planner, about, source, *options, many_sources=False):
         option("--out", default=f"data/{name}", help="data folder to make"),
     )
     run = functools.partial(_convert, planner)
-    return Command(name, about, run, (*first, *options, *CARRYING_OUT), about)
+    example = example or f"DIR --out data/{name}"
+    return Command(name, about, run, (*first, *options, *CARRYING_OUT), example, about)
 
 
 CARRYING_OUT = (

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from imaging.files import is_image_file, list_classes, list_images
+from imaging.files import is_image_name, list_classes, list_images
 from sources.command import converter, option
 from sources.plan import Entry, Plan
 from sources.reading import DEGREES, check_numbers, need_folder, read_lines
@@ -105,7 +105,7 @@ def plan_denseuav(source, *, heights=DENSEUAV_HEIGHTS, old=True):
     stems = {f"H{height}{suffix}" for height in heights for suffix in ("", "_old")[: 1 + old]}
 
     def is_chosen(path):
-        return path.stem in stems and is_image_file(path)
+        return path.stem in stems and is_image_name(path)
 
     found = {f: list_classes(source / f, is_chosen) for f in DENSEUAV if (source / f).is_dir()}
     for view in ("drone", "satellite"):

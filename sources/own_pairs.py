@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
-from imaging.files import TEST_VIEWS, is_image_name, list_images
+from imaging.files import TEST_VIEWS, composed, is_image_name, list_images
 from runtime.cli import natural_int, number_within
 from sources.command import SKIP_MISSING, converter, option
 from sources.plan import Entry, Plan
@@ -90,7 +90,7 @@ def _rows_of_folders(first, second, plan):
     for folder in (first, second):
         stems = {}
         for path in list_images(folder):
-            stems.setdefault(path.stem, []).append(path)
+            stems.setdefault(composed(path.stem), []).append(path)
         if not stems:
             raise ValueError(f"{folder} holds no images itself: expected files, not sub-folders")
         by_stem.append(stems)
@@ -125,7 +125,8 @@ def _rows_of_csv(path):
         place = row.get("latitude"), row.get("longitude")
         if any(place):
             check_numbers(place, f"{path} line {number}", DEGREES)
-        rows.append(Row(*images, row.get("id") or None, place if any(place) else None))
+        name = composed(row.get("id", "")) or None
+        rows.append(Row(*images, name, place if any(place) else None))
     return columns, rows, list(table)[1:]
 
 
@@ -254,5 +255,6 @@ COMMANDS = (
               option("--test_share", type=number_within(0, 1), default=0.2,
                      help="share of the buildings that goes to test/"),
               option("--seed", type=natural_int, default=0, help="which buildings"),
-              SKIP_MISSING, many_sources=True),
+              SKIP_MISSING, many_sources=True,
+              example="photos tiles --views drone,satellite --out data/mine"),
 )  # fmt: skip

@@ -4,7 +4,8 @@ import random
 
 from PIL import Image, ImageDraw
 
-from imaging.files import TRAIN_FOLDERS, read_image, scan_classes, split_folder
+from imaging.files import TRAIN_FOLDERS, scan_classes, split_folder
+from imaging.pixels import read_image
 from imaging.weather import condition_label, draw_weather, parse_conditions
 from runtime.cli import natural_int, positive_int
 from runtime.files import replacing
@@ -84,5 +85,5 @@ COMMANDS = (
         option("--weather", type=parse_conditions, default=(), metavar="NAME,...",
                help="draw a drone image of each building under all conditions, or some (fog,rain)"),
         option("--output", default="views.jpg", help="the picture"),
-    )),
+    ), "data/toy"),
 )  # fmt: skip

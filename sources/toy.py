@@ -67,5 +67,5 @@ COMMANDS = (
               ("image_size", positive_int, "side of the square images, pixels"))),
         option("--num_workers", type=natural_int, default=os.cpu_count() or 1,
                help="processes, 0 for this one alone; the images do not depend on it"),
-    )),
+    ), "--out data/toy"),
 )  # fmt: skip

@@ -3,7 +3,7 @@
 import functools
 from pathlib import Path
 
-from imaging.files import TEST_FOLDERS, TRAIN_FOLDERS, is_image_file, list_classes, list_images
+from imaging.files import TEST_FOLDERS, TRAIN_FOLDERS, is_image_name, list_classes, list_images
 from imaging.perturb import frame_number
 from imaging.weather import CONDITIONS, SPEC_VERSION, draw_weather, parse_conditions
 from sources.command import SKIP_MISSING, converter, option
@@ -66,7 +66,7 @@ def _listed_queries(names, queries, plan, skip_missing):
 
 def _add_gallery(plan, gallery, answers):
     """Each image below `gallery` becomes a class. `answers` are the file stems that are taken."""
-    for found in sorted(filter(is_image_file, gallery.rglob("*"))):
+    for found in sorted(filter(is_image_name, gallery.rglob("*"))):
         if found.stem in answers:
             raise ValueError(
                 f"{found} and {answers[found.stem]} are one answer, {found.stem}: rename one"
@@ -151,7 +151,8 @@ COMMANDS = (
               "University-1652 with fewer drone images to train on",
               "data folder with train/drone/",
               option("--views", type=int, choices=LIMITS, required=True,
-                     help=f"how many of a building's {FRAMES} drone images to keep")),
+                     help=f"how many of a building's {FRAMES} drone images to keep"),
+              example="DIR --views 9 --out data/views9"),
     converter("wx", plan_wx,
               "the test images under weather, for other programs: a data folder for each condition",
               "data folder with test/query_drone/",

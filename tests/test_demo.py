@@ -1,14 +1,17 @@
 """The picture of what was retrieved: which queries, which paths, which frame round which image."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import fails
 from PIL import Image
 
 import demo
+import evaluate_gpu
 from evaluation.feature_file import Features, load_features, save_features
 from evaluation.ranking import rank_gallery
 
@@ -126,6 +129,33 @@ def test_mistakes_are_the_worst_ranked_first(work):
     assert [shown["index"] for shown in demo.main(["--mistakes", "1"])["queries"]] == [2]
 
 
+def test_an_older_file_than_the_last_test_s_is_not_shown_silently(work, capsys):
+    task = "pytorch_result_drone_satellite.mat"
+    save_features(task, *load_features("pytorch_result.mat"))
+    os.utime("pytorch_result.mat", (1, 1))
+    warning = f"warning: pytorch_result.mat is older than {task}, which a later test wrote"
+    for door in (demo, evaluate_gpu):
+        door.main([])
+        assert warning in capsys.readouterr().err
+    os.utime(task, (0, 0))
+    demo.main([])
+    demo.main(["--features", task])
+    assert not capsys.readouterr().err
+    Path("pytorch_result.mat").unlink()
+    fails(demo.main, [], capsys, f"or name another one ({task})")
+
+
+def test_mistakes_are_of_different_buildings(work):
+    """Twelve frames of one building are ranked worst, and all look alike."""
+    query, gallery = load_features("pytorch_result.mat")
+    frames = [2] * 12 + [0, 1]
+    many = Features(query.features[frames], query.labels[frames], [query.paths[i] for i in frames])
+    save_features("many.npz", many, gallery)
+    shown = demo.main(["--mistakes", "3", "--features", "many.npz"])["queries"]
+    assert [each["label"] for each in shown] == [5, 3, 4]
+    assert [each["first_match"] for each in shown] == [3, 1, 1]
+
+
 def test_mistakes_without_any_match_is_an_error(work, capsys):
     query, gallery = load_features("pytorch_result.mat")
     save_features("none.npz", query, gallery._replace(labels=gallery.labels + 50))
@@ -210,7 +240,7 @@ def test_damaged_image_and_absent_paths(work, capsys):
     query, gallery = load_features("pytorch_result.mat")
     Path(gallery.paths[0]).write_bytes(b"no image")
     assert exit_code([]) == 2
-    assert "image 0.png is not a readable image" in capsys.readouterr().err
+    assert "image 0.png cannot be read as an image" in capsys.readouterr().err
     save_features("pytorch_result.mat", query._replace(paths=[""] * 4), gallery)
     assert exit_code([]) == 2
     assert "holds no image paths" in capsys.readouterr().err

@@ -25,7 +25,7 @@ PAGES = (
 
 
 def fenced(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", page.read_text(), re.M | re.S)
 
 
 def commands():

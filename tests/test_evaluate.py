@@ -142,7 +142,7 @@ VARIANTS += ["one positive", "one positive, junk"]
 def test_ranks_equal_plain_loop_under_ties(name):
     query, gallery = variant(name)
     expected = [plain_ranks(query, gallery, row) for row in range(60)]
-    ranks, _ = rank_positives(query, gallery)
+    ranks, *_ = rank_positives(query, gallery)
     assert [each.tolist() for each in ranks] == expected
     assert published_line(evaluate(query, gallery)) == plain_line(query, gallery)
 
@@ -152,8 +152,8 @@ def test_ranks_equal_plain_loop_under_ties(name):
 def test_torch_ranks_equal_numpy_ranks_under_ties(name, block_size):
     """The kernel for GPUs, here on torch's CPU; whole-number scores are the same in both."""
     query, gallery = variant(name)
-    expected, lengths = rank_positives(query, gallery)
-    ranks, same_lengths = rank_positives(query, gallery, block_size, device="cpu:0")
+    expected, lengths, _ = rank_positives(query, gallery)
+    ranks, same_lengths, _ = rank_positives(query, gallery, block_size, device="cpu:0")
     assert [each.tolist() for each in ranks] == [each.tolist() for each in expected]
     assert {each.dtype for each in ranks} == {np.dtype(np.int64)}
     assert same_lengths.tolist() == lengths.tolist()
@@ -179,14 +179,14 @@ def test_torch_takes_features_that_are_a_map(tmp_path, recwarn):
 def test_torch_kernel_where_no_query_has_a_match():
     query, gallery = retrieval_task(range(5), range(5))
     strange = gallery._replace(labels=gallery.labels + 500)
-    ranks, _ = rank_positives(query, strange, device="cpu:0")
+    ranks, *_ = rank_positives(query, strange, device="cpu:0")
     assert [each.tolist() for each in ranks] == [[]] * 5
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_full_ranking_agrees_with_the_ranks(name):
     query, gallery = variant(name)
-    ranks, lengths = rank_positives(query, gallery)
+    ranks, lengths, _ = rank_positives(query, gallery)
     for row in range(0, 60, 7):
         order, scores = rank_gallery(query, gallery, row)
         assert len(order) == len(scores) == lengths[row]
@@ -227,7 +227,7 @@ def test_published_defect_12_short_galleries(size):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_scores_of_a_function_are_ranked_as_dot_products_are(name, device):
     query, gallery = variant(name)
-    expected, lengths = rank_positives(query, gallery)
+    expected, lengths, _ = rank_positives(query, gallery)
     slices = []
 
     def scores(rows):
@@ -235,7 +235,7 @@ def test_scores_of_a_function_are_ranked_as_dot_products_are(name, device):
         return query.features[rows] @ gallery.features.T
 
     blank = query._replace(features=0 * query.features)
-    ranks, same_lengths = rank_positives(blank, gallery, 25, device, scores)
+    ranks, same_lengths, _ = rank_positives(blank, gallery, 25, device, scores)
     assert [each.tolist() for each in ranks] == [each.tolist() for each in expected]
     assert same_lengths.tolist() == lengths.tolist()
     assert slices == [(0, 25), (25, 50), (50, 75)]
@@ -312,7 +312,7 @@ def test_same_label_and_camera_is_junk():
     query, gallery = in_order(1, 1, 0, 1)
     seen = gallery._replace(cameras=np.array([3, 3, 3, 8]))
     asked = query._replace(cameras=np.array([3]))
-    ranks, lengths = rank_positives(asked, seen)
+    ranks, lengths, _ = rank_positives(asked, seen)
     assert ranks[0].tolist() == [2] and lengths.tolist() == [2]
     assert evaluate(asked, seen)["recall@1_chance"] == 50.0
     # The rule is for data that has cameras on both sides.

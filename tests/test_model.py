@@ -1,12 +1,16 @@
 """The networks: published keys and arithmetic, shapes, pooling, weights."""
 
+import math
+
 import pytest
 import torch
 import torchvision
+from conftest import fails
 from torch import nn
 from torch.nn import functional as F
 
 import model
+import test as script
 import utils
 from networks import backbones
 from networks.inference import DTYPES, inference_copy
@@ -479,11 +483,43 @@ def test_the_imagenet_classifier_is_neither_trained_nor_copied():
         ({"backbone": ["r"]}, "backbone"),
         ({"views": [2]}, "views"),
         ({"view_names": [1, 2]}, "view_names"),
+        *(
+            ({name: "no"}, f"{name}: 'no', which no run writes")
+            for name in ("share", "LPN", "usam", "use_vgg16", "musenet", "PCB", "use_dense")
+        ),
+        ({"share": 1}, "share: 1"),
+        ({"share": None}, "share: None"),
+        ({"stride": True}, "stride: True"),
+        ({"droprate": False}, "droprate: False"),
     ],
 )
 def test_impossible_options_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         model.model_from_opts({"views": 2, "nclasses": 3, **changes})
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_branches_that_differ_are_not_loaded_as_shared_ones(small_run, capsys, views):
+    """One would overwrite the other without a word."""
+    names = model.THREE_VIEWS if views == 3 else ("satellite", "drone")
+    network = model.build_model(8, names, backbone="resnet18")
+    opts = {**utils.read_opts(small_run), "view_names": list(names), "views": views}
+    utils.save_tensors(small_run / "net_009.pth", network.state_dict())
+    utils.write_opts(small_run, {**opts, "share": True})
+    line = fails(script.main, ["--name", "small", "--test_dir", "x"], capsys, "net_009.pth",
+                 f"different weights in model_1.model.conv1.weight and model_{views}.model",
+                 "share: false")  # fmt: skip
+    assert line.startswith("test.py: error:")
+    utils.write_opts(small_run, {**opts, "share": "no"})
+    fails(script.main, ["--name", "small", "--test_dir", "x"], capsys, "share: 'no'")
+    # Equal copies, also of what is not a number, are what a shared network leaves.
+    shared = model.build_model(8, names, share=True, backbone="resnet18")
+    with torch.no_grad():
+        shared.model_1.model.conv1.weight[0] = math.nan
+    utils.save_tensors(small_run / "net_009.pth", shared.state_dict())
+    for share in (True, False):
+        utils.write_opts(small_run, {**opts, "share": share})
+        model.load_run("small", "9", torch.device("cpu"))
 
 
 def test_backbone_weights_from_a_file(tmp_path):

@@ -32,11 +32,20 @@ def test_it_is_one_rectangle_of_the_asked_size_and_shape():
         assert 0.42 < height / width < 2.4
 
 
-def test_it_reaches_every_place_and_both_shapes():
-    masks = erased_masks(2000, height=50, width=50)  # in a square both shapes fit alike
+def test_it_reaches_every_place_and_is_mostly_tall():
+    masks = erased_masks(2000, height=50, width=50)
     assert masks.any(axis=0).all()
     tall = [mask.any(axis=1).sum() > mask.any(axis=0).sum() for mask in masks]
-    assert sum(tall) / len(tall) == pytest.approx(0.5, abs=0.06)
+    assert sum(tall) / len(tall) == pytest.approx(0.76, abs=0.04)  # as the published code
+
+
+def test_the_ratio_is_uniform():
+    """Zhong et al. 2020, algorithm 1: between 0.3 and 1 / 0.3, height to width."""
+    rng = random.Random(2)
+    boxes = [random_rectangle(2000, 2000, rng, scale=(0.05, 0.2)) for _ in range(4000)]
+    ratios = np.sort([height / width for _, _, height, width in boxes])
+    expected = np.linspace(0.3, 1 / 0.3, len(ratios))
+    assert np.abs(ratios - expected).max() < 0.08
 
 
 def test_the_area_is_uniform():

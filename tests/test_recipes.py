@@ -11,6 +11,7 @@ from conftest import SMALL
 import train
 import utils
 from runtime import cli
+from training.options import view_names
 
 RECIPES = sorted(Path(__file__).resolve().parent.parent.glob("recipes/*.yaml"))
 # Recall@1 and AP, drone to satellite and back, of the publications; None: ours, none published.
@@ -49,7 +50,7 @@ def test_a_recipe_is_what_the_run_gets(path):
     opts = vars(train.parse_args(["--config", str(path)]))
     for name, value in cli.read_config(path).items():
         key = "view_names" if name == "views" else name
-        expected = ["satellite", "street", "drone"][:: 3 - value + 1] if name == "views" else value
+        expected = view_names(str(value)) if name == "views" else value
         if name == "loss_weights":
             assert {**opts[key], **value} == opts[key]
         else:

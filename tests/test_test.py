@@ -226,6 +226,20 @@ def test_scales_do_not_compound_and_are_as_given():
     assert sizes == [40, 40, 60, 60, 80, 80]
 
 
+def test_scales_interpolate_bilinearly():
+    """As published; twice a row of pixels a, b has a, 3/4 a + 1/4 b, 1/4 a + 3/4 b, b."""
+    seen = []
+
+    class Row(nn.Module):
+        def embed(self, images, branch):
+            seen.append(images[0, 0, 0].tolist())
+            return images.mean((2, 3))
+
+    row = torch.tensor([0.0, 8.0, 4.0, 4.0]).expand(1, 3, 4, 4)
+    extract.embed_images(Row(), 1, row, scales=(2.0,))
+    assert seen[0] == pytest.approx([0, 2, 6, 7, 5, 4, 4, 4])
+
+
 def test_one_doubled_batch_equals_two_passes():
     """On a GPU an image and its mirror image go through the network together."""
     torch.manual_seed(0)

@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +18,8 @@ from PIL import Image
 import train
 import utils
 from evaluation import feature_file
+from imaging.augmentation import Augmentation
+from runtime import cli
 from training import build, engine, options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +66,51 @@ def test_a_run_leaves_what_it_promises(toy, workdir, capsys):
     assert "8 buildings, 8 satellite, 16 drone images, 2 steps an epoch" in out
     assert "epoch 11/11" in out
     assert not same(weights("full"), weights("full", "net_009.pth"))
+
+
+def test_what_is_printed_of_the_options(toy, workdir, capsys):
+    """Only what differs from the defaults, and nothing where there is nothing to train on."""
+    run_training(toy, "told", "--epochs", "1", "--train_all", "--share")
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("run ")]
+    assert line.removeprefix("run model/told on cpu: ").split() == [
+        *("backbone=resnet18", "backbone_lr=1.0", "batchsize=4", f"data_dir={toy}", "device=cpu"),
+        *("epochs=1", "h=32", "no_pretrained=True", "num_workers=0", "pad=2", "share=True"),
+        *("step_size=1", "train_all=True", "w=32"),
+    ]
+    with pytest.raises(SystemExit):
+        train.main(["--name", "nothing", "--data_dir", "absent", *SMALL])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["plain", "it's here"])
+def test_ctrl_c_says_how_to_go_on(toy, workdir, monkeypatch, capsys, name):
+    """The line can be pasted; before the first epoch is complete there is nothing to resume."""
+    trained = engine.train_one_epoch
+
+    def stop_in(epoch):
+        def train_then_stop(training, data, number, lr_factor):
+            if number == epoch:
+                raise KeyboardInterrupt
+            return trained(training, data, number, lr_factor)
+
+        monkeypatch.setattr(engine, "train_one_epoch", train_then_stop)
+
+    def interrupted(*argv):
+        with pytest.raises(SystemExit) as stop:
+            train.main([*argv])
+        assert stop.value.code == 130
+        return capsys.readouterr().err
+
+    options = ["--name", name, "--data_dir", str(toy), *SMALL, "--epochs", "2", "--train_all"]
+    stop_in(0)
+    assert interrupted(*options) == "interrupted; no epoch was complete: begin again\n"
+    stop_in(1)
+    before, offered = interrupted(*options).strip().split(": ")
+    assert before == "interrupted; go on with"
+    stop_in(None)
+    python, script, *resumed = shlex.split(offered)
+    assert (python, script, resumed) == ("python", "train.py", ["--name", name, "--resume"])
+    assert train.main(resumed)["epoch"] == 1
 
 
 def test_weights_load_without_unpickling_code(toy, workdir):
@@ -157,6 +206,11 @@ def test_sigkill_and_resume(toy, workdir):
 
 def test_resume_refuses_other_options(toy, workdir, capsys):
     run_training(toy, "run", "--epochs", "1", "--train_all")
+    train.main(["--name", "run", "--resume", "--epochs", "2"])
+    line = "--step_size stays as run was begun: the learning rate falls after every 1 epochs\n"
+    assert line in capsys.readouterr().out
+    train.main(["--name", "run", "--resume"])
+    assert "--step_size" not in capsys.readouterr().out.replace(" step_size=", "")
     fails(train.main, ["--name", "run", "--resume", "--batchsize", "3"], capsys,
           "--batchsize 3 differs from 4")  # fmt: skip
     fails(train.main, ["--name", "absent", "--resume"], capsys, "opts.yaml not found")
@@ -164,9 +218,19 @@ def test_resume_refuses_other_options(toy, workdir, capsys):
     fails(train.main, ["--name", "run", "--resume"], capsys, "nothing to resume")
 
 
-def test_resume_refuses_other_buildings(toy, workdir, capsys):
-    import shutil
+def test_resume_refuses_switches_that_were_changed_in_the_run_folder(toy, workdir, capsys):
+    run_training(toy, "run", "--epochs", "1", "--train_all")
+    saved = utils.read_opts(workdir / "model" / "run")
+    utils.write_opts(workdir / "model" / "run", {**saved, "share": "no"})
+    fails(train.main, ["--name", "run", "--resume"], capsys, "opts.yaml has share: 'no'")
+    utils.write_opts(workdir / "model" / "run", {**saved, "epochs": True})
+    fails(train.main, ["--name", "run", "--resume"], capsys, "opts.yaml has epochs: True")
+    utils.write_opts(workdir / "model" / "run", {**saved, "share": True})
+    fails(train.main, ["--name", "run", "--resume"], capsys, "train_state.pth has different weights"
+          " in model_1.model.conv1.weight and model_2.model.conv1.weight")  # fmt: skip
 
+
+def test_resume_refuses_other_buildings(toy, workdir, capsys):
     run_training(toy, "run", "--epochs", "1", "--train_all")
     other = shutil.copytree(toy, workdir / "other")
     for view in ("satellite", "drone"):
@@ -174,6 +238,31 @@ def test_resume_refuses_other_buildings(toy, workdir, capsys):
         first.rename(first.with_name("4321"))
     fails(train.main, ["--name", "run", "--resume", "--data_dir", other, "--epochs", "2"], capsys,
           "give the data folder the run was begun with")  # fmt: skip
+
+
+CHANGES = {
+    "added": lambda path: shutil.copy(path, path.with_name("more.jpeg")),
+    "removed": lambda path: path.unlink(),
+    "renamed": lambda path: path.rename(path.with_name("other.jpeg")),
+    "replaced": lambda path: path.write_bytes(path.read_bytes() + b"more"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_resume_refuses_other_images(toy, workdir, capsys, change):
+    """Of the held-out buildings too; where the folder stands does not matter."""
+    run_training(toy, "run", "--epochs", "1")
+    other = shutil.copytree(toy, workdir / "other")
+    argv = ["--name", "run", "--resume", "--data_dir", str(other), "--epochs"]
+    assert train.main([*argv, "2"])["epoch"] == 1
+    CHANGES[change](sorted((other / "train" / "drone").glob("*/*.jpeg"))[-1])
+    found = 16 + {"added": 1, "removed": -1}.get(change, 0)
+    fails(train.main, [*argv, "3"], capsys, "train_state.pth was trained on 16 drone images, and "
+          f"the {found} in --data_dir have other names or sizes", "--other_images")  # fmt: skip
+    assert train.main([*argv, "3", "--other_images"])["epoch"] == 2
+    assert "other_images" not in utils.read_opts(workdir / "model" / "run")
+    assert train.main([*argv, "4"])["epoch"] == 3
+    fails(train.main, ["--other_images"], capsys, "--other_images goes with --resume")
 
 
 def test_weights_of_the_end_are_never_those_of_an_earlier_one(toy, workdir, monkeypatch, capsys):
@@ -192,8 +281,6 @@ def test_weights_of_the_end_are_never_those_of_an_earlier_one(toy, workdir, monk
 
 def test_a_view_that_first_comes_later(toy, workdir, tmp_path_factory):
     """A branch whose first images come in the second step trains like any other."""
-    import shutil
-
     data = shutil.copytree(toy, tmp_path_factory.mktemp("sparse") / "data")
     for path in sorted((data / "train" / "street").iterdir())[3:]:
         shutil.rmtree(path)
@@ -280,8 +367,6 @@ def test_validation_sees_the_weights_of_its_epoch(toy, workdir, monkeypatch):
 
 def test_any_pair_of_views_and_missing_ones(toy, workdir, tmp_path_factory):
     """Published defect 15: street and google had to exist, whatever was trained."""
-    import shutil
-
     bare = tmp_path_factory.mktemp("bare")
     for view in ("satellite", "street"):
         shutil.copytree(toy / "train" / view, bare / "train" / view)
@@ -406,6 +491,7 @@ def test_a_run_of_an_earlier_version_resumes(toy, workdir):
     state = utils.load_tensors(path)
     for group in state["optimizer"]["param_groups"]:
         group["fused"] = None
+    del state["files"]  # which images it was trained on, it did not say
     utils.save_tensors(path, state)
     train.main(["--name", "old", "--resume", "--epochs", "2"])
     assert same(weights("old"), weights("unbroken"))
@@ -497,6 +583,30 @@ def test_sampling_options_reach_the_sampler(toy, workdir, capsys):
         fails(train.main, ["--data_dir", toy, *SMALL, "--name", "refused", *argv], capsys, expected)
 
 
+def test_pairs_that_are_turned_together(toy, workdir, monkeypatch):
+    """By --joint_turns no satellite image is turned alone, and polar ones are rolled too."""
+    views = ["--views", "satellite,street"]
+    seen = []
+    original = Augmentation.rearrange
+
+    def spy(self, image, rng, mirrored=None, quarters=0):
+        seen.append((self.turned, self.rolled, quarters))
+        return original(self, image, rng, mirrored, quarters)
+
+    monkeypatch.setattr(Augmentation, "rearrange", spy)
+    run_training(toy, "pair", *views, "--joint_turns", "--epochs", "2", "--train_all")
+    assert {each[:2] for each in seen} == {(False, False), (False, True)}
+    satellite, street = ([e[2] for e in seen if e[1] is rolled] for rolled in (False, True))
+    assert satellite == street and set(satellite) > {0}
+    for more, turned, rolled in (
+        ([], [True, False], [False, True]),
+        (["--joint_turns", "--h", "384", "--no_turn"], [False, False], [True, True]),
+    ):
+        found = build.augmentations(options.parse_args([*views, *more])).values()
+        assert [each.turned for each in found] == turned
+        assert [each.rolled for each in found] == rolled
+
+
 @pytest.mark.parametrize("flag", sorted(options.REFUSED))
 def test_refused_flags_say_why(workdir, capsys, flag):
     """Published defect 6: flags without effect."""
@@ -531,7 +641,7 @@ def test_every_published_flag_is_known():
         (["--views", "4"], "'4' is not 2, 3"),
         (["--views", "drone,drone"], "two different names"),
         (["--extra_Google"], "give --views 3"),
-        (["--fp16", "--bf16"], "not allowed with"),
+        (["--fp16", "--bf16"], "--fp16 and --bf16 contradict each other"),
         (["--pool", "sum"], "invalid choice: 'sum'"),
         (["--weights", "x", "--no_pretrained"], "contradict"),
         (["--sync_bn"], "start them with torchrun"),
@@ -587,9 +697,27 @@ def test_options_of_a_recipe_and_those_that_win(toy, workdir):
     assert same(weights("by_recipe"), weights("by_hand"))
 
 
+def test_every_switch_of_a_recipe_can_be_undone(workdir):
+    """By --no-share, by --turn for no_turn; false in a recipe does the same."""
+    switches = [a for a in options.build_parser()._actions if isinstance(a, cli.Switch)]
+    names = {action.dest for action in switches} - {"resume", "other_images", "extra_Google"}
+    assert names > {"no_turn", "no_pretrained", "fp16", "bf16", "compile", "sync_bn", "triplet"}
+    recipe = workdir / "r.yaml"
+    for name in sorted(names):
+        undo = f"--{name[3:]}" if name.startswith("no_") else f"--no-{name}"
+        recipe.write_text(f"options: {{{name}: true}}")
+        assert getattr(train.parse_args(["--config", str(recipe), undo]), name) is False
+        recipe.write_text(f"options: {{{name}: false}}")
+        assert getattr(train.parse_args(["--config", str(recipe)]), name) is False
+    recipe.write_text("options: {bf16: true, no_turn: true, extra_Google: true, views: 3}")
+    opts = train.parse_args(["--config", str(recipe), "--no-bf16", "--fp16", "--no-extra"])
+    assert (opts.fp16, opts.bf16, opts.no_turn, opts.extra_Google) == (True, False, True, False)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("options: {resume: true}", "--resume belongs on the command line"),
         ("options: {bets: 1}", "sets --bets, which"),
         ("options: {extra_Google: 1}", "unrecognized arguments: 1"),
         ("options: {pool: none}", "argument --pool: invalid choice: 'none'"),

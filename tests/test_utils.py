@@ -59,6 +59,9 @@ def test_weights_with_wrapper_prefixes_load(tmp_path):
         loaded = torch.nn.Linear(2, 3)
         utils.load_weights(loaded, tmp_path / "net.pth")
         assert torch.equal(loaded.weight, network.weight + 1)
+    utils.save_tensors(tmp_path / "net.pth", {**network.state_dict(), **state})
+    with pytest.raises(ValueError, match="net.pth holds weights twice"):
+        utils.load_weights(loaded, tmp_path / "net.pth")
 
 
 def test_weights_of_another_network_are_named(tmp_path):

@@ -3,6 +3,9 @@
 Here options become arguments: the classes that are built take values, never options.
 """
 
+import hashlib
+import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +38,20 @@ class TrainingData:
     sampler: Any
     held_out: dict  # {view: {ID: paths}}, empty with --train_all
     images: dict  # {view: imaging.cache.ResizedImages}
+    files: dict  # {view: (number of images, digest of their names and sizes)}
 
 
 def open_data(opts, pin_memory):
     """Scan the views asked for, split the buildings, build the loader: `TrainingData`."""
     scanned = dataset.scan_training_views(opts.data_dir, input_views(opts))
     class_names, held_out = split_buildings(opts, scanned)
+    if not dataset.paired_classes(scanned) and processes.is_main():
+        print(
+            f"warning: no building has images in two of {', '.join(scanned)}, so nothing ties the "
+            "views together: the class folders of a building must have the same name in each; see "
+            f"`python prepare.py check {opts.data_dir}`",
+            file=sys.stderr,
+        )
     samples = dataset.label_samples(scanned, class_names)
     images = {
         view: open_view(
@@ -62,7 +73,21 @@ def open_data(opts, pin_memory):
             f"{opts.world_size} processes of {opts.batchsize} images per view: an effective batch "
             f"of {opts.world_size * opts.batchsize}, learning rate {opts.lr:g}"
         )
-    return TrainingData(class_names, samples, loader, sampler, held_out, images)
+    files = {view: describe_files(classes) for view, classes in scanned.items()}
+    return TrainingData(class_names, samples, loader, sampler, held_out, images, files)
+
+
+def describe_files(classes):
+    """(number, digest) of the images of {ID: paths}: of their IDs, names and sizes in bytes.
+
+    Where the folder stands has no part in it, nor whether a file is linked or copied.
+    """
+    paths = [path for images in classes.values() for path in images]
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size if path.exists() else -1  # an error when it is read
+        digest.update(b"%s/%s/%d/" % (*map(os.fsencode, path.parts[-2:]), size))
+    return len(paths), digest.hexdigest()
 
 
 def split_buildings(opts, scanned):
@@ -85,7 +110,8 @@ def augmentations(opts):
     settings = {name: value for name, value in vars(opts).items() if name in Augmentation._fields}
     return {
         view: Augmentation(opts.h, opts.w, **settings)._replace(
-            turned=view == "satellite" and not opts.no_turn,
+            turned=view == "satellite" and not opts.no_turn and not opts.joint_turns,
+            rolled=view != "satellite" or opts.no_turn,
             weather=tuple(opts.weather) if view == "drone" else (),
         )
         for view in input_views(opts)
@@ -98,6 +124,7 @@ def build_sampler(opts, samples):
         "anchor_view": opts.epoch_over,
         "images_per_building": opts.images_per_building,
         "joint_flips": opts.joint_flips,
+        "joint_turns": opts.joint_turns,
     }
     return SAMPLERS[opts.sampler](
         samples,
@@ -189,8 +216,12 @@ class Training:
             "average": self.average.state_dict() if self.average else None,
         }
 
-    def load_state(self, state):
-        """Restore what `state` gave; KeyError, TypeError or RuntimeError where it does not fit."""
+    def load_state(self, state, path):
+        """Restore what `state` gave; KeyError, TypeError or RuntimeError where it does not fit.
+
+        ValueError where `path`, from which it was read, has branches that are shared here.
+        """
+        utils.require_equal_copies(self.network, state["network"], path)
         self.network.load_state_dict(state["network"])
         self.losses.load_state_dict(state["losses"])
         load_optimizer(self.optimizer, state["optimizer"])

@@ -58,16 +58,18 @@ def load_optimizer(optimizer, state):
     fill_momentum(optimizer)
 
 
-def learning_rate_factor(epoch, progress, epochs, *, schedule="step", warm_epoch=0.0, step_size=80):
+def learning_rate_factor(
+    epoch, progress, epochs, *, schedule="step", warm_epoch=0.0, warm_from=0.1, step_size=80
+):
     """Multiple of the base learning rate at `progress` (0 to 1) through a 0-based epoch.
 
-    Over the first `warm_epoch` epochs it rises linearly from 0.1 to 1. (The published code scales
-    the loss instead, which leaves weight decay at full strength and spoils the logged loss.)
+    Over the first `warm_epoch` epochs it rises linearly from `warm_from` to 1. (The published code
+    scales the loss instead, which leaves weight decay at full strength and spoils the logged loss.)
     Then "step": a tenth after every `step_size` epochs, or after each epoch of a list; "cosine":
     half a cosine from 1 to 0 at the end (Loshchilov & Hutter, ICLR 2017, eq. 5).
     """
     time = epoch + progress
-    warm = min(1.0, 0.1 + 0.9 * time / warm_epoch) if warm_epoch else 1.0
+    warm = min(1.0, warm_from + (1 - warm_from) * time / warm_epoch) if warm_epoch else 1.0
     if schedule == "cosine":
         share = max(0.0, time - warm_epoch) / max(epochs - warm_epoch, 1e-9)
         return warm * (1 + math.cos(math.pi * min(share, 1.0))) / 2

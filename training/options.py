@@ -10,7 +10,6 @@ from imaging.files import TEST_VIEWS, VIEWS
 from imaging.weather import parse_conditions
 from runtime import processes
 from runtime.cli import (
-    FLAG,
     SWITCH,
     Parser,
     add_cache_option,
@@ -31,11 +30,13 @@ FREE_ON_RESUME = {
     *("config", "data_dir", "device", "gpu_ids", "num_workers", "epochs"),
     *("compile", "cache", "grad_checkpoint"),
 }
+# What is said for one start of a run, and not kept in its opts.yaml.
+ONCE = ("resume", "overwrite", "other_images")
 REFUSED = {
     "use_dense": "it never had an effect in the published code; choose a network with --backbone",
     "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
 }
-RINGS, LOOK_EVERY = 4, 4  # defaults that rules below ask for
+RINGS, LOOK_EVERY, WARM_FROM = 4, 4, 0.1  # defaults that rules below ask for
 PAIR_LOSSES = ("circle", "contrast", "triplet", "lifted")  # of images of one group
 PUBLISHED_LOSSES = ("arcface", "cosface", "sphere", *PAIR_LOSSES)
 
@@ -112,8 +113,10 @@ OPTIONS = {
         ("--name", str, "two_view", "name of the run folder in model/"),
         ("--config", str, None,
          "options of a recipe, recipes/NAME.yaml; those of the command line win", "FILE"),
-        ("--resume", FLAG, False, "continue the run --name exactly"),
-        ("--overwrite", FLAG, False, "replace an earlier run of this name"),
+        ("--resume", SWITCH, False, "continue the run --name exactly"),
+        ("--other_images", SWITCH, False,
+         "with --resume: go on though images have been added, removed or replaced"),
+        ("--overwrite", SWITCH, False, "replace an earlier run of this name"),
         add_machine_options,
         ("--seed", natural_int, 0, "seed of everything random"),
     ],
@@ -129,11 +132,14 @@ OPTIONS = {
          "paired: one image of each view of the same buildings; independent: every view shuffled "
          "on its own, as published"),
         ("--epoch_over", VIEW_CHOICES["3"], None,
-         "paired: the view of which an epoch shows every image once (None: the first view)"),
+         "paired: the view of which an epoch shows every image once (if left out: the first view)"),
         ("--images_per_building", positive_int, 1,
          "paired: images of each view of a building in a batch (the K of P x K)"),
         ("--joint_flips", SWITCH, False,
          "paired: mirror all images of a building in a batch, or none"),
+        ("--joint_turns", SWITCH, False,
+         "with --views satellite,street, paired: turn the satellite image by 0, 90, 180 or 270 "
+         "degrees, and roll the panorama (with --no_turn the polar satellite image too) with it"),
         ("--batchsize", positive_int, 8, "images per view and step (of each process of torchrun)"),
         ("--hard_negatives", ("none", "similarity", "coordinates", "both"), "none",
          "paired: fill batches with buildings that look alike, or stand close by (coordinates.csv "
@@ -143,7 +149,7 @@ OPTIONS = {
         ("--h", image_side, 384, "input height, pixels"),
         ("--w", image_side, 384, "input width, pixels"),
         ("--pad", natural_int, 10, "padding before crop, pixels"),
-        ("--no_turn", FLAG, False,
+        ("--no_turn", SWITCH, False,
          "do not turn satellite images, as those in polar coordinates must not be"),
         ("--color_jitter", SWITCH, False, "jitter the colours"),
         ("--DA", SWITCH, False, "AutoAugment (ImageNet policy)"),
@@ -172,19 +178,19 @@ OPTIONS = {
         ("--musenet", SWITCH, False,
          "MuSe-Net: satellite and drone branches adapt to the weather (resnet50, 101, 18)"),
         ("--btnk", switches, None,
-         "blocks that --musenet modulates, 0 or 1 for each of layer1, then of layer2 (None: layer1 "
-         "without its first)", "0,1,..."),
+         "blocks that --musenet modulates, 0 or 1 for each of layer1, then of layer2, 0 beyond the "
+         "last one given (if left out: layer1 without its first)", "0,1,..."),
         ("--ibn_weights", str, None,
-         "file of IBN-Net's weights for --musenet (None: downloaded; with --weights made from "
-         "those)"),
-        ("--no_pretrained", FLAG, False, "start from random weights"),
+         "file of IBN-Net's weights for --musenet (if left out: downloaded; with --weights made "
+         "from those)"),
+        ("--no_pretrained", SWITCH, False, "start from random weights"),
         ("--weights", str, None, "file of torchvision backbone weights"),
     ],
     "losses": [
         ("--loss_weights", loss_weights, {"instance": 1.0},
          "weights of the loss terms, e.g. instance=1,infonce=0.5; a wrong name prints all; "
          "instance is 1 unless it is named", "NAME=WEIGHT,..."),
-        *[(f"--{name}", FLAG, False, f"the same as --loss_weights {name}=1")
+        *[(f"--{name}", SWITCH, False, f"the same as --loss_weights {name}=1")
           for name in PUBLISHED_LOSSES],
         ("--loss_merge", SWITCH, False,
          "metric losses compare the images of all views together, not view by view"),
@@ -194,16 +200,19 @@ OPTIONS = {
         ("--optimizer", ("sgd", "adamw"), "sgd", "optimizer"),
         ("--lr", above_zero, 0.01, "learning rate of the head"),
         ("--backbone_lr", above_zero, None,
-         "backbone's learning rate as a multiple of --lr (None: 0.1, or 1 with --no_pretrained)"),
+         "backbone's learning rate as a multiple of --lr (if left out: 0.1, or 1 with "
+         "--no_pretrained)"),
         ("--weight_decay", from_zero, None,
-         "weight decay (None: 5e-4 with sgd, 0.01 with adamw)"),
+         "weight decay (if left out: 5e-4 with sgd, 0.01 with adamw)"),
         ("--schedule", ("step", "cosine"), "step",
          "how the learning rate falls: tenfold at --step_size, or by half a cosine to zero"),
         ("--step_size", epochs, None,
          "epochs after which the learning rate falls tenfold again and again, or the epochs at "
-         "which it does, e.g. 120,180 (None: two thirds of --epochs)"),
+         "which it does, e.g. 120,180 (if left out: two thirds of --epochs)"),
         ("--warm_epoch --warm", from_zero, 0.0,
-         "epochs over which the learning rate rises from a tenth"),
+         "epochs over which the learning rate rises"),
+        ("--warm_from", share, WARM_FROM,
+         "--warm_epoch: the share of the learning rate with which the rise begins"),
         ("--clip_norm", above_zero, None, "largest norm of the gradient of all weights together"),
         ("--clip_value", above_zero, None, "largest size of each number of the gradient"),
         ("--micro_batchsize", several, None,
@@ -215,9 +224,9 @@ OPTIONS = {
          "decay of an exponential moving average of the weights per step, saved in their place; "
          "1: none"),
         add_precision_options,
-        ("--sync_bn", FLAG, False,
+        ("--sync_bn", SWITCH, False,
          "with torchrun on GPUs: batch norm over the batch of all processes, not of each"),
-        ("--compile", FLAG, False,
+        ("--compile", SWITCH, False,
          "torch.compile the network: minutes at the start, pays on a GPU in a long run"),
     ],
 }
@@ -228,7 +237,7 @@ def build_parser():
     """The parser: published flags under their published names, then our additions."""
     parser = Parser(
         description="Train a network into model/<name>/.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="example: python train.py --name two_view --data_dir data/toy",
     )
     for title, rows in OPTIONS.items():
         add_options(parser.add_argument_group(title), rows)
@@ -246,6 +255,7 @@ def _unpaired(opts):
 # Options that contradict each other, and what to say.
 EXCLUDES = (
     (("no_pretrained", "weights"), "--no_pretrained and --weights FILE contradict each other"),
+    (("fp16", "bf16"), "--fp16 and --bf16 contradict each other: choose one"),
     (("resume", "overwrite"), "--resume and --overwrite contradict each other"),
     *(((name, "cache"),
        "--cache keeps resized images, and --color_jitter, --DA and --weather change an image "
@@ -261,6 +271,8 @@ EXCLUDES = (
 )
 # What is asked for, what it needs, and what to say where that is not so.
 NEEDS = (
+    (lambda o: o.other_images, lambda o: o.resume,
+     "--other_images goes with --resume: a run that begins takes the images it finds"),
     (lambda o: o.extra_Google, lambda o: len(o.view_names) == 3,
      "--extra_Google adds to the street branch of three views: give --views 3, or "
      "--no-extra_Google where a recipe has set it"),
@@ -284,7 +296,13 @@ NEEDS = (
        lambda o: o.sampler == "paired",
        f"--{name} goes with --sampler paired, not with {{sampler}}")
       for name, usual in (("epoch_over", None), ("images_per_building", 1),
-                          ("joint_flips", False), ("hard_negatives", "none"))),
+                          ("joint_flips", False), ("joint_turns", False),
+                          ("hard_negatives", "none"))),
+    (lambda o: o.joint_turns, lambda o: set(o.view_names) == {"satellite", "street"},
+     "--joint_turns rolls a panorama with its satellite image: give --views satellite,street"),
+    (lambda o: o.joint_turns and not o.no_turn, lambda o: o.h == o.w,
+     "--joint_turns turns satellite images by 90 degrees, and {h} x {w} is not square: make --h "
+     "and --w alike, or give --no_turn where they are in polar coordinates"),
     (lambda o: o.hard_negatives_every != LOOK_EVERY and not o.resume,
      lambda o: o.hard_negatives in ("similarity", "both"),
      "--hard_negatives_every goes with --hard_negatives similarity or both: add it"),
@@ -301,6 +319,8 @@ NEEDS = (
       for name in PAIR_LOSSES),
     (lambda o: o.step_size and not o.resume, lambda o: o.schedule == "step",
      "--step_size goes with --schedule step, not with {schedule}"),
+    (lambda o: o.warm_from != WARM_FROM and not o.resume, lambda o: o.warm_epoch,
+     "--warm_from {warm_from} is where the rise of --warm_epoch begins: add it"),
     (lambda o: o.block != RINGS and not o.resume, lambda o: o.LPN,
      "--block {block} is the number of rings of --LPN: add it"),
     (lambda o: True, lambda o: o.moving_avg > 0,
@@ -336,7 +356,10 @@ def resumed_options(parser, argv, name):
     # What an older version had no option for, it did as the default says.
     usual = {key: parser.get_default(key) for key in vars(parser.parse_args(argv))}
     saved = {key: saved.get(key, value) for key, value in usual.items()}
-    saved = {key: value for key, value in saved.items() if key not in ("resume", "overwrite")}
+    saved = {key: value for key, value in saved.items() if key not in ONCE}
+    for key, value in saved.items():
+        if isinstance(value, bool) != isinstance(usual[key], bool):
+            parser.error(f"opts.yaml has {key}: {value!r}, which no run writes: restore the file")
     parser.set_defaults(**saved)
     opts = parser.parse_args(argv)
     for key in sorted(saved.keys() - FREE_ON_RESUME):
@@ -347,6 +370,10 @@ def resumed_options(parser, argv, name):
                 "begun: --resume continues it as it was; drop the option, or start a run of "
                 "another --name"
             )
+    if opts.schedule == "step" and opts.epochs != saved["epochs"]:
+        steps = opts.step_size
+        when = f"every {steps}" if isinstance(steps, int) else ", ".join(map(str, steps))
+        print(f"--step_size stays as {name} was begun: the learning rate falls after {when} epochs")
     if opts.schedule == "cosine" and opts.epochs != saved["epochs"]:
         parser.error(
             f"--epochs {opts.epochs}: the learning rate of {name} ends at zero after "
@@ -363,6 +390,8 @@ def parse_args(argv=None):
         opts = resumed_options(parser, argv, opts.name)
     else:
         opts = parser.parse_args(with_config(parser, argv))
+        if opts.resume:
+            parser.error("--resume belongs on the command line, not in a recipe")
     published = {name: 1.0 for name in PUBLISHED_LOSSES if getattr(opts, name)}
     opts.loss_weights = {**published, **opts.loss_weights}
     if opts.musenet:
@@ -374,6 +403,17 @@ def parse_args(argv=None):
     if opts.step_size is None and opts.schedule == "step":
         opts.step_size = max(1, round(opts.epochs * 2 / 3))  # the published 80 of 120
     return opts
+
+
+def changed_options(opts):
+    """`name=value` of each option that is not as without any; opts.yaml has all of them."""
+    usual = vars(parse_args([]))
+    told = ("name", *ONCE)  # by the line before or after, or not of the run
+    return [
+        f"{name}={value}"
+        for name, value in sorted(vars(opts).items())
+        if value != usual[name] and name not in told
+    ]
 
 
 def input_views(opts):

@@ -42,6 +42,7 @@ class PairedSampler(_EpochSampler):
         images_per_building: K > 1 draws K images of each view of batch_size // K buildings; where
             a building has fewer, some are repeated.
         joint_flips: mirror either all images of a building in a batch or none.
+        joint_turns: turn all images of a building by as many quarters, 0 to 3.
 
     `neighbours` may be set before an epoch: None, or for each of N labels the K most similar ones,
     best first, (N, K) int64. Batches are then made of neighbours, see `batches_of_neighbours`.
@@ -58,6 +59,7 @@ class PairedSampler(_EpochSampler):
         anchor_view=None,
         images_per_building=1,
         joint_flips=False,
+        joint_turns=False,
     ):
         super().__init__(samples, batch_size, seed, rank, world_size)
         self.by_label = {view: _group_by_label(pairs) for view, pairs in samples.items()}
@@ -65,6 +67,7 @@ class PairedSampler(_EpochSampler):
         self.anchor_view = anchor_view or next(iter(samples))
         self.images_per_building = images_per_building
         self.joint_flips = joint_flips
+        self.joint_turns = joint_turns
         # Batch norm needs two images in every process.
         self.fewest = world_size * (2 if images_per_building == 1 else 1)
         if len(self.labels) < max(2, self.fewest):
@@ -116,12 +119,13 @@ class PairedSampler(_EpochSampler):
         """The draws of one building, K images of each of its views."""
         draws = []
         mirrored = rng.random() < 0.5 if self.joint_flips else None
+        quarters = rng.randrange(4) if self.joint_turns else 0
         for view, by_label in self.by_label.items():
             indices = anchors if view == self.anchor_view else by_label.get(label)
             if indices:
                 chosen = indices[first:] if view == self.anchor_view else indices
                 for index in self._choose(chosen, view == self.anchor_view, indices, rng):
-                    draws.append(Draw(view, index, rng.getrandbits(63), mirrored))
+                    draws.append(Draw(view, index, rng.getrandbits(63), mirrored, quarters))
         return draws
 
     def _choose(self, candidates, in_order, all_indices, rng):

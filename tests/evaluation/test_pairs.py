@@ -52,6 +52,9 @@ def test_pairs_by_hand():
         "num_gallery": 6,
         "num_unmatched": 1,
         "num_tied": 1,
+        "recall@1_tied_last": 0.0,
+        "recall@5_tied_last": 75.0,
+        "recall@10_tied_last": 75.0,
     }
 
 

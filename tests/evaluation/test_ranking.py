@@ -58,9 +58,9 @@ def test_ranks_of_given_positives():
         order = [image for image in order if image not in junk or image in given]
         expected.append([rank for rank, image in enumerate(order, 1) if image in given])
     for size in (None, 3):
-        ranks, _ = rank_positives(query, gallery, size, positives=positives)
+        ranks, *_ = rank_positives(query, gallery, size, positives=positives)
         assert [each.tolist() for each in ranks] == expected
-    by_label, _ = rank_positives(query, gallery, positives=find_matches(query, gallery)[0])
+    by_label, *_ = rank_positives(query, gallery, positives=find_matches(query, gallery)[0])
     for given, found in zip(by_label, rank_positives(query, gallery)[0], strict=True):
         np.testing.assert_array_equal(given, found)
 

@@ -211,7 +211,7 @@ def test_ranks_are_those_of_the_dense_scores(method):
     query, gallery = features_of(array[:100], labels[:100]), features_of(array[100:], labels[100:])
     numbers = RERANKERS[method]
     scores = METHODS[method](query.features, gallery.features, *numbers)
-    ranks, _ = rank_positives(query, gallery, block_size=33, scores=scores)
+    ranks, *_ = rank_positives(query, gallery, block_size=33, scores=scores)
     for row, expected in enumerate(DENSE[method](array, 100, *numbers)):
         right = gallery.labels == query.labels[row]
         wrong = np.sort(expected[~right])

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from imaging import augmentation
 from imaging.augmentation import Augmentation
+from sources.panoramas import polar_transform
 
 
 def noise(height, width, seed=0):
@@ -73,6 +74,27 @@ def test_satellites_are_turned_evenly_between_a_quarter_left_and_right():
     assert all((out[20] > 0).any() and not out[0].any() for out in still)
 
 
+@pytest.mark.parametrize("quarters", range(4))
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_panorama_rolls_with_its_satellite_image(quarters, mirrored):
+    """Aligned pairs stay aligned: the polar form of the satellite image is the panorama."""
+    smooth = Image.fromarray(noise(4, 4)).resize((240, 240), Image.Resampling.BICUBIC)
+    satellite = np.asarray(smooth)
+    panorama = polar_transform(satellite, 40, 240)
+    satellite_view, street_view = (
+        Augmentation(height, 240, pad=0, rolled=rolled) for height, rolled in ((240, 0), (40, 1))
+    )
+    turned = satellite_view.rearrange(satellite, random.Random(0), mirrored, quarters)
+    rolled = street_view.rearrange(panorama, random.Random(1), mirrored, quarters)
+    expected = polar_transform(turned, 40, 240)
+    differences = [
+        np.abs(np.roll(rolled, 60 * more, axis=1).astype(float) - expected).mean()
+        for more in range(4)
+    ]
+    # Half a pixel, because the middle lies between pixels; another roll is far off.
+    assert differences[0] < 4 and 4 * differences[0] < min(differences[1:])
+
+
 def test_rearranging_leaves_the_cached_image_alone():
     image = noise(20, 20)
     before = image.copy()
@@ -125,6 +147,14 @@ def test_recolouring_applies_one_curve_to_each_colour():
     else:
         raise AssertionError("a level of a colour became several levels")
     assert (changed != image).mean() > 0.5
+
+
+def test_autoaugment_fills_with_grey():
+    """As published: 128 where an image was moved away, not black."""
+    white = np.full((24, 24, 3), 255, np.uint8)
+    policy = Augmentation(24, 24, DA=True)
+    found = [np.unique(policy.before_resizing(white, seed)).tolist() for seed in range(60)]
+    assert [128, 255] in found and [0, 255] not in found
 
 
 @pytest.mark.parametrize("zoom", [0.5, 2.0])

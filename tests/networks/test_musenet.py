@@ -107,11 +107,17 @@ def test_maps_of_odd_sides_are_cut_off():
 
 
 # ---------------------------------------------------------------- the published network
-CONVOLUTIONS = [(f"layer1_{number}", part) for number in (1, 2) for part in "wb"]
+BLOCKS = [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (2, 3)]  # what btnk switches
 
 
-def published_state(class_num):
-    """A state dict with the names of the published code, --share, btnk 0 1 1 0 0 0 0."""
+def convolutions(btnk):
+    """The names of the published convolutions, with the stage of the block they are for."""
+    blocks = [block for block, switch in zip(BLOCKS, btnk, strict=False) if switch]
+    return [(f"layer{stage}_{number}_{p}", stage) for stage, number in blocks for p in "wb"]
+
+
+def published_state(class_num, btnk, heads=("classifier",)):
+    """A state dict with the names of the published code, --share."""
 
     def filled(module):
         for key, value in module.state_dict().items():
@@ -132,17 +138,21 @@ def published_state(class_num):
     state = {f"model_{number}.model.{key}": v for number in (1, 3) for key, v in trunk.items()}
     state |= {f"model_2.model.{key}": value for key, value in plain.items()}
     state |= {f"pt_model.model.{key}": value for key, value in style.items()}
-    for name, part in CONVOLUTIONS:
-        state[f"pt_model.{name}_{part}.Gen.0.conv2d.weight"] = torch.randn(32, 512, 3, 3) * 0.01
-        state[f"pt_model.{name}_{part}.Gen.0.conv2d.bias"] = torch.randn(32) * 0.1
-    heads = (
+    for name, stage in convolutions(btnk):
+        shape = (32 * stage, 512, 3, 3)
+        state[f"pt_model.{name}.Gen.0.conv2d.weight"] = torch.randn(shape) * 0.01
+        state[f"pt_model.{name}.Gen.0.conv2d.bias"] = torch.randn(shape[:1]) * 0.1
+    layers = [
         ("pt_model.classifier.0.", nn.BatchNorm1d(512)),
         ("pt_model.classifier.2.", nn.Linear(512, 11)),
-        ("classifier.Linear.", nn.Linear(2048, 512)),
-        ("classifier.bnorm.", nn.BatchNorm1d(512)),
-        ("classifier.classifier.0.", nn.Linear(512, class_num)),
-    )
-    for prefix, layer in heads:
+    ]
+    for head in heads:
+        layers += [
+            (f"{head}.Linear.", nn.Linear(2048, 512)),
+            (f"{head}.bnorm.", nn.BatchNorm1d(512)),
+            (f"{head}.classifier.0.", nn.Linear(512, class_num)),
+        ]
+    for prefix, layer in layers:
         state |= {prefix + key: value for key, value in filled(layer).items()}
     return state
 
@@ -150,8 +160,9 @@ def published_state(class_num):
 class Published:
     """The published network in evaluation mode as functions of a published state dict."""
 
-    def __init__(self, state):
+    def __init__(self, state, btnk):
         self.state = state
+        self.blocks = [block for block, switch in zip(BLOCKS, btnk, strict=False) if switch]
 
     def norm(self, x, name):
         mean, var, weight, bias = (
@@ -182,7 +193,7 @@ class Published:
             x = self.norm(x, f"{name}.downsample.1")
         return activation(out + x)
 
-    def stages(self, x, prefix, last, maps=()):
+    def stages(self, x, prefix, last, maps=None):
         """A ResNet-50 up to stage `last`; stride 1 in the fourth, as in the published command."""
         x = F.conv2d(x, self.state[f"{prefix}.conv1.weight"], None, 2, 3)
         x = F.max_pool2d(F.relu(self.norm(x, f"{prefix}.bn1")), 3, 2, 1)
@@ -192,20 +203,23 @@ class Published:
                 silent = prefix.startswith("pt_model") and (stage, number) == (2, 3)
                 name = f"{prefix}.layer{stage}.{number}"
                 activation = (lambda v: v) if silent else F.relu
-                own = maps[number] if maps and stage == 1 else None
-                x = self.block(x, name, stride, activation, own)
+                found = maps.get((stage, number)) if maps else None
+                x = self.block(x, name, stride, activation, found)
         return x
 
+    def feature_map(self, x, number, with_layer2=True):
+        style, maps = self.style(x), {}
+        large = F.interpolate(style, scale_factor=2, mode="nearest")
+        for stage, block in self.blocks if number != 2 else ():
+            if stage == 1 or with_layer2:
+                seen = large if (stage, block) <= (2, 0) else style
+                names = [f"pt_model.layer{stage}_{block}_{p}.Gen.0.conv2d" for p in "wb"]
+                pairs = [(self.state[f"{n}.weight"], self.state[f"{n}.bias"]) for n in names]
+                maps[stage, block] = [F.conv2d(seen, *pair, 1, 1) for pair in pairs]
+        return self.stages(x, f"model_{number}.model", 4, maps)
+
     def embed(self, x, number):
-        maps = ()
-        if number != 2:
-            large = F.interpolate(self.style(x), scale_factor=2, mode="nearest")
-            made = [
-                F.conv2d(large, self.state[f"{name}.weight"], self.state[f"{name}.bias"], 1, 1)
-                for name in (f"pt_model.{block}_{p}.Gen.0.conv2d" for block, p in CONVOLUTIONS)
-            ]
-            maps = (None, made[:2], made[2:])
-        pooled = self.stages(x, f"model_{number}.model", 4, maps).mean((2, 3))
+        pooled = self.feature_map(x, number).mean((2, 3))
         linear = (self.state[f"classifier.Linear.{part}"] for part in ("weight", "bias"))
         return self.norm(F.linear(pooled, *linear), "classifier.bnorm")
 
@@ -218,15 +232,20 @@ class Published:
         return F.linear(seen, *linear)
 
 
+PUBLISHED = {"views": 3, "norm": "spade", "adain": "a", "conv_norm": "none", "nclasses": 5,
+             "stride": 1, "share": True, "droprate": 0.5, "h": 256, "w": 256, "pool": "avg",
+             "LPN": False, "block": 4, "extra_Google": True}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "btnk", [[0, 1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 0, 0, 1], [1, 0, 1]], ids=str
+)  # the command, with layer2, the default
 @torch.no_grad()
-def test_a_published_run_folder_gives_the_published_features(workdir):
+def test_a_published_run_folder_gives_the_published_features(workdir, btnk):
     torch.manual_seed(0)
-    state = published_state(class_num=5)
+    state = published_state(5, btnk)
     run_dir = utils.run_folder("published")
-    opts = {"views": 3, "norm": "spade", "adain": "a", "conv_norm": "none", "nclasses": 5,
-            "btnk": [0, 1, 1, 0, 0, 0, 0], "stride": 1, "share": True, "droprate": 0.5, "h": 256,
-            "w": 256, "pool": "avg", "LPN": False, "block": 4, "extra_Google": True}  # fmt: skip
-    utils.write_opts(run_dir, opts)
+    utils.write_opts(run_dir, {**PUBLISHED, "btnk": btnk})
     utils.save_tensors(run_dir / "net_209.pth", state)
     path = utils.find_checkpoint(run_dir)
     network = model.model_from_opts(utils.read_opts(run_dir))
@@ -234,17 +253,38 @@ def test_a_published_run_folder_gives_the_published_features(workdir):
     assert network.state_dict().keys() == weights.keys()
     utils.load_weights(network, path, weights)
     network.eval()
-    published, images = Published(state), torch.randn(2, 3, 64, 64)
+    published, images = Published(state, btnk), torch.randn(2, 3, 64, 64)
     for number in (1, 2, 3):
         expected, embedded = published.embed(images, number), network.embed(images, number)
         torch.testing.assert_close(embedded, expected, atol=2e-4, rtol=1e-3)
     seen = network.pt_model.weather(network.pt_model.feature_map(images))
     torch.testing.assert_close(seen, published.weather(images), atol=1e-4, rtol=1e-3)
     # Their modulation matters: without it the satellite's embedding would be another.
-    for block, part in CONVOLUTIONS:
-        for tensor in network.pt_model.get_submodule(f"{block}_{part}").parameters():
+    for name, _ in convolutions(btnk):
+        for tensor in network.pt_model.get_submodule(name).parameters():
             tensor.zero_()
     assert (network.embed(images, 1) - published.embed(images, 1)).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_a_published_run_with_rings_does_not_modulate_layer2():
+    """Its weights have the convolutions of layer2, which the published LPN variant never uses."""
+    torch.manual_seed(0)
+    btnk = [0, 1, 1, 1, 0, 0, 0]
+    state = published_state(5, btnk, heads=[f"classifier{part}" for part in range(4)])
+    network = model.model_from_opts({**PUBLISHED, "btnk": btnk, "LPN": True})
+    utils.load_weights(network, "net_209.pth", musenet.from_published(state))
+    network.eval()
+    published, images = Published(state, btnk), torch.randn(2, 3, 64, 64)
+    for number in (1, 3):
+        branch = getattr(network, f"model_{number}")
+        found = network._feature_map(branch, images).mean((2, 3))
+        expected = published.feature_map(images, number, with_layer2=False).mean((2, 3))
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-3)
+    assert (found - published.feature_map(images, 3).mean((2, 3))).abs().max() > 0.01
+    opts = {"view_names": ["satellite", "drone"], "nclasses": 3, "backbone": "resnet18",
+            "LPN": True, "musenet": True, "btnk": [0, 1, 1, 0]}  # fmt: skip
+    assert model.model_from_opts(opts).modulated == [(1, 1), (2, 0)]  # this project's does
 
 
 def test_other_state_dicts_keep_their_names():
@@ -532,7 +572,7 @@ def test_no_download_possible_names_the_ways_on(monkeypatch):
         ({"backbone": "convnext_tiny"}, "choose --backbone resnet18, resnet50, resnet101"),
         ({"backbone": "timm:resnet18"}, "timm:resnet18 is not one it can change"),
         ({"usam": True}, "choose one"),
-        ({"btnk": [0, 1, 1, 0, 0, 0, 0]}, "expected 4 numbers .*2 blocks of layer1 and 2 of"),
+        ({"btnk": [0, 1, 1, 0, 0, 0, 0]}, "expected up to 4 numbers .*2 blocks of layer1 and 2 of"),
         ({"btnk": [0, 0, 0, 0]}, "at least one of them 1"),
         ({"btnk": [0, 2, 0, 0]}, "numbers 0 or 1"),
         ({"btnk": "0110"}, "btnk '0110' does not fit resnet18"),
@@ -556,6 +596,7 @@ def test_networks_of_the_published_code_that_are_not_here(changes):
 def test_modulated_blocks():
     assert musenet.modulated_blocks("resnet50") == [(1, 1), (1, 2)]
     assert musenet.modulated_blocks("resnet50", [0, 1, 1, 0, 0, 0, 0]) == [(1, 1), (1, 2)]
+    assert musenet.modulated_blocks("resnet50", [1, 0, 1]) == [(1, 0), (1, 2)]
     assert musenet.modulated_blocks("resnet101", [1, 0, 0, 0, 0, 0, 1]) == [(1, 0), (2, 3)]
     assert musenet.modulated_blocks("resnet18") == [(1, 1)]
 

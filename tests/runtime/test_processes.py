@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -237,7 +238,7 @@ def test_a_run_of_two_processes(toy, workdir, one_thread, capsys):
     code, out, err = launch(ROOT / "train.py", *options)
     assert code == 0, err
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines] == ["run", "7", "2", "epoch", "weights:"], out
+    assert [line.split()[0] for line in lines] == ["7", "2", "run", "epoch", "weights:"], out
     assert "2 processes of 2 images per view: an effective batch of 4, learning rate 0.01" in out
     names = {path.name for path in Path("model/run").iterdir()}
     assert names == {"opts.yaml", "log.jsonl", "train.jpg", "train_state.pth", "net_last.pth"}
@@ -245,6 +246,10 @@ def test_a_run_of_two_processes(toy, workdir, one_thread, capsys):
     assert 0 <= log_of("run")[0]["val_recall@1"] <= 100
     fails(train.main, ["--name", "run", "--resume", "--epochs", "2"], capsys,
           "begun with 2 process(es), not with 1", "with torchrun, 2 in all")  # fmt: skip
+    other = shutil.copytree(toy, workdir / "other")
+    next((other / "train" / "drone").glob("*/*")).unlink()
+    code, out, err = launch(ROOT / "train.py", "--name", "run", "--resume", "--data_dir", other)
+    assert code == 1 and err.count("train.py: error:") == 1 and "--other_images" in err, err
 
     argv = ["--name", "run", "--test_dir", str(toy), *QUICK]
     code, out, err = launch(ROOT / "test.py", *argv, "--output", "two.mat")
@@ -258,21 +263,24 @@ def test_a_run_of_two_processes(toy, workdir, one_thread, capsys):
 
 
 @pytest.mark.parametrize(
-    ("script", "options", "expected"),
+    ("script", "options", "expected", "printed"),
     [
-        (ROOT / "train.py", ["--data_dir", "absent"], "data folder absent not found"),
-        (ONE_FAILS, None, "a.jpg cannot be read: remove it"),
+        (ROOT / "train.py", ["--data_dir", "absent"], "data folder absent not found", ""),
+        # What was printed before is not lost.
+        (ONE_FAILS, None, "a.jpg cannot be read: remove it", "run model/two_view on cpu"),
     ],
     ids=["in both", "in one alone"],
 )
-def test_a_mistake_is_one_line_and_ends_all_processes(toy, workdir, script, options, expected):
+def test_a_mistake_is_one_line_and_ends_all_processes(
+    toy, workdir, script, options, expected, printed
+):
     if options is None:
         options = ["--data_dir", toy, *SMALL, "--batchsize", "2", "--train_all"]
     code, out, err = launch(script, *options)
     assert code != 0
     errors = [line for line in err.splitlines() if "error: " in line]
     assert len(errors) == 1 and expected in errors[0], err
-    assert out.startswith("run model/two_view on cpu")  # and what was printed before is not lost
+    assert printed in out
     assert err.count("Traceback") <= 1  # torchrun has one of its own
     assert "exitcode  : 2 " in err, err
     assert not list(Path("model").glob("*/net_*.pth"))

@@ -6,10 +6,13 @@ import published_layouts
 import pytest
 from conftest import fails
 from conversion import prepare_data, tree
+from odd_images import exif, noise
 from PIL import Image
 
 import prepare
+from imaging.pixels import read_image
 from sources import carry_out
+from sources.plan import Plan
 
 
 def snapshot(root):
@@ -176,3 +179,22 @@ def test_official_counts_by_hand():
     ]
     with pytest.raises(ValueError, match="no image for c/ was found"):
         carry_out.compare_counts("X", {"a": (2, 5), "b": (1, 7), "c": (1, 0)}, official)
+
+
+def test_images_that_are_written_again_are_upright(source, workdir):
+    """The new file has no EXIF data; a copy keeps it, and is turned when it is read."""
+    stored = Image.fromarray(noise(40, 60))
+    (source / "test/query_drone/1").mkdir(parents=True)
+    stored.save(source / "test/query_drone/1/a.jpg", exif=exif(6), quality=95)
+    expected = read_image(source / "test/query_drone/1/a.jpg")
+    plan = Plan("turned")
+    plan.add("train/drone", "1", source / "test/query_drone/1/a.jpg", change=lambda image: image)
+    plan.add("train/street", "1", source / "test/query_drone/1/a.jpg")
+    carry_out.carry_out(plan, workdir / "out", {"command": "turned"}, copy=True)
+    for view in ("drone", "street"):
+        made = read_image(workdir / f"out/train/{view}/1/a.jpg")
+        assert made.shape == (60, 40, 3)
+        assert abs(made.astype(int) - expected).mean() < 3
+    result = prepare.main(["wx", str(source), "--out", "wx", "--conditions", "fog"])
+    assert result["made"] == {"converted": 1}
+    assert read_image(workdir / "wx/fog/test/query_drone/1/a.png").shape == (60, 40, 3)

@@ -1,11 +1,18 @@
 """prepare.py check: what is missing, misnamed or unreadable in a data folder."""
 
+import os
 import shutil
+import subprocess
 
+import numpy as np
 import pytest
-from conftest import fails
+from conftest import SMALL, fails
+from odd_images import damaged_jpeg, write_deep_png
+from PIL import Image
 
 import prepare
+import train
+from imaging import files, pixels
 
 
 @pytest.fixture
@@ -47,7 +54,7 @@ def test_wrong_names_and_suffixes_are_noted(data, capsys):
     notes = notes_of(data)
     assert "train/steret/ is not part of the layout" in notes
     assert "train/drone/ has 2 file(s) that are not read" in notes
-    assert f"mv '{data}/train/steret' '{data}/train/street'" in capsys.readouterr().out
+    assert f"mv {data}/train/steret {data}/train/street" in capsys.readouterr().out
 
 
 def test_unreadable_images_are_problems(data, capsys):
@@ -62,7 +69,7 @@ def test_problems_name_the_command_that_mends_them(data, capsys):
     image.write_bytes(b"")
     with pytest.raises(SystemExit):
         prepare.main(["check", str(data)])
-    assert f"mend it with: rm '{image}'" in capsys.readouterr().out
+    assert f"mend it with: rm {image}" in capsys.readouterr().out
 
 
 def test_query_class_that_no_gallery_holds(data, capsys):
@@ -109,3 +116,127 @@ def test_a_folder_that_was_made_of_another_data_set_is_judged_by_itself(data, tm
     assert "University-1652" not in notes_of(renamed)
     shutil.rmtree(renamed / "train")
     assert "train/ is missing: this folder is for testing only" in notes_of(renamed)
+
+
+# ---------------------------------------------------------------- what is no image, or not whole
+def mended_by_shell(data, capsys):
+    """Run what check offers for its problems, and check again."""
+    with pytest.raises(SystemExit):
+        prepare.main(["check", str(data)])
+    found = capsys.readouterr().out
+    for line in found.splitlines():
+        if line.startswith("    mend it with: "):
+            command = line.removeprefix("    mend it with: ")
+            subprocess.run(["bash", "-c", command], check=False)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "deep", "large", "locked"])
+def test_what_is_no_image_is_a_problem_and_nothing_is_deleted(data, capsys, kind, monkeypatch):
+    path = data / "train" / "drone" / sorted(os.listdir(data / "train" / "drone"))[0] / "b.png"
+    expected = "a folder, not a file"
+    if kind == "link":
+        path.symlink_to("nowhere.png")
+        expected = "a link to nowhere.png, which is not there"
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+        expected = "a pipe or a device, not a file"
+    elif kind == "deep":
+        write_deep_png(path, np.full((4, 4, 3), 3000, np.uint16))
+        expected = "more than 8 bits a colour"
+    elif kind == "large":
+        Image.new("L", (60, 50)).save(path)
+        monkeypatch.setattr(pixels, "MAX_PIXELS", 48 * 48)
+        expected = "60 x 50 pixels are more than 2,304"
+    else:
+        path.touch()
+        read = pixels.Path.read_bytes
+
+        def refuse(self):
+            if self == path:
+                raise PermissionError(13, "Permission denied")
+            return read(self)
+
+        monkeypatch.setattr(pixels.Path, "read_bytes", refuse)
+        expected = "Permission denied"
+    with pytest.raises(SystemExit):
+        prepare.main(["check", str(data)])
+    out, err = capsys.readouterr()
+    assert f"problem: {path} cannot be read as an image ({expected})" in out
+    assert "1 problem(s)" in err and "mend it with" not in out
+
+
+def test_a_link_to_a_missing_class_folder(data, capsys):
+    (data / "train" / "drone" / "9999").symlink_to("unmounted")
+    fails(prepare.main, ["check", data], capsys, "drone/9999 cannot", "a link to unmounted")
+
+
+def test_jpegs_that_lost_a_part_are_noted(data):
+    pytest.importorskip("simplejpeg")
+    first, second = sorted((data / "train" / "drone").glob("*/*.jpeg"))[:2]
+    damaged_jpeg(first)
+    damaged_jpeg(second)
+    assert f"train/drone/ has 2 JPEG(s) of which a part is lost, such as {first} (" in notes_of(
+        data
+    )
+
+
+def test_pictures_without_class_folders_get_some(data, capsys):
+    """The commonest mistake; the advice was to move the whole view away."""
+    view = data / "train" / "drone"
+    for folder in list(view.iterdir()):
+        image = sorted(folder.iterdir())[0]
+        image.rename(view / f"{folder.name}{'.png' if folder.name < '4' else image.suffix}")
+        shutil.rmtree(folder)
+    (view / sorted(os.listdir(view))[0]).rename(view / "-a b.jpeg")
+    found = mended_by_shell(data, capsys)
+    assert "problem: train/drone/ has 8 image(s) outside class folders, such as" in found
+    assert (view / "-a b" / "-a b.jpeg").is_file()
+    result = prepare.main(["check", str(data)])
+    assert result["folders"]["train/drone"] == (8, 8)
+
+
+def test_a_query_without_gallery_images_gets_their_folder(data, capsys):
+    """The advice was to delete the query."""
+    source = sorted((data / "test" / "query_drone").iterdir())[0]
+    query = shutil.copytree(source, data / "test" / "query_drone" / "it's new")
+    found = mended_by_shell(data, capsys)
+    assert "query_drone/ has 1 ID(s) that no gallery folder holds: it's new" in found
+    assert query.is_dir() and (data / "test" / "gallery_satellite" / "it's new").is_dir()
+    prepare.main(["check", str(data)])
+
+
+def test_buildings_of_train_among_the_queries_are_noted(data):
+    trained = sorted((data / "train" / "drone").iterdir())[0]
+    for folder in ("query_drone", "gallery_satellite"):
+        shutil.copytree(trained, data / "test" / folder / trained.name)
+    assert f"1 ID(s) of the queries also stand in train/: {trained.name}" in notes_of(data)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_names_that_differ_only_in_unicode_form(data, capsys, workdir, split):
+    """A file system of macOS composes no accents, most others' users do."""
+    folders = ("drone", "satellite") if split == "train" else ("query_drone", "gallery_satellite")
+    names = ("Caf\u0065\u0301 1", "Caf\u00e9 1")
+    for folder, name in zip(folders, names, strict=True):
+        source = sorted((data / split / folder).iterdir())[0]
+        shutil.copytree(source, data / split / folder / name)
+    if split == "train":
+        fails(train.main, ["--data_dir", data, *SMALL], capsys, "differ only in Unicode form")
+        shutil.copytree(data / split / "drone" / names[0], data / split / "drone" / names[1])
+        images = sorted((data / split / "drone" / names[1]).iterdir())
+        images[0].rename(images[0].with_name("other.jpeg"))
+    else:
+        with pytest.raises(ValueError, match="differ only in Unicode form"):
+            files.scan_test_folders(data / "test", [("drone", "satellite")])
+    found = mended_by_shell(data, capsys)
+    assert f"class folders of {split}/ differ only in Unicode form: Caf" in found
+    assert r"as 'Cafe\u0301 1' and 'Caf\xe9 1'" in found
+    if split == "train":  # an image of one name in both is left for its owner
+        left = sorted(path.name for path in (data / "train" / "drone" / names[0]).iterdir())
+        assert len(left) == 1
+        shutil.rmtree(data / "train" / "drone" / names[0])
+    prepare.main(["check", str(data)])
+    assert (data / split / folders[0] / names[1]).is_dir()

@@ -156,3 +156,14 @@ def test_sources_that_the_layout_cannot_hold(source, workdir, capsys):
         prepare.main, [*folders, "--out", "out"], capsys, "\\xff.png has a name that is not UTF-8"
     )
     assert not (workdir / "out").exists()
+
+
+def test_names_in_two_unicode_forms_are_one_building(source):
+    """One folder from macOS, which writes accents apart, one from elsewhere."""
+    for view, accent in (("drone", "e\u0301"), ("satellite", "\u00e9")):
+        for number in range(4):
+            published_layouts.picture(source / view / f"caf{accent} {number}.png")
+    plan = plan_pairs([source / "drone", source / "satellite"])
+    assert not plan.notes
+    names = {entry.target.rsplit("/", 2)[1] for entry in plan.entries}
+    assert names == {f"caf\u00e9 {number}" for number in range(4)}

@@ -145,8 +145,12 @@ def test_what_is_no_file_leaves_no_half_made_tree(source, workdir, capsys):
     ):
         published_layouts.text(source / "splits/train-19zl.csv", [line])
         fails(prepare.main, argv, capsys, "train-19zl.csv", expected)
-    (source / "drone").mkdir()
-    published_layouts.picture(source / "satellite/a.jpg")
-    (source / "drone/a.jpg").mkdir()
-    fails(prepare.main, ["pairs", source / "drone", source / "satellite"], capsys, "no images")
+    for name in "abcd":
+        published_layouts.picture(source / f"satellite/{name}.jpg")
+        published_layouts.picture(source / f"drone/{name}.jpg")
+    image = source / "drone/b.jpg"
+    image.unlink()
+    image.mkdir()
+    argv = ["pairs", source / "drone", source / "satellite", "--out", "out"]
+    fails(prepare.main, argv, capsys, f"{image} cannot be read as an image (a folder, not a file)")
     assert not (workdir / "out").exists()

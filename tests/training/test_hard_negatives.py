@@ -13,7 +13,7 @@ from PIL import Image
 
 import dataset
 import train
-from imaging import files
+from imaging.pixels import read_image
 from training import build, engine, hard_negatives, samplers
 
 
@@ -163,7 +163,7 @@ def test_features_of_buildings_are_those_of_their_images(towns, workdir, tmp_pat
         path = data / "train" / view / f"{number:04}" / "a.png"
         if not path.exists():
             return None
-        pixels = torch.from_numpy(files.read_image(path)).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1)[None]
         image = dataset.to_network_input(pixels, "cpu")
         branch = {"satellite": 1, "drone": 2}[view]
         with torch.no_grad():

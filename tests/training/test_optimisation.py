@@ -19,6 +19,8 @@ def test_warm_up_and_steps_of_the_learning_rate():
     factor = optimisation.learning_rate_factor
     assert factor(0, 0.0, 120, warm_epoch=5, step_size=80) == pytest.approx(0.1)
     assert factor(2, 0.5, 120, warm_epoch=5, step_size=80) == pytest.approx(0.55)
+    assert factor(2, 0.5, 120, warm_epoch=5, warm_from=0, step_size=80) == pytest.approx(0.5)
+    assert factor(0, 0.0, 120, warm_epoch=5, warm_from=0) == 0
     assert factor(5, 0.0, 120, warm_epoch=5, step_size=80) == 1.0
     assert factor(79, 1.0, 120, step_size=80) == 1.0
     assert factor(80, 0.0, 120, step_size=80) == pytest.approx(0.1)
@@ -232,6 +234,10 @@ def test_contradictions_are_one_line(capsys):
         (["--block", "6"], "--block 6 is the number of rings of --LPN"),
         (["--hard_negatives_every", "2"], "goes with --hard_negatives similarity or both"),
         (["--hard_negatives", "coordinates", "--hard_negatives_every", "2"], "similarity or both"),
+        (["--warm_from", "0"], "the rise of --warm_epoch begins: add it"),
+        (["--joint_turns"], "give --views satellite,street"),
+        (["--joint_turns", "--sampler", "independent"], "goes with --sampler paired"),
+        (["--joint_turns", "--views", "satellite,street", "--h", "128"], "128 x 384 is not square"),
         (["--zoom", "0.5"], "'0.5' is not a number from 1 to 4"),
         (["--weather", "fog", "--cache", "ram"], "use one or the other"),
         (["--weather", "fog", "--views", "satellite,street"], "--views has none"),

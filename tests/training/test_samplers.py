@@ -124,6 +124,22 @@ def test_joint_flips_mirror_a_building_or_not():
     assert 10 <= sum(drawn == {True} for drawn in flips.values()) <= 30
 
 
+def test_joint_turns_turn_a_building_by_as_many_quarters():
+    """Three of four are turned, as in Sample4Geo's code."""
+    samples = samples_of(
+        {"satellite": dict.fromkeys(range(400), 1), "street": dict.fromkeys(range(400), 1)}
+    )
+    turns = {}
+    for batch in samplers.PairedSampler(samples, 8, joint_turns=True):
+        for draw in batch:
+            turns.setdefault(samples[draw.view][draw.index][1], []).append(draw.quarters)
+    assert all(len(drawn) == 2 and len(set(drawn)) == 1 for drawn in turns.values())
+    counts = [sum(drawn[0] == quarters for drawn in turns.values()) for quarters in range(4)]
+    assert sum(counts) == 400 and min(counts) > 75
+    plain = [draw for batch in samplers.PairedSampler(samples, 8) for draw in batch]
+    assert {draw.quarters for draw in plain} == {0}
+
+
 def brute_force_neighbour_batches(labels, count, neighbours, rng):
     """The definition, by scanning lists: seed, n/4 nearest, n/4 of the n nearest, next seed."""
     left, batches = list(labels), []

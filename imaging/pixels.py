@@ -1,0 +1,166 @@
+"""The pixels of image files as a viewer shows them: upright, on white where they are transparent.
+
+Images have 8 bits a colour. Deeper ones are refused: which values mean black and white, only
+their owner knows, and scaling each image by its own would make neighbours differ.
+"""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from imaging.files import Unreadable, need_file
+
+try:
+    import simplejpeg
+except ModuleNotFoundError:  # no wheel for this platform: Pillow decodes
+    simplejpeg = None
+
+MAX_PIXELS = 2**30  # of an image: 32,768 x 32,768, 3 GiB
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit, and its warning, are below a common orthophoto
+JPEG, TIFF = b"\xff\xd8", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such files begin
+APP1, FILL, SCAN = 0xE1, 0xFF, 0xDA  # markers of a JPEG
+CONVERT = (
+    "convert it, and all images of its kind with one range, to 8 bits a colour: "
+    "gdal_translate -ot Byte -scale MIN MAX 0 255 IN OUT"
+)
+
+
+def read_image(path):
+    """Decode an image file to uint8 (H, W, 3); an OSError names a file that cannot be read."""
+    try:
+        return decode_file(path)[0]
+    except Unreadable as fault:
+        raise fault.error(path) from None
+
+
+def read_thumbnail(path, side):
+    """Read an image as uint8 (side, side, 3), whole, on light grey where it is not square.
+
+    A JPEG is decoded near this size. Raises as `read_image`.
+    """
+    try:
+        pixels, _ = decode_file(path, near=side)
+    except Unreadable as fault:
+        raise fault.error(path) from None
+    return np.asarray(ImageOps.pad(Image.fromarray(pixels), (side, side), color="#e8e8e8"))
+
+
+def decode_file(path, near=0):
+    """Decode an image file: uint8 (H, W, 3), and what is damaged in a JPEG that can be decoded.
+
+    Pillow decides what an image is. An intact JPEG is decoded by simplejpeg where it is installed:
+    the same pixels (both are libjpeg-turbo) in half the time. Only simplejpeg notices damage that
+    leaves a part of the pixels; without it, and for an intact file, the second value is "".
+    With `near` a JPEG may be decoded to fewer pixels, at least `near` either way. Raises
+    `files.Unreadable`.
+    """
+    need_file(path)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error), "make it readable") from None
+    try:
+        pixels, damage = _decode_jpeg(content, near)
+        return (_decode_any(content, near) if pixels is None else pixels), damage
+    except Unreadable:
+        raise
+    except MemoryError:
+        raise Unreadable("there is no memory for it", "make it smaller, or cut it") from None
+    except Exception as error:  # damaged bytes lead decoders into errors of any type
+        reason = re.sub("<_io.BytesIO[^>]*>", "the file", " ".join(str(error).split()))
+        if content.startswith(TIFF):  # perhaps whole, of more bands or another compression
+            raise Unreadable(reason, f"replace it, or {CONVERT}") from None
+        raise Unreadable(reason, "replace or remove it", damaged=True) from None
+
+
+def _decode_any(content, near):
+    # From memory: a TIFF that Pillow maps from a file loses its turn if it has four channels.
+    with Image.open(io.BytesIO(content)) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise Unreadable(
+                f"{width:,} x {height:,} pixels are more than {MAX_PIXELS:,}",
+                "make it smaller, or cut it into tiles",
+            )
+        if _is_deep(image, content):
+            raise Unreadable("more than 8 bits a colour", CONVERT)
+        if near:
+            image.draft("RGB", (near, near))
+        image.load()  # a TIFF turns itself, and forgets its orientation
+        return _upright(np.array(_on_white(image)), _orientation(content, image))
+
+
+def _is_deep(image, content):
+    """Whether an image has more than 8 bits a colour; of some, Pillow silently takes the upper."""
+    if image.format == "PNG":
+        return content[24] == 16  # in the header, behind width and height
+    if image.format == "TIFF":
+        return np.max(image.tag_v2.get(258, 1)) > 8  # BitsPerSample
+    return image.mode.startswith(("I", "F"))
+
+
+def _on_white(image):
+    """A Pillow image as RGB, where it is transparent on white: its hidden colours are arbitrary."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+# ---------------------------------------------------------------- JPEG
+def _decode_jpeg(content, near):
+    """An intact JPEG as uint8 (H, W, 3), None where Pillow has to decode or refuse it; damage."""
+    if simplejpeg is None or not content.startswith(JPEG):
+        return None, ""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours not in ("YCbCr", "Gray") or height * width > MAX_PIXELS:
+            return None, ""
+        pixels = simplejpeg.decode_jpeg(content, min_height=near, min_width=near)
+    except ValueError as error:
+        return None, " ".join(str(error).split())
+    return _upright(pixels, _orientation(content)), ""
+
+
+def _exif_segment(content):
+    """The EXIF data of a JPEG's header, "" where it has none: a walk over some five segments."""
+    place = len(JPEG)
+    while place + 4 <= len(content) and content[place] == 0xFF and content[place + 1] != SCAN:
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+        if marker == APP1 and content.startswith(b"Exif\0\0", place + 4):
+            return content[place + 4 : place + 2 + length]
+        place += 1 if marker == FILL else 2 + length
+    return b""
+
+
+# ---------------------------------------------------------------- orientation
+def _orientation(content, image=None):
+    """The EXIF orientation of a JPEG, or of another Pillow image; 1, upright, if there is none."""
+    try:
+        if not content.startswith(JPEG):
+            exif = image.getexif()
+        elif segment := _exif_segment(content):
+            exif = Image.Exif()
+            exif.load(segment)
+        else:
+            return 1
+        return exif.get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged bytes, as above; a viewer shows such an image as it is stored
+        return 1
+
+
+def _upright(pixels, orientation):
+    """Stored pixels (H, W, 3) of an EXIF orientation, 1 to 8, as they are to be seen."""
+    if orientation not in range(2, 9):
+        return pixels
+    turned = pixels.view("V3")[..., 0]  # whole pixels are moved in half the time of bytes
+    if orientation in (5, 6, 7, 8):
+        turned = turned.T
+    if orientation in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    return np.ascontiguousarray(turned).view(np.uint8).reshape(*turned.shape, 3)
