@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.files import is_safetensors, kind_of, read_yaml, replacing, write_text, write_yaml
+from runtime.printing import quoted
 from runtime.processes import world_size
 
 MODEL_DIR = Path("model")
@@ -58,7 +59,7 @@ def read_opts(run_dir):
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} not found: {run_dir} is not the folder of a trained run; "
-            f"train one with `python train.py --name {Path(run_dir).name}`, or check --name"
+            f"train one with `python train.py --name {quoted(Path(run_dir).name)}`, or check --name"
         )
     return read_yaml(path)
 
