@@ -21,6 +21,7 @@ from evaluation.metrics import evaluate, published_line, tie_line
 from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
 from runtime.cli import Parser, example_in, is_out_of_memory, script
 from runtime.files import write_text
+from runtime.printing import printable
 
 
 # ---------------------------------------------------------------- what a reader should know
@@ -207,7 +208,7 @@ def main(argv=None) -> dict:
     if opts.json and opts.json != "-":
         write_text(opts.json, numbers + "\n")
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     return metrics
 
 
