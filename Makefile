@@ -30,7 +30,7 @@ demo: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 8
 
 bench: $(VENV)/run.stamp
 	$(RUN) benchmarks/evaluate.py --device $(DEVICE) --json benchmarks/results/evaluate.json

@@ -16,6 +16,7 @@ from evaluation.ranking import rank_gallery, rank_positives
 from imaging.pixels import read_thumbnail
 from runtime.cli import Parser, example_in, natural_int, positive_int, script
 from runtime.files import replacing
+from runtime.printing import printable
 
 COLUMNS = 10  # retrieved images side by side; a longer ranking goes on below
 MAX_LINES = 200  # lines of images in a picture: about 50,000 pixels, below matplotlib's limit
@@ -85,11 +86,13 @@ def retrieve(query, gallery, index, top):
 
 def describe(result):
     """The text printed about one query: its path and label, then the ranked paths."""
-    head = f"query {result['index']}: {result['path']}"
+    head = f"query {result['index']}: {printable(result['path'])}"
     lines = [f"{head}  label {result['label']}, {_verdict(result)}"]
     for rank, image in enumerate(result["retrieved"], start=1):
         mark = "right" if image["correct"] else "wrong"
-        found = f"label {image['label']:<6d} score {image['score']:7.4f}  {image['path']}"
+        found = (
+            f"label {image['label']:<6d} score {image['score']:7.4f}  {printable(image['path'])}"
+        )
         lines.append(f"{rank:4d}  {mark}  {found}")
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ As a library: `evaluate(query, gallery)` of two `Features`; what it computes sta
 """
 
 import json
+import math
 import sys
 
 import numpy as np
@@ -20,11 +21,15 @@ from evaluation.metrics import evaluate, published_line, tie_line
 from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
 from runtime.cli import Parser, example_in, is_out_of_memory, script
 from runtime.files import write_text
+from runtime.printing import printable
 
 
 # ---------------------------------------------------------------- what a reader should know
-def warnings_about(metrics, query, gallery):
-    """Sentences about results that are numbers but mean nothing; [] where all looks well."""
+def warnings_about(metrics, query, gallery, changed=False):
+    """Sentences about results that are numbers but mean nothing; [] where all looks well.
+
+    `changed`: images were tested under weather or a perturbation, which may well blind a network.
+    """
     found = []
     unmatched, total = metrics["num_unmatched"], metrics["num_queries"]
     if unmatched == total:
@@ -36,26 +41,41 @@ def warnings_about(metrics, query, gallery):
             f"{unmatched} of {total} queries have no true match in the gallery and count as 0"
         )
     if unmatched < total and _at_chance(metrics, query):
-        found.append(
-            f"recall@1 {metrics['recall@1']:.2f} is what random ranking gives "
-            f"({metrics['recall@1_chance']:.2f}): do the features come from the trained network, "
-            f"with the right --name and the right view of each folder?"
-        )
+        numbers = f"{metrics['recall@1']:.2f} is what random ranking gives "
+        guess = ": do the features come from the trained network, with the right --name and the "
+        guess += "right view of each folder?"
+        chance = f"({metrics['recall@1_chance']:.2f})"
+        found.append(f"recall@1 {numbers}{chance}{'' if changed else guess}")
     for name, side in (("query", query), ("gallery", gallery)):
         found.extend(_warnings_about_features(name, side.features))
     return found
 
 
 def _at_chance(metrics, query):
-    """Is recall@1 within two standard deviations of chance, and not far above it?
+    """Could a random ranking have found as much? A binomial test at one in a thousand.
 
-    Images of one building fall together, so buildings are counted as the independent trials.
+    Of the queries that find a match among their first 1, 5 and 10 images. K times the chance of one
+    image is the most that K images have. Under ten buildings nothing can be told.
     """
-    buildings = len(np.unique(query.labels))
-    chance, recall = metrics["recall@1_chance"] / 100, metrics["recall@1"] / 100
-    deviation = np.sqrt(chance * (1 - chance) / buildings)
-    # Under ten buildings even a random ranking may look good, and a good one unlucky.
-    return buildings >= 10 and recall <= min(chance + 2 * deviation, 3 * chance) < 1
+    total, chance = metrics["num_queries"], metrics["recall@1_chance"] / 100
+    above = [
+        _binomial_tail(round(metrics[f"recall@{k}"] / 100 * total), total, k * chance) < 1e-3
+        for k in (1, 5, 10)
+    ]
+    return len(np.unique(query.labels)) >= 10 and chance < 1 and not any(above)
+
+
+def _binomial_tail(hits, total, chance):
+    """Probability of at least `hits` in `total` trials; 1 where `hits` are no surprise."""
+    if hits <= total * chance:
+        return 1.0
+    ways = math.lgamma(total + 1) - math.lgamma(hits + 1) - math.lgamma(total - hits + 1)
+    term = math.exp(ways + hits * math.log(chance) + (total - hits) * math.log1p(-chance))
+    tail = 0.0
+    for count in range(hits, total + 1):
+        tail += term
+        term *= (total - count) / (count + 1) * chance / (1 - chance)
+    return tail
 
 
 def _warnings_about_features(name, features):
@@ -188,7 +208,7 @@ def main(argv=None) -> dict:
     if opts.json and opts.json != "-":
         write_text(opts.json, numbers + "\n")
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     return metrics
 
 

@@ -449,7 +449,7 @@ def load_run(name, which_epoch, device):
     run_dir = utils.run_folder(name)
     checkpoint = utils.find_checkpoint(run_dir, which_epoch)
     run_opts = utils.read_opts(run_dir)
-    weights = from_published(utils.load_tensors(checkpoint))
+    weights = from_published(utils.load_state_dict(checkpoint))
     network = model_from_opts(run_opts, weights)
     utils.load_weights(network, checkpoint, weights)
     print(f"weights: {checkpoint}")

@@ -24,6 +24,7 @@ from imaging.files import TEST_VIEWS, scan_test_folders, split_folder, task_fold
 from imaging.variants import add_variant_options, check_variant_options, plan_test
 from runtime import cli, files, locks, processes, startup
 from runtime.cli import positive_int, script
+from runtime.printing import printable
 
 REFUSED = {
     "use_dense": "it never had an effect in the published code; a run knows its own network",
@@ -151,8 +152,8 @@ def score_task(task, query, gallery, path, run_dir, opts, label=""):
     _, text, warnings = ({}, "", []) if notes else own_metrics(opts.test_dir, task, query, gallery)
     if text:
         print(text)
-    for warning in [*warnings_about(metrics, query, gallery), *warnings]:
-        print(f"warning: {warning}", file=sys.stderr)
+    for warning in [*warnings_about(metrics, query, gallery, bool(label)), *warnings]:
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     return metrics
 
 

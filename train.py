@@ -7,13 +7,13 @@ torchrun --nproc_per_node 4 train.py --name two_view --data_dir data/toy       #
 """
 
 import functools
-import shlex
 import time
 from contextlib import contextmanager
 
 import utils
 from runtime import files, locks, processes, startup
 from runtime.cli import script
+from runtime.printing import quoted
 from training.options import ONCE, changed_options, parse_args
 
 SNAPSHOT_EVERY = 10  # epochs
@@ -122,7 +122,7 @@ def resumable(run_dir, opts):
         if not (run_dir / "train_state.pth").is_file():
             raise KeyboardInterrupt("no epoch was complete: begin again") from None
         start = "python" if opts.world_size == 1 else f"torchrun --nproc_per_node {opts.world_size}"
-        command = f"{start} train.py --name {shlex.quote(opts.name)} --resume"
+        command = f"{start} train.py --name {quoted(opts.name)} --resume"
         raise KeyboardInterrupt(f"go on with: {command}") from None
 
 

@@ -5,14 +5,22 @@ torch is imported only in the functions that use it, so that `--help` stays quic
 
 import json
 import os
+import re
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.files import read_yaml, replacing, write_text, write_yaml
+from runtime.files import is_safetensors, kind_of, read_yaml, replacing, write_text, write_yaml
+from runtime.printing import quoted
 from runtime.processes import world_size
 
 MODEL_DIR = Path("model")
 LAST_WEIGHTS = "net_last.pth"
+# Where other training scripts keep the state dict beside epoch, optimizer and so on.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
+SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+                      "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
+                      "BOOL": "bool"}  # fmt: skip
 
 
 @contextmanager
@@ -51,7 +59,7 @@ def read_opts(run_dir):
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} not found: {run_dir} is not the folder of a trained run; "
-            f"train one with `python train.py --name {Path(run_dir).name}`, or check --name"
+            f"train one with `python train.py --name {quoted(Path(run_dir).name)}`, or check --name"
         )
     return read_yaml(path)
 
@@ -91,17 +99,69 @@ class _Counted:
 
 
 def load_tensors(path):
-    """`torch.load` onto the CPU with `weights_only=True`; a damaged file is a ValueError."""
+    """What a file of torch.save or a safetensors file holds, on the CPU; no code in it is run.
+
+    Raises FileNotFoundError, or ValueError that says what else the file is.
+    """
     import torch
 
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: expected a file written by torch.save")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            if is_safetensors(file.read(9)):
+                return _read_safetensors(path, torch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes lead the reader into errors of any type
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        reason = _why_unreadable(path, error)
         raise ValueError(f"{path} is not a readable torch checkpoint: {reason}") from None
+
+
+def _read_safetensors(path, torch):
+    """{name: tensor} of a safetensors file. Format: huggingface.co/docs/safetensors."""
+    content = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8:start])
+    entries.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in entries.items():
+        first, last = entry["data_offsets"]
+        data = content[start + first : start + last]
+        if len(data) != last - first:
+            raise ValueError(f"the bytes of {name} are cut off")
+        dtype = getattr(torch, SAFETENSORS_DTYPES[entry["dtype"]])
+        values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        tensors[name] = values.reshape(entry["shape"])
+    return tensors
+
+
+def _why_unreadable(path, error):
+    """Why torch cannot load a file, in one line."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if found:
+        return (
+            f"it holds {found[1]}, an object and no tensor, which may run any code and is not "
+            "opened; where the file was made, save torch.save(network.state_dict(), FILE), and "
+            "numbers as float(x)"
+        )
+    if "TorchScript" in str(error):
+        return "it is a TorchScript archive: save torch.save(network.state_dict(), FILE) instead"
+    kind = kind_of(path)
+    if kind and not kind.startswith(("a zip", "a safetensors")):  # as what can be read begins
+        return f"it is {kind}"
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def load_state_dict(path):
+    """The state dict in a file (see `load_tensors`), taken out of a wrapper of a known name."""
+    state = load_tensors(path)
+    for name in WRAPPERS if isinstance(state, dict) else ():
+        if isinstance(state.get(name), dict):
+            return state[name]
+    return state
 
 
 def find_checkpoint(run_dir, which_epoch="last"):
@@ -135,11 +195,11 @@ def find_checkpoint(run_dir, which_epoch="last"):
 def load_weights(network, path, state=None):
     """Load a state dict from `path` into `network`, every key; ValueError names what differs.
 
-    `state` is what `load_tensors(path)` gave, where that has been read already.
+    `state` is what `load_state_dict(path)` gave, where that has been read already.
     Prefixes left by DataParallel (`module.`) and torch.compile (`_orig_mod.`) are removed.
     """
     if state is None:
-        state = load_tensors(path)
+        state = load_state_dict(path)
     if not isinstance(state, dict) or not state:
         raise ValueError(f"{path} holds no state dict: expected what train.py saves as net_*.pth")
     clean = {

@@ -5,6 +5,7 @@ $ python evaluate_gpu.py pytorch_result.mat   # reads it
 """
 
 import glob
+import math
 import struct
 import sys
 import zipfile
@@ -15,14 +16,18 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluation.matfile import map_arrays
-from runtime.files import replacing
+from runtime.files import kind_of, replacing
 
 FEATURE_FILE = "pytorch_result.mat"  # where no other is named
 JUNK = -1  # label of gallery images that are neither right nor wrong
 NEEDED = ("query_f", "query_label", "gallery_f", "gallery_label")
 CAMERAS = ("query_cam", "gallery_cam")
 PATHS = ("query_path", "gallery_path")
+VARIABLES = NEEDED + CAMERAS + PATHS  # features first
 MAT_LIMIT = 2**32  # bytes of one array that the MATLAB 5 format can count
+ALWAYS_READ = 2**26  # bytes that a packed variable may always have
+PACKING_LIMIT = 200  # times that features may be packed; noise is hardly, zeros are a thousand
+LONGEST_PATH = 4096  # letters
 ALIGNMENT = 64  # bytes; the header of a .npy is a multiple of it too
 
 
@@ -151,6 +156,9 @@ def _read_arrays(path, unread):
         raise
     except Exception as error:  # damaged bytes lead the two readers into errors of any type
         reason = " ".join(str(error).split()) or type(error).__name__
+        kind = kind_of(path)
+        if kind and not kind.startswith(("a zip", "a .mat file")):  # as feature files begin
+            reason = f"it is {kind}"
         raise ValueError(
             f"{path} cannot be read as a feature file ({reason}): expected a .mat or .npz "
             f"written by `python test.py`"
@@ -160,10 +168,43 @@ def _read_arrays(path, unread):
 def _read_npz(path, unread):
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        return {
-            name: None if name in unread else _read_member(path, archive, info)
-            for name, info in members.items()
-        }
+        wanted = {name: members[name] for name in VARIABLES if name in members}
+        _check_sizes(archive, wanted)
+        arrays = dict.fromkeys(members)
+        for name in wanted.keys() - set(unread):
+            arrays[name] = _read_member(path, archive, wanted[name])
+        return arrays
+
+
+def _check_sizes(archive, members):
+    """ValueError where a member holds less than its header claims, or unpacks beyond its share.
+
+    Of features that is PACKING_LIMIT times their packed bytes, of what else there is a value, or a
+    path of LONGEST_PATH letters, for each row.
+    """
+    rows = {}
+    for name, info in members.items():
+        side, what = name.split("_")
+        shape, dtype = _read_head(archive, info)
+        if what == "f":
+            rows[side] = shape[0] if shape else 0
+        share = rows.get(side, 0) * (4 * LONGEST_PATH if what == "path" else 16)
+        if what == "f":
+            share = PACKING_LIMIT * info.compress_size
+        if info.file_size > max(share, ALWAYS_READ):
+            raise ValueError(f"{name} would unpack to {info.file_size:,} bytes, which is no {what}")
+        if math.prod(shape) * dtype.itemsize > info.file_size:
+            raise ValueError(f"{name} claims to be {shape}, and has {info.file_size:,} bytes")
+
+
+def _read_head(archive, info):
+    """Shape and dtype that the head of an .npz's member gives."""
+    with archive.open(info) as member:
+        version, _ = np.lib.format.read_magic(member)
+        # The heads of version 3 are those of 2 with other text, of structures' names.
+        name = f"read_array_header_{min(version, 2)}_0"
+        shape, _, dtype = getattr(np.lib.format, name)(member)
+    return shape, dtype
 
 
 def _read_member(path, archive, info):
@@ -196,14 +237,16 @@ def _read_mat(path, unread):
             arrays = map_arrays(path, NEEDED + CAMERAS)
             if set(NEEDED) <= set(arrays):
                 return arrays
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
 
-    variables = loadmat(path, appendmat=False)
-    return {
-        key: None if key in unread else value
-        for key, value in variables.items()
-        if not key.startswith("__")
-    }
+    arrays = dict.fromkeys(name for name, *_ in whosmat(path, appendmat=False))
+    wanted = [name for name in VARIABLES if name in arrays]
+    loaded = loadmat(path, appendmat=False, variable_names=wanted)
+    for name in wanted:
+        if not isinstance(loaded[name], np.ndarray):
+            raise ValueError(f"{name} is a {type(loaded[name]).__name__}, expected a full matrix")
+        arrays[name] = None if name in unread else loaded[name]
+    return arrays
 
 
 def _side(arrays, name, path):
@@ -213,7 +256,7 @@ def _side(arrays, name, path):
         raise ValueError(f"{path}: {name}_f is of type {features.dtype}, expected real numbers")
     paths = arrays.get(f"{name}_path")
     if paths is None or paths.size == 0:  # a .mat keeps no array of empty strings
-        paths = [""] * len(features)
+        paths = [""] * (features.shape[0] if features.ndim else 0)
     elif paths.dtype.kind != "U":
         raise ValueError(f"{path}: {name}_path is of type {paths.dtype}, expected text")
     else:

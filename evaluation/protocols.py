@@ -23,6 +23,7 @@ from evaluation.pairs import describe_pairs, evaluate_pairs
 from evaluation.ranking import find_matches, rank_positives, top_images
 from runtime.files import read_yaml, replacing, write_text
 from runtime.locks import sole_writer
+from runtime.printing import printable
 
 ANSWER_LENGTH = 10  # names a line of University-160k's answer.txt
 ANSWER_NAME = "answer.txt"  # of the member of the zip, which the challenge's server reads
@@ -53,6 +54,12 @@ def answer_lines(query, gallery, names, block_size=None, scores=None):
         raise ValueError(
             f"{count} gallery images are called {twice}: an answer names them by "
             "their file names, which must differ"
+        )
+    broken = next((stem for stem in stems if printable(stem) != stem), None)
+    if broken is not None:
+        raise ValueError(
+            f"a gallery image is called {printable(broken)}, and a line break or tab in a name "
+            "breaks the lines of an answer: rename it"
         )
     if len(stems) < ANSWER_LENGTH:
         raise ValueError(

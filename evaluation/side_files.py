@@ -46,7 +46,8 @@ def read_lines(path):
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} not found: name the side file that prepare.py wrote")
     try:
-        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+        # splitlines() would split within names too, at U+0085 and others.
+        return Path(path).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}): save it as such") from None
 

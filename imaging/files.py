@@ -12,6 +12,8 @@ import stat
 import unicodedata
 from pathlib import Path
 
+from runtime.printing import quoted
+
 VIEWS = SATELLITE, STREET, DRONE, GOOGLE = ("satellite", "street", "drone", "google")
 TEST_VIEWS = VIEWS[:3]  # web photographs are for training alone
 # The folders of the layout, in the order in which they are listed.
@@ -42,7 +44,7 @@ def split_folder(data_dir, split):
     raise FileNotFoundError(
         f"{data_dir} holds neither {split}/ nor folders named {prefixes[0]}{VIEWS[0]}, "
         f"{prefixes[0]}{VIEWS[2]}, ...; found {', '.join(found) or 'nothing'}: "
-        f"`python prepare.py check {data_dir}` says what is missing"
+        f"`python prepare.py check {quoted(data_dir)}` says what is missing"
     )
 
 
@@ -64,7 +66,7 @@ def scan_classes(folder):
     if not any(classes.values()):
         raise ValueError(
             f"{folder} holds no images: expected <ID>/<image> with a suffix of "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}; see `python prepare.py check DIR`"
         )
     return classes
 

@@ -5,11 +5,10 @@ their owner knows, and scaling each image by its own would make neighbours diffe
 """
 
 import io
-import re
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from imaging.files import Unreadable, need_file
 
@@ -70,7 +69,9 @@ def decode_file(path, near=0):
     except MemoryError:
         raise Unreadable("there is no memory for it", "make it smaller, or cut it") from None
     except Exception as error:  # damaged bytes lead decoders into errors of any type
-        reason = re.sub("<_io.BytesIO[^>]*>", "the file", " ".join(str(error).split()))
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not an image of a known kind"
         if content.startswith(TIFF):  # perhaps whole, of more bands or another compression
             raise Unreadable(reason, f"replace it, or {CONVERT}") from None
         raise Unreadable(reason, "replace or remove it", damaged=True) from None

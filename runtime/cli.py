@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from runtime.printing import printable, safe_output
 from runtime.processes import (
     end_process,
     is_main,
@@ -56,6 +57,7 @@ def script(main):
 
     @functools.wraps(main)
     @_until_the_reader_goes()
+    @safe_output()
     def wrapped(argv=None):
         try:
             with nullcontext() if is_main() else silent_stdout():
@@ -104,9 +106,11 @@ def _error_line(error):
         return "out of memory: lower --batchsize, or --h and --w"
     if not isinstance(error, (ValueError, OSError, FloatingPointError)):
         return None
-    # An error from a loader worker carries that process's traceback; its last line is the message.
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].removeprefix(f"{type(error).__name__}: ")
+    text = str(error).strip() or type(error).__name__
+    if text.startswith("Caught "):
+        # From a loader worker, with that process's traceback; its last line is the message.
+        text = text.split("\n")[-1].removeprefix(f"{type(error).__name__}: ")
+    return printable(text)
 
 
 def is_out_of_memory(error):
@@ -168,7 +172,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """Print the message alone, without the usage, and exit with code 2."""
-        say_first(f"{self.prog}: error: {message} (see --help)")
+        say_first(f"{self.prog}: error: {printable(message)} (see --help)")
         self.exit(2)
 
 

@@ -1,4 +1,4 @@
-"""Files written in one step, and YAML."""
+"""Files written in one step, what a file is by its first bytes, and YAML."""
 
 import errno
 import os
@@ -8,6 +8,20 @@ from pathlib import Path
 
 import yaml
 
+# What a file is by its first bytes, and what to do with it where another kind was expected.
+KINDS = {
+    b"MATLAB 7.3": "a .mat of version 7.3 (HDF5): in MATLAB write it again with `save -v7`",
+    b"MATLAB 5": "a .mat file",
+    b"\x89HDF": "an HDF5 file",
+    b"PK": "a zip file, such as .npz or torch's",
+    b"\x93NUMPY": "a .npy array",
+    b"\x80": "a pickle of Python objects, which is not opened, for it may run any code",
+    b"\x1f\x8b": "packed by gzip: unpack it",
+    b"version https://git-lfs": "a pointer of Git LFS: fetch the file by `git lfs pull`",
+    b"<": "a web page or XML: download the file again",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+}
 # Why the rest of a file could not be written. Windows lacks EDQUOT.
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -98,6 +112,23 @@ def write_bytes(path, content):
 def write_text(path, text):
     """Write a text file in one step (see `replacing`)."""
     write_bytes(path, text.encode())
+
+
+def kind_of(path):
+    """What a file is, in words that end with what to do, if known; None where it is not."""
+    with open(path, "rb") as file:
+        start = file.read(32)
+    if is_safetensors(start):
+        return "a safetensors file"
+    if not start:
+        return "empty"
+    return next((words for begin, words in KINDS.items() if start.startswith(begin)), None)
+
+
+def is_safetensors(start):
+    """Whether a file of these first bytes, nine at least, is in the safetensors format."""
+    # A number of eight bytes, the length of the JSON object that follows: below 100 MB.
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 10**8
 
 
 def write_yaml(path, values):

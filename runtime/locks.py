@@ -33,14 +33,11 @@ def sole_writer(path, instead="", wait=0):
     lock_path = path.absolute().with_name(f".lock-{path.absolute().name}")
     try:
         lock_path.parent.mkdir(parents=True, exist_ok=True)
-        holder = _read(lock_path)
         lock = FileLock(lock_path, timeout=wait)
         lock.acquire()
     except Timeout:
-        instead = f", or {instead}" if instead else ""
-        raise ValueError(
-            f"{path} is in use: {holder} writes it; wait until that has ended{instead}"
-        ) from None
+        advice = "wait until that has ended" + (f", or {instead}" if instead else "")
+        raise ValueError(f"{path} is in use: {_holder_of(lock_path)} writes it; {advice}") from None
     except OSError as error:
         raise not_written(path, error) from None
     try:
@@ -61,9 +58,11 @@ def _describe_holder():
     return f"process {os.getpid()} on {platform.node()}, since {since} ({command})"
 
 
-def _read(lock_path):
-    """The words of the process that holds a lock, or held it when it was killed."""
-    try:
-        return lock_path.read_text(encoding="utf-8") or "another process"
-    except (OSError, UnicodeDecodeError):  # Windows lets nobody read a file that is locked
-        return "another process"
+def _holder_of(lock_path):
+    """The words of the process that holds a lock."""
+    for _ in range(20):
+        time.sleep(0.1)  # it may have the lock since a moment ago, and write them now
+        with suppress(OSError, UnicodeDecodeError):  # Windows lets nobody read a locked file
+            if words := lock_path.read_text(encoding="utf-8"):
+                return words
+    return "another process"

@@ -21,6 +21,7 @@ from imaging.files import is_image_name, need_files
 from imaging.pixels import read_image
 from runtime.files import read_yaml, remove_partials, replacing, write_text, write_yaml
 from runtime.locks import sole_writer
+from runtime.printing import printable
 from runtime.progress import progress_bar
 
 JPEG = {"quality": 95, "subsampling": 0}  # of images whose pixels change, if .jpg
@@ -135,6 +136,11 @@ def _check_sources(entries):
             raise ValueError(
                 f"{source} is not read as an image by its name: name a file ending in .jpg, .png, "
                 "..., without a dot at the beginning"
+            )
+        if printable(target) != target:
+            raise ValueError(
+                f"{printable(source)} has a line break or another control character in its name, "
+                "which breaks the lines of tables: rename it"
             )
         try:
             target.encode()

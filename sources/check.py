@@ -2,7 +2,6 @@
 
 import difflib
 import os
-import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from imaging.files import (
 )
 from imaging.pixels import decode_file
 from runtime.files import read_yaml
+from runtime.printing import printable, quoted
 from runtime.progress import progress_bar
 from sources.command import Command, option
 
@@ -116,7 +116,7 @@ def check_names(root):
              for path in root.glob(f"{split}/*") if path.is_dir()}  # fmt: skip
     for name in sorted(found - known):
         close = difflib.get_close_matches(name, known - found, n=1, cutoff=0.8)
-        mend = f"mv {_quote(root / name)} {_quote(root / close[0])}" if close else ""
+        mend = f"mv {quoted(root / name)} {quoted(root / close[0])}" if close else ""
         yield NOTE, f"{name}/ is not part of the layout and not looked at", mend
 
 
@@ -130,11 +130,11 @@ def check_contents(root, folders):
             mend = _class_folders(root / name, folder.flat)
             yield kind, f"{sentence} {folder.flat[0].name}: {expected}", mend
         elif not folder.images:
-            mend = f"mv {_quote(root / name)} {_quote(root / f'{name}.empty')}"
+            mend = f"mv {quoted(root / name)} {quoted(root / f'{name}.empty')}"
             yield PROBLEM, f"{name}/ holds no images", mend
         for path, fault in folder.unreadable:
             # Nothing is deleted but bytes that are no image.
-            yield PROBLEM, fault.about(path), f"rm {_quote(path)}" if fault.damaged else ""
+            yield PROBLEM, fault.about(path), f"rm {quoted(path)}" if fault.damaged else ""
         if folder.damaged:
             path, damage = folder.damaged[0]
             sentence = f"{name}/ has {len(folder.damaged)} JPEG(s) of which a part is lost"
@@ -152,7 +152,7 @@ def _class_folders(view, images):
     """The command that puts each image of a view into a folder of the name of its stem."""
     patterns = " ".join(f"*{suffix}" for suffix in sorted({image.suffix for image in images}))
     each = 'mkdir -p "./${f%.*}" && mv "./$f" "./${f%.*}/"'
-    return f"(cd {_quote(view)} && for f in {patterns}; do {each}; done)"
+    return f"(cd {quoted(view)} && for f in {patterns}; do {each}; done)"
 
 
 def check_training(folders):
@@ -194,7 +194,7 @@ def check_testing(root, folders):
         if strangers:
             sentence = f"{name}/ has {len(strangers)} ID(s) that no gallery folder holds"
             missing = [root / _gallery_of(name, galleries) / each for each in sorted(strangers)]
-            mend = f"mkdir {' '.join(map(_quote, missing[:10]))}   # and put their images there"
+            mend = f"mkdir {' '.join(map(quoted, missing[:10]))}   # and put their images there"
             yield PROBLEM, f"{sentence}: {_some(strangers)}", mend
     for query, gallery in tasks:
         unmatched = (queries[query].filled & known) - galleries[gallery].filled
@@ -209,8 +209,8 @@ def check_overlap(folders):
     queries = [f.filled for n, f in folders.items() if n.startswith("test/query_")]
     both = set().union(*queries) & trained
     if both:
-        sentence = f"{len(both)} ID(s) of the queries also stand in train/"
-        yield NOTE, f"{sentence}: {_some(both)}; unless these are other buildings", ""
+        sentence = f"{len(both)} ID(s) of the queries also stand in train/: {_some(both)}"
+        yield NOTE, f"{sentence}; of the same buildings recall says nothing of new ones", ""
 
 
 def check_forms(root, folders):
@@ -227,7 +227,7 @@ def check_forms(root, folders):
 
 def _join(view, name, classes):
     """The command that gives a class folder the composed form, or its images to that folder."""
-    old, new = _quote(view / name), _quote(view / composed(name))
+    old, new = quoted(view / name), quoted(view / composed(name))
     return f"mv -n {old}/* {new} && rmdir {old}" if composed(name) in classes else f"mv {old} {new}"
 
 
@@ -266,19 +266,6 @@ def _some(names, most=5):
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def _quote(path):
-    """A path for the shell: what is not plain ASCII as bytes, so that what is pasted is the same.
-
-    bash and zsh read $'...'; a terminal would perhaps compose an accent, or break a line.
-    """
-    text = os.fspath(path)
-    if text.isascii() and text.isprintable():
-        return shlex.quote(text)
-    plain = (chr(byte) if 32 <= byte < 127 and chr(byte) not in "\\'" else f"\\x{byte:02x}"
-             for byte in os.fsencode(text))  # fmt: skip
-    return f"$'{''.join(plain)}'"
-
-
 # ---------------------------------------------------------------- what is printed
 def report(root, folders, findings):
     """Print the table, the notes and the problems; raise ValueError where there is a problem."""
@@ -286,7 +273,7 @@ def report(root, folders, findings):
     for name, folder in folders.items():
         print(f"{name:<24}{len(folder.classes):>8}{len(folder.images):>8}")
     for kind, sentence, mend in sorted(findings, key=lambda finding: finding[0]):  # notes first
-        print(f"{kind}: {sentence}" + (f"\n    mend it with: {mend}" if mend else ""))
+        print(f"{kind}: {printable(sentence)}" + (f"\n    mend it with: {mend}" if mend else ""))
     problems = [sentence for kind, sentence, _ in findings if kind == PROBLEM]
     if problems:
         raise ValueError(

@@ -53,7 +53,9 @@ def test_labels_stay_aligned_by_name(folder):
     scanned = dataset.scan_training_views(folder, files.VIEWS)
     assert scanned["google"]["0012"] == []
     names = dataset.class_list(scanned)
-    assert names == ["0003", "0007", "0012"]
+    assert names == dataset.paired_classes(scanned) == ["0003", "0007", "0012"]
+    pair = {view: scanned[view] for view in ("street", "google")}
+    assert dataset.paired_classes(pair) == ["0003"]
     samples = dataset.label_samples(scanned, names)
     for view, pairs in samples.items():
         assert all(names[label] == path.parent.name for path, label in pairs), view

@@ -415,6 +415,56 @@ def test_warning_about_chance_level():
     assert "is what random ranking gives (1.05)" in only
 
 
+def at_recall(hits, buildings=34, frames=7, distractors=8):
+    """Drone queries of which `hits` find their building first, the others last."""
+    labels = np.repeat(np.arange(buildings), frames)
+    num_gallery = buildings + distractors
+    scores = np.tile(np.linspace(0.5, 0.4, num_gallery), (len(labels), 1))
+    scores[np.arange(len(labels)), labels] = np.where(np.arange(len(labels)) < hits, 1.0, 0.0)
+    query = features_of(np.eye(len(labels)), labels)
+    return query, features_of(scores.T, np.arange(num_gallery)), scores
+
+
+def chance_warnings(hits, changed=False, **sizes):
+    query, gallery, scores = at_recall(hits, **sizes)
+    metrics = evaluate(query, gallery, scores=scores.__getitem__)
+    found = warnings_about(metrics, query, gallery, changed)
+    return [text for text in found if "random ranking" in text]
+
+
+def test_chance_is_a_binomial_test_at_one_in_a_thousand():
+    """238 queries, chance 1 in 42: 15 hits or more come once in 1486 random rankings, 14 in 523."""
+    from scipy.stats import binom
+
+    assert binom.sf(14, 238, 1 / 42) < 1e-3 < binom.sf(13, 238, 1 / 42)
+    assert [bool(chance_warnings(hits)) for hits in (0, 6, 14, 15, 100)] == [
+        *(True, True, True, False, False),
+    ]
+    for case in ((15, 238, 1 / 42), (9, 12, 0.2), (900, 37855, 0.02), (3, 3, 0.9)):
+        expected = binom.sf(case[0] - 1, *case[1:])
+        assert evaluate_gpu._binomial_tail(*case) == pytest.approx(expected, rel=1e-9)
+
+
+def test_first_five_or_ten_well_above_chance_are_not_random():
+    """A small set of 18 pairs: Recall@1 of 11 may be luck, Recall@5 of 89 is none."""
+    labels = np.arange(18)
+    scores = np.linspace(0.5, 0.4, 18)[None].repeat(18, axis=0)
+    scores[labels, labels] = 0.495  # behind the first one or two
+    scores[:2, :2] = np.eye(2)
+    scores[16:, 16:] = 0
+    query, gallery = features_of(np.eye(18), labels), features_of(scores.T, labels)
+    metrics = evaluate(query, gallery)
+    assert round(metrics["recall@1"]) == 11 and round(metrics["recall@5"]) == 89
+    assert not [text for text in warnings_about(metrics, query, gallery) if "random" in text]
+
+
+def test_under_weather_nothing_is_guessed_about_the_name():
+    [plain], [changed] = chance_warnings(3), chance_warnings(3, changed=True)
+    assert plain.startswith(changed) and "--name" in plain
+    assert changed == "recall@1 1.26 is what random ranking gives (2.38)"
+    assert chance_warnings(3, buildings=9) == []
+
+
 def test_no_chance_warning_where_every_answer_is_right():
     same = features_of(np.eye(12), np.full(12, 4))
     assert evaluate(same, same)["recall@1_chance"] == 100.0

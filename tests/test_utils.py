@@ -1,5 +1,11 @@
 """Run folders, checkpoints, atomic files, devices and the reporting of errors."""
 
+import json
+import os
+import pickle
+import warnings
+
+import numpy as np
 import pytest
 import torch
 
@@ -71,6 +77,87 @@ def test_damaged_checkpoint_is_named(tmp_path):
     for content in (whole[: len(whole) // 2], b"not a checkpoint", b"", whole[::-1], b"\x80\x02}"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"net\.pth is not a readable torch checkpoint"):
+            utils.load_tensors(path)
+
+
+def pickle_plainly(content, path):
+    path.write_bytes(pickle.dumps(content))
+
+
+class Code:
+    """A pickle of it calls a function when it is opened."""
+
+    def __reduce__(self):
+        return os.system, ("touch PWNED",)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (Code(), "it holds (posix|nt).system, an object and no tensor, which may run any code"),
+        ({"state_dict": {}, "best": np.float64(1)}, "it holds numpy.*scalar.*numbers as float"),
+        (torch.nn.Linear(2, 3), "it holds torch.nn.*Linear, .*network.state_dict"),
+        (b"<html>", "it is a web page or XML: download the file again"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file"),
+        (b"\x93NUMPY", "it is a .npy array"),
+        (b"", "it is empty"),
+        (b"\x10\0\0\0\0\0\0\0{", "is not a readable torch checkpoint: "),
+    ],
+)
+@pytest.mark.parametrize("save", [torch.save, pickle_plainly])
+def test_what_is_no_checkpoint_is_named(workdir, content, words, save):
+    path = workdir / "net.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else save(content, path)
+    if save is pickle_plainly and not isinstance(content, bytes):
+        words = "it is a pickle of Python objects, which is not opened"
+    with pytest.raises(ValueError, match=words) as caught:
+        utils.load_state_dict(path)
+    assert "\n" not in str(caught.value) and "net.pth is not a readable" in str(caught.value)
+    assert [each.name for each in workdir.iterdir()] == ["net.pth"]  # no code ran
+
+
+def test_a_torchscript_archive_is_named(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and still around
+        torch.jit.script(torch.nn.Linear(2, 3)).save(tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="it is a TorchScript archive: save torch.save"):
+        utils.load_tensors(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("name", utils.WRAPPERS)
+def test_known_wrappers_are_opened(tmp_path, name):
+    network = torch.nn.Linear(2, 3)
+    torch.save({"epoch": 3, name: network.state_dict(), "optimizer": {}}, tmp_path / "net.pth")
+    loaded = torch.nn.Linear(2, 3)
+    utils.load_weights(loaded, tmp_path / "net.pth")
+    assert torch.equal(loaded.weight, network.weight)
+
+
+def test_safetensors_are_loaded(tmp_path):
+    """The format's example by hand: eight bytes of length, JSON, the tensors' bytes."""
+    tensors = {
+        "a": torch.randn(2, 3), "b": torch.tensor(7), "c": torch.randn(4).bfloat16(),
+        "d": torch.empty(0, 3), "e": torch.tensor([True, False])
+    }  # fmt: skip
+    names = {torch.float32: "F32", torch.int64: "I64", torch.bfloat16: "BF16", torch.bool: "BOOL"}
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, tensor in tensors.items():
+        raw = bytes(tensor.reshape(-1).view(torch.uint8).tolist())
+        offsets = [len(data), len(data) + len(raw)]
+        shape, data = list(tensor.shape), data + raw
+        header[name] = {"dtype": names[tensor.dtype], "shape": shape, "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    content = len(text).to_bytes(8, "little") + text + data
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    loaded = utils.load_state_dict(path)
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
+    for size in range(9, len(content), 7):
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match="is not a readable torch checkpoint"):
             utils.load_tensors(path)
 
 

@@ -22,6 +22,7 @@ from networks.backbones import branches_of, download_imagenet_weights
 from networks.musenet import download_ibn_weights
 from runtime import exchange, processes
 from runtime.cli import precision_of
+from runtime.printing import quoted
 from training.optimisation import build_optimizer, load_optimizer, split_parameters
 from training.options import input_views
 from training.samplers import SAMPLERS
@@ -49,7 +50,7 @@ def open_data(opts, pin_memory):
         print(
             f"warning: no building has images in two of {', '.join(scanned)}, so nothing ties the "
             "views together: the class folders of a building must have the same name in each; see "
-            f"`python prepare.py check {opts.data_dir}`",
+            f"`python prepare.py check {quoted(opts.data_dir)}`",
             file=sys.stderr,
         )
     samples = dataset.label_samples(scanned, class_names)
@@ -160,12 +161,12 @@ def build_network(opts, class_num):
     if opts.resume or opts.no_pretrained:
         return network
     if opts.weights:
-        weights, source = utils.load_tensors(opts.weights), opts.weights
+        weights, source = utils.load_state_dict(opts.weights), opts.weights
     else:
         weights, source = download_imagenet_weights(opts.backbone), "the ImageNet weights"
     ibn, ibn_source = None, opts.ibn_weights
     if opts.ibn_weights:
-        ibn = utils.load_tensors(opts.ibn_weights)
+        ibn = utils.load_state_dict(opts.ibn_weights)
     elif opts.musenet and not opts.weights:
         ibn, ibn_source = download_ibn_weights(opts.backbone), "IBN-Net's weights"
     model.load_backbone(network, weights, source, ibn, ibn_source)

@@ -1,9 +1,12 @@
 """The feature file: round trips, the published layout, and one clear line for each bad file."""
 
+import math
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.io import loadmat, savemat
 
 from evaluation.feature_file import (
@@ -316,3 +319,110 @@ def test_array_too_large_for_mat_names_the_other_format(tmp_path):
 
 def test_check_features_accepts_what_fits():
     assert check_features(make([1, 2]), make([2])) is None
+
+
+# ---------------------------------------------------------------- files that are something else
+def mat_of_version_73(path):
+    """The first bytes of what MATLAB's `save -v7.3` writes: HDF5 behind a header of 512 bytes."""
+    path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(384) + b"\x89HDF\r\n")
+
+
+@pytest.mark.parametrize("suffix", [".mat", ".npz"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, r"version 7\.3 \(HDF5\): in MATLAB write it again with `save -v7`"),
+        (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file"),
+        (b"\x80\x04\x95", "it is a pickle of Python objects, which is not opened"),
+        (b"<!DOCTYPE html>", "it is a web page or XML: download the file again"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\x10\0\0\0\0\0\0\0{}              ", "it is a safetensors file"),
+        (b"", "it is empty"),
+    ],
+)
+def test_another_kind_of_file_is_named(tmp_path, suffix, content, words):
+    path = tmp_path / f"f{suffix}"
+    mat_of_version_73(path) if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        load_features(path)
+    assert "\n" not in str(caught.value) and f"f{suffix} cannot be read as" in str(caught.value)
+
+
+STRUCT = np.array([(1, 2)], dtype=[("a", object), ("b", object)])
+CELLS = np.array(["a", np.arange(3)], dtype=object)
+ODD = {
+    "cells": CELLS,
+    "a struct": STRUCT,
+    "a sparse matrix": sparse.csc_matrix(np.eye(2)),
+    "text": "words",
+    "nothing": np.zeros((0, 0)),
+    "complex": np.eye(2) * 1j,
+    "one number": 3.0,
+    "four axes": np.zeros((2, 2, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("paths", [True, False])
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", ["query_f", "query_label", "gallery_cam", "query_path", "other"])
+def test_an_unexpected_variable_is_one_line(tmp_path, name, kind, paths):
+    savemat(tmp_path / "f.mat", variables(**{name: ODD[kind]}))
+    try:
+        load_features(tmp_path / "f.mat", paths)
+        assert name == "other" or (name == "query_path" and (not paths or kind == "nothing"))
+    except ValueError as error:
+        assert "f.mat" in str(error) and "\n" not in str(error)
+        assert name != "other"
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", ["query_f", "query_label", "gallery_cam", "query_path", "other"])
+def test_an_unexpected_member_is_one_line(tmp_path, name, kind):
+    value = STRUCT if kind == "a sparse matrix" else ODD[kind]
+    np.savez(tmp_path / "f.npz", **variables(**{name: value}), allow_pickle=True)
+    try:
+        load_features(tmp_path / "f.npz")
+        assert name == "other" or (name == "query_path" and kind == "nothing")
+    except ValueError as error:
+        assert "f.npz" in str(error) and "\n" not in str(error)
+        assert name != "other"
+
+
+# ---------------------------------------------------------------- members larger than they look
+def packed(path, shapes, claimed=None):
+    """An .npz of the published variables, with zeros of other shapes, packed."""
+    arrays = {key: np.asarray(value) for key, value in variables().items()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in {**arrays, **shapes}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                if name in shapes:
+                    head = {"descr": "<f4", "fortran_order": False, "shape": claimed or array}
+                    np.lib.format.write_array_header_1_0(member, head)
+                    for _ in range(4 * math.prod(array) >> 20):
+                        member.write(bytes(2**20))
+                else:
+                    np.lib.format.write_array(member, array)
+
+
+def test_a_member_that_is_not_needed_is_not_unpacked(tmp_path):
+    packed(tmp_path / "f.npz", {"other": (2**26,)})
+    tracemalloc.start()
+    try:
+        load_features(tmp_path / "f.npz")
+        assert tracemalloc.get_traced_memory()[1] < 2**22  # of 256 MiB
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["query_f", "query_label", "gallery_cam", "query_path"])
+def test_a_member_beyond_its_share_is_refused(tmp_path, name):
+    packed(tmp_path / "f.npz", {name: (2**25, 1)})
+    packed(tmp_path / "g.npz", {name: (1, 1)}, claimed=(2**40, 1))
+    for file, words in (("f", f"{name} would unpack to 134,217,8"), ("g", f"{name} claims to be")):
+        tracemalloc.start()
+        try:
+            with pytest.raises(ValueError, match=words):
+                load_features(tmp_path / f"{file}.npz")
+            assert tracemalloc.get_traced_memory()[1] < 2**22
+        finally:
+            tracemalloc.stop()

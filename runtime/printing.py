@@ -1,0 +1,54 @@
+"""What is printed: names with control characters or of another encoding, and commands to paste."""
+
+import os
+import shlex
+import sys
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+# C0 and C1, line and paragraph separators, and what turns the direction of the text around.
+CODES = (*range(32), *range(127, 160), 0x2028, 0x2029, *range(0x202A, 0x202F),
+         *range(0x2066, 0x206A))  # fmt: skip
+ESCAPES = {code: chr(code).encode("unicode_escape").decode() for code in CODES}
+
+
+def printable(text):
+    """A name, or a sentence with names, as one line: control characters become \\n, \\x1b, ..."""
+    return str(text).translate(ESCAPES)
+
+
+def quoted(path):
+    """A path for the shell: what is not plain ASCII as bytes, so that what is pasted is the same.
+
+    bash and zsh read $'...'; a terminal would perhaps compose an accent, or break a line.
+    """
+    text = os.fspath(path)
+    if text.isascii() and text.isprintable():
+        return shlex.quote(text)
+    plain = (chr(byte) if 32 <= byte < 127 and chr(byte) not in "\\'" else f"\\x{byte:02x}"
+             for byte in os.fsencode(text))  # fmt: skip
+    return f"$'{''.join(plain)}'"
+
+
+class _SafeStream:
+    """A text stream that escapes control characters, but `kept`, and what it cannot encode."""
+
+    def __init__(self, stream, kept):
+        self._stream = stream
+        self._escapes = {code: text for code, text in ESCAPES.items() if chr(code) not in kept}
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        text = text.translate(self._escapes)
+        self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+
+@contextmanager
+def safe_output():
+    """Within the block whatever a name holds can be printed, and does nothing to the terminal."""
+    out, err = _SafeStream(sys.stdout, "\n\t"), _SafeStream(sys.stderr, "\n\t\r")  # bars use \r
+    with redirect_stdout(out), redirect_stderr(err):
+        yield
