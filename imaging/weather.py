@@ -343,6 +343,5 @@ STEPS = {
     ),
     "wind": (add_wind,),
 }
-CONDITIONS = tuple(
-    STEPS
-)  # the ten, in the published order; a new one is a line at the end of STEPS
+# The ten, in the published order; a new one is a line at the end of STEPS.
+CONDITIONS = tuple(STEPS)
