@@ -114,7 +114,7 @@ def warn_of_newer(path):
     """Print a warning where `path`, which nobody named, is older than the newest test's files."""
     newest = next(iter(variants_of(path)), None)
     if newest and Path(path).is_file() and newest.stat().st_mtime > Path(path).stat().st_mtime:
-        text = f"{path} is older than {newest}, which a later test wrote: name the one you mean"
+        text = f"{path} is older than {newest}, which a later test wrote: is it the one you mean?"
         print(f"warning: {text}", file=sys.stderr)
 
 

@@ -68,7 +68,8 @@ def remove_partials(folder, *names):
 
     For one who is the sole writer of these (see `locks.sole_writer`).
     """
-    for path in [path for name in names for path in Path(folder).glob(f".partial-*-{name}")]:
+    number = "[0-9a-f]" * 8  # not *, which would take `x-name` for `name`
+    for path in [path for name in names for path in Path(folder).glob(f".partial-{number}-{name}")]:
         with suppress(OSError):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -94,7 +95,8 @@ def not_written(path, error, written=0, size=None):
             f"{path} cannot be written ({reason}){before}: give another place, or permission"
         )
     needed = f"{size():,}" if size else f"more than {written:,}"
-    free = f"{shutil.disk_usage(path.parent).free:,} are free"
+    folder = next(parent for parent in path.parents if parent.exists())
+    free = f"{shutil.disk_usage(folder).free:,} are free"
     if error.errno == errno.EFBIG:
         free += ", and no file may be larger than `ulimit -f` says"
     return OSError(

@@ -29,8 +29,15 @@ def quoted(path):
     return f"$'{''.join(plain)}'"
 
 
+class ReaderGone(BrokenPipeError):
+    """What reads stdout or stderr has ended, as in `| head`."""
+
+
 class _SafeStream:
-    """A text stream that escapes control characters, but `kept`, and what it cannot encode."""
+    """A text stream that escapes control characters, but `kept`, and what it cannot encode.
+
+    It raises `ReaderGone`, which tells its broken pipe from those of other processes.
+    """
 
     def __init__(self, stream, kept):
         self._stream = stream
@@ -42,8 +49,21 @@ class _SafeStream:
     def write(self, text):
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         text = text.translate(self._escapes)
-        self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        with _telling():
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
+
+    def flush(self):
+        with _telling():
+            self._stream.flush()
+
+
+@contextmanager
+def _telling():
+    try:
+        yield
+    except BrokenPipeError:
+        raise ReaderGone from None
 
 
 @contextmanager
