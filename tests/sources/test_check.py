@@ -142,7 +142,8 @@ def offers(data, capsys):
     return [line.removeprefix(start) for line in lines if line.startswith(start)]
 
 
-@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "deep", "large", "locked"])
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "deep", "large", "locked",
+                                  "heic", "jxl", "lfs"])  # fmt: skip
 def test_what_is_no_image_is_a_problem_and_nothing_is_deleted(data, capsys, kind, monkeypatch):
     path = data / "train" / "drone" / sorted(os.listdir(data / "train" / "drone"))[0] / "b.png"
     expected = "a folder, not a file"
@@ -154,6 +155,15 @@ def test_what_is_no_image_is_a_problem_and_nothing_is_deleted(data, capsys, kind
     elif kind == "pipe":
         os.mkfifo(path)
         expected = "a pipe or a device, not a file"
+    elif kind == "heic":  # a telephone's photo, renamed
+        path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+        expected = "a HEIC photo, which Pillow does not read"
+    elif kind == "jxl":
+        path.write_bytes(b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl " + bytes(99))
+        expected = "a JPEG XL image, which Pillow does not read"
+    elif kind == "lfs":
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n")
+        expected = "a pointer of Git LFS"
     elif kind == "deep":
         write_deep_png(path, np.full((4, 4, 3), 3000, np.uint16))
         expected = "more than 8 bits a colour"
