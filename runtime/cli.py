@@ -84,7 +84,14 @@ def script(main):
 
 @contextmanager
 def _until_the_reader_goes():
-    """End with the code of SIGPIPE, and without a word, once nobody reads stdout or stderr."""
+    """End with the code of SIGPIPE, and without a word, once nobody reads stdout or stderr.
+
+    A script that is started without them (`>&-`) prints to nowhere.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8"))
     try:
         try:
             yield
