@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -105,6 +106,20 @@ def not_written(path, error, written=0, size=None):
     )
 
 
+class Counted:
+    """A file that keeps nothing of what is written to it but the number of bytes."""
+
+    def __init__(self):
+        self.size = 0
+
+    def write(self, data):
+        self.size += len(data)
+        return len(data)
+
+    def flush(self):
+        pass
+
+
 def write_bytes(path, content):
     """Write a file in one step (see `replacing`)."""
     with replacing(path, lambda: len(content)) as temporary:
@@ -131,6 +146,14 @@ def is_safetensors(start):
     """Whether a file of these first bytes, nine at least, is in the safetensors format."""
     # A number of eight bytes, the length of the JSON object that follows: below 100 MB.
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 10**8
+
+
+def need_whole_zip(path):
+    """ValueError where a zip file has bytes that its checksums do not fit: torch looks at none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it is damaged: copy the file again")
 
 
 def write_yaml(path, values):

@@ -68,7 +68,12 @@ def _telling():
 
 @contextmanager
 def safe_output():
-    """Within the block whatever a name holds can be printed, and does nothing to the terminal."""
-    out, err = _SafeStream(sys.stdout, "\n\t"), _SafeStream(sys.stderr, "\n\t\r")  # bars use \r
-    with redirect_stdout(out), redirect_stderr(err):
-        yield
+    """Within the block whatever a name holds can be printed, and does nothing to the terminal.
+
+    A script that is started without stdout or stderr (`>&-`) prints to nowhere.
+    """
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        out = _SafeStream(sys.stdout or nowhere, "\n\t")
+        err = _SafeStream(sys.stderr or nowhere, "\n\t\r")  # progress bars use \r
+        with redirect_stdout(out), redirect_stderr(err):
+            yield
