@@ -41,11 +41,14 @@ def warnings_about(metrics, query, gallery, changed=False):
             f"{unmatched} of {total} queries have no true match in the gallery and count as 0"
         )
     if unmatched < total and _at_chance(metrics, query):
-        numbers = f"{metrics['recall@1']:.2f} is what random ranking gives "
-        guess = ": do the features come from the trained network, with the right --name and the "
-        guess += "right view of each folder?"
-        chance = f"({metrics['recall@1_chance']:.2f})"
-        found.append(f"recall@1 {numbers}{chance}{'' if changed else guess}")
+        guess = (
+            ": do the features come from the trained network, with the right --name and the right "
+            "view of each folder?"
+        )
+        found.append(
+            f"recall@1 {metrics['recall@1']:.2f} is what random ranking gives "
+            f"({metrics['recall@1_chance']:.2f}){'' if changed else guess}"
+        )
     for name, side in (("query", query), ("gallery", gallery)):
         found.extend(_warnings_about_features(name, side.features))
     return found

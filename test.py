@@ -180,7 +180,7 @@ def build_parser():
     add("--gallery", default="satellite", choices=TEST_VIEWS, help="view of the gallery")
     add("--all", action="store_true", help="every task the run's views and test folders allow")
     add("--output", default=FEATURE_FILE, help="feature file, .mat or .npz; with --all, --weather "
-        "or --perturb the task and what was changed are added to its name")  # fmt: skip
+        "or --perturb a whole one each, task and change added to its name")  # fmt: skip
     add("--batchsize", type=positive_int, default=128, help="images at once")
     add("--ms", type=_scales, default="1", help="scales of the input to sum over, e.g. 1,1.1,1.2")
     add_variant_options(parser)

@@ -109,7 +109,8 @@ def open_run(opts, run_dir):
             f"{run_dir} already holds a trained run: continue it with --resume, replace it with "
             "--overwrite, or choose another --name"
         )
-    files.remove_partials(run_dir, "*.pth", "opts.yaml", "log.jsonl", "train.jpg")  # of killed ones
+    if processes.is_main():  # which holds the lock: another run may be writing if it does not
+        files.remove_partials(run_dir, "*.pth", "opts.yaml", "log.jsonl", "train.jpg")
     return [*weights, *(run_dir / name for name in ("log.jsonl", "result.txt", "train.jpg"))]
 
 

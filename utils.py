@@ -10,7 +10,16 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.files import is_safetensors, kind_of, read_yaml, replacing, write_text, write_yaml
+from runtime.files import (
+    Counted,
+    is_safetensors,
+    kind_of,
+    need_whole_zip,
+    read_yaml,
+    replacing,
+    write_text,
+    write_yaml,
+)
 from runtime.printing import quoted
 from runtime.processes import world_size
 
@@ -75,27 +84,13 @@ def save_tensors(path, state):
     import torch
 
     def size():
-        torch.save(state, counted := _Counted())
+        torch.save(state, counted := Counted())
         return counted.size
 
     # To an open file: torch's writer of a path hides that the disk is full, and would put the
     # temporary name into the file.
     with replacing(path, size) as temporary, open(temporary, "wb") as file:
         torch.save(state, file)
-
-
-class _Counted:
-    """A file that keeps nothing of what is written to it but the number of bytes."""
-
-    def __init__(self):
-        self.size = 0
-
-    def write(self, data):
-        self.size += len(data)
-        return len(data)
-
-    def flush(self):
-        pass
 
 
 def load_tensors(path):
@@ -112,6 +107,7 @@ def load_tensors(path):
         with open(path, "rb") as file:
             if is_safetensors(file.read(9)):
                 return _read_safetensors(path, torch)
+        need_whole_zip(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what it then refuses
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -160,7 +156,13 @@ def load_state_dict(path):
     state = load_tensors(path)
     for name in WRAPPERS if isinstance(state, dict) else ():
         if isinstance(state.get(name), dict):
-            return state[name]
+            state = state[name]
+            break
+    for name, value in state.items() if isinstance(state, dict) else ():
+        if hasattr(value, "layout") and (
+            value.is_quantized or value.is_meta or "strided" not in str(value.layout)
+        ):
+            raise ValueError(f"{path} holds {name}, a tensor that is no plain one: save it dense")
     return state
 
 
@@ -203,7 +205,7 @@ def load_weights(network, path, state=None):
     if not isinstance(state, dict) or not state:
         raise ValueError(f"{path} holds no state dict: expected what train.py saves as net_*.pth")
     clean = {
-        key.removeprefix("module.").removeprefix("_orig_mod."): value
+        str(key).removeprefix("module.").removeprefix("_orig_mod."): value
         for key, value in state.items()
     }
     if len(clean) < len(state):

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from evaluate_gpu import evaluate, published_line  # noqa: E402
 from evaluation.feature_file import load_features  # noqa: E402
+from imaging.pixels import read_image  # noqa: E402
 from runtime.cli import Parser, example_in, script  # noqa: E402
 from runtime.progress import progress_bar  # noqa: E402
 
@@ -21,10 +22,7 @@ BINS = (4, 8, 16)  # per channel; the best of them counts
 
 def colour_histogram(path, bins):
     """L2-normalised joint RGB histogram (bins**3,) float32 of an image file."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"), dtype=np.int64).reshape(-1, 3)  # (H*W, 3)
+    pixels = read_image(path).astype(np.int64).reshape(-1, 3)  # (H*W, 3)
     red, green, blue = (pixels * bins // 256).T
     counts = np.bincount((red * bins + green) * bins + blue, minlength=bins**3)
     return (counts / np.linalg.norm(counts)).astype(np.float32)

@@ -114,7 +114,7 @@ def warn_of_newer(path):
     """Print a warning where `path`, which nobody named, is older than the newest test's files."""
     newest = next(iter(variants_of(path)), None)
     if newest and Path(path).is_file() and newest.stat().st_mtime > Path(path).stat().st_mtime:
-        text = f"{path} is older than {newest}, which a later test wrote: name the one you mean"
+        text = f"{path} is older than {newest}, which a later test wrote: is it the one you mean?"
         print(f"warning: {text}", file=sys.stderr)
 
 
@@ -261,8 +261,10 @@ def _side(arrays, name, path):
         raise ValueError(f"{path}: {name}_path is of type {paths.dtype}, expected text")
     else:
         paths = [text.rstrip(" ") for text in paths.reshape(-1).tolist()]
+    with np.errstate(over="ignore"):  # infinity is refused later
+        features = np.asarray(features, dtype=np.float32)
     return Features(
-        features=np.asarray(features, dtype=np.float32),
+        features=features,
         labels=_whole_numbers(arrays[f"{name}_label"], f"{name}_label", path),
         paths=paths,
         cameras=_whole_numbers(arrays.get(f"{name}_cam"), f"{name}_cam", path),
@@ -278,6 +280,12 @@ def _whole_numbers(values, name, path):
     values = values.reshape(-1)
     if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.rint(values))).all():
         raise ValueError(f"{path}: {name} holds numbers that are not whole, expected labels")
+    # Beyond this, neighbours are one number in floating point, and others turn negative.
+    largest = 2**63 - 1
+    if values.dtype.kind == "f":
+        largest = min(largest, 2 ** (np.finfo(values.dtype).nmant + 1))
+    if values.size and max(abs(values.min().item()), abs(values.max().item())) > largest:
+        raise ValueError(f"{path}: {name} holds numbers beyond {largest:,}: number labels from 0")
     return values.astype(np.int64)
 
 

@@ -127,7 +127,7 @@ def evaluate(query, gallery, block_size=None, device="cpu", scores=None):
 
 def published_line(metrics):
     """The line that University1652-Baseline prints and papers quote."""
-    return f"{_recalls(metrics)} AP:{metrics['AP']:.2f}"
+    return f"{recall_line(metrics)} AP:{metrics['AP']:.2f}"
 
 
 def tie_line(metrics):
@@ -136,10 +136,10 @@ def tie_line(metrics):
         return ""
     return (
         f"{metrics['num_tied']} of {metrics['num_queries']} queries score a wrong image like their "
-        f"first match; with the wrong one first: {_recalls(metrics, '_tied_last')}"
+        f"first match; with the wrong one first: {recall_line(metrics, '_tied_last')}"
     )
 
 
-def _recalls(metrics, suffix=""):
-    names = (1, 5, 10, "top1")
-    return " ".join(f"Recall@{k}:{metrics[f'recall@{k}{suffix}']:.2f}" for k in names)
+def recall_line(metrics, suffix="", places=(1, 5, 10, "top1")):
+    """ "Recall@1:81.25 Recall@5:..." of the metrics `recall@<place><suffix>`."""
+    return " ".join(f"Recall@{k}:{metrics[f'recall@{k}{suffix}']:.2f}" for k in places)

@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.metrics import one_percent, recall
+from evaluation.metrics import one_percent, recall, recall_line
 from evaluation.ranking import LEVEL, find_matches, score_blocks
+
+PLACES = (1, 5, 10)  # of the recalls that are published
 
 
 class PairCounts(NamedTuple):
@@ -75,12 +77,12 @@ def evaluate_pairs(query, gallery, semi_positives=None, block_size=None, scores=
     """
     counts = count_above(query, gallery, semi_positives, block_size, scores)
     num_gallery = len(gallery.labels)
-    ranks = {f"recall@{k}": k for k in (1, 5, 10)} | one_percent(num_gallery)
+    ranks = {f"recall@{k}": k for k in PLACES} | one_percent(num_gallery)
     metrics = {name: recall(counts.above + 1, k) for name, k in ranks.items()}
     unmatched = np.isinf(counts.above)
     num_tied = int(np.count_nonzero((counts.tied > 0) & ~unmatched))
     if num_tied:
-        for k in (1, 5, 10):
+        for k in PLACES:
             metrics[f"recall@{k}_tied_last"] = recall(counts.against + 1, k)
     if semi_positives is not None:
         metrics["hit_rate"] = float(100 * np.mean(counts.wrong == 0))
@@ -106,7 +108,7 @@ def describe_pairs(metrics):
         f"first {percent[name]} ({name}; {who}):{metrics[name]:.2f}" for name, who in users.items()
     ]
     lines = [
-        _recalls(metrics),
+        recall_line(metrics, places=PLACES),
         f"Recall@1% of {metrics['num_gallery']}: " + ", ".join(shares),
     ]
     near = [name for name in metrics if name.endswith("_5m")]
@@ -119,10 +121,6 @@ def describe_pairs(metrics):
     if metrics["num_tied"]:
         lines.append(
             f"{metrics['num_tied']} {of_all} score another image like the true one, which counts "
-            f"in favour, as published; against: {_recalls(metrics, '_tied_last')}"
+            f"in favour, as published; against: {recall_line(metrics, '_tied_last', PLACES)}"
         )
     return lines
-
-
-def _recalls(metrics, suffix=""):
-    return " ".join(f"Recall@{k}:{metrics[f'recall@{k}{suffix}']:.2f}" for k in (1, 5, 10))

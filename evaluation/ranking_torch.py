@@ -13,7 +13,6 @@ def dot_products(queries, gallery, device):
 def rank_block(scores, positives, junk, level, rank_tied):
     """(ranks, bounds) of B queries by scores (B, Ng), as of `ranking.positive_ranks` for each.
 
-
     positives, junk: B arrays of gallery indices; `level`: `ranking.LEVEL`. Each score is searched
     among the row's sorted positives. A row where a positive ties with a wrong image is left to
     `rank_tied`, a function such as `ranking.positive_ranks`, which gets the same scores as a NumPy
@@ -36,7 +35,7 @@ def rank_block(scores, positives, junk, level, rank_tied):
     tied = (matching.gather(1, beaten.clamp_(max=width - 1)) == rivals).any(dim=1).cpu().numpy()
     sizes = np.array([len(each) for each in positives])
     best = matching[range(len(scores)), sizes - 1, np.newaxis]  # (B, 1), infinity without any
-    first, last = ((rivals > best + level).sum(dim=1), (rivals >= best - level).sum(dim=1))
+    first, last = (rivals > best + level).sum(dim=1), (rivals >= best - level).sum(dim=1)
     bounds = 1 + torch.stack([first, last], dim=1).cpu().numpy()
     bounds[sizes == 0] = 0
     above += sizes[:, np.newaxis] - np.arange(width)  # now ranks, worst first

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as image_ops
 
 from imaging.pixels import read_image
-from runtime.files import replacing
+from runtime.files import NO_ROOM, replacing
 from runtime.processes import main_process_first
 from runtime.progress import progress_bar
 
@@ -129,12 +129,25 @@ def _write_cache(path, paths, load, shape, num_threads):
     )
     with replacing(path, lambda: int(np.prod(shape, dtype=np.int64))) as partial:
         images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # without room, writing to a map would kill the process
-            with open(partial, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
+        _reserve(partial)
         _decode_all(paths, load, images, num_threads)
         images.flush()
         del images  # Windows moves no file that is mapped
+
+
+def _reserve(path):
+    """Take the room on the disk of a file full of holes: to write where none is ends the process.
+
+    OSError where there is no room. Some systems, and some file systems, cannot do it.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
 
 
 def _remove_outdated(path):

@@ -20,6 +20,13 @@ except ModuleNotFoundError:  # no wheel for this platform: Pillow decodes
 MAX_PIXELS = 2**30  # of an image: 32,768 x 32,768, 3 GiB
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit, and its warning, are below a common orthophoto
 JPEG, TIFF = b"\xff\xd8", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such files begin
+# Pictures that Pillow does not read, or not in all its builds, by what stands in their first bytes.
+OTHER_KINDS = {
+    b"ftyphe": "a HEIC photo", b"ftypmif1": "a HEIC photo", b"ftypavi": "an AVIF image",
+    b"JXL \r\n": "a JPEG XL image", b"\xff\x0a": "a JPEG XL image",
+    b"jP  \r\n": "a JPEG 2000 image", b"\xff\x4f\xff\x51": "a JPEG 2000 image",
+}  # fmt: skip
+LFS = b"version https://git-lfs"
 APP1, FILL, SCAN = 0xE1, 0xFF, 0xDA  # markers of a JPEG
 CONVERT = (
     "convert it, and all images of its kind with one range, to 8 bits a colour: "
@@ -71,10 +78,24 @@ def decode_file(path, near=0):
     except Exception as error:  # damaged bytes lead decoders into errors of any type
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
+            kind = _other_kind(content)
+            if kind:
+                raise Unreadable(*kind) from None
             reason = "not an image of a known kind"
         if content.startswith(TIFF):  # perhaps whole, of more bands or another compression
             raise Unreadable(reason, f"replace it, or {CONVERT}") from None
         raise Unreadable(reason, "replace or remove it", damaged=True) from None
+
+
+def _other_kind(content):
+    """What a file that Pillow does not know is, and what mends it, if it may be whole; else None.
+
+    It holds a picture, or stands for one: it is no case for deletion.
+    """
+    if content.startswith(LFS):
+        return "a pointer of Git LFS", "fetch the picture by `git lfs pull`"
+    name = next((name for mark, name in OTHER_KINDS.items() if mark in content[:12]), None)
+    return name and (f"{name}, which Pillow does not read", "convert it to JPEG or PNG")
 
 
 def _decode_any(content, near):

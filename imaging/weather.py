@@ -257,7 +257,8 @@ def add_rain(planes, draws, drop_size):
     for _ in range(layers):
         cell = 1, 1 / (1 - draws.uniform(*drop_size))
         density, uniformity = draws.uniform(0.03, 0.14), draws.uniform(0.8, 1.0)
-        drops += specks(draws, shape, density, uniformity, cell, peak=255 // layers)
+        layer = specks(draws, shape, density, uniformity, cell, peak=255 // layers)
+        drops += np.minimum(layer, 255 - drops)  # bicubic edges go beyond the peak
     length = odd(draws.uniform(0.04, 0.06) * max(shape), 9)
     streaks = spread(drops, line_kernel(length, draws.uniform(-15, 15), 1.0))
     alpha = enlarge(streaks, *planes.shape[1:]) * np.float32(1.3 / (255 // layers))
@@ -343,6 +344,5 @@ STEPS = {
     ),
     "wind": (add_wind,),
 }
-CONDITIONS = tuple(
-    STEPS
-)  # the ten, in the published order; a new one is a line at the end of STEPS
+# The ten, in the published order; a new one is a line at the end of STEPS.
+CONDITIONS = tuple(STEPS)

@@ -343,7 +343,7 @@ def from_published(state):
     if not isinstance(state, dict):
         return state
     renamed = {}
-    for key, value in state.items():
+    for key, value in ((str(key), value) for key, value in state.items()):
         if not re.match(r"pt_model\.model\.(layer3|layer4|fc)\.", key):
             key = re.sub(r"^(classifier\d*)\.Linear\.", r"\1.add_block.0.", key)
             key = re.sub(r"^(classifier\d*)\.bnorm\.", r"\1.add_block.1.", key)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from runtime.printing import printable, safe_output
+from runtime.printing import ReaderGone, printable, safe_output
 from runtime.processes import (
     end_process,
     is_main,
@@ -56,8 +56,8 @@ def script(main):
     """
 
     @functools.wraps(main)
-    @_until_the_reader_goes()
     @safe_output()
+    @_until_the_reader_goes()
     def wrapped(argv=None):
         try:
             with nullcontext() if is_main() else silent_stdout():
@@ -65,7 +65,7 @@ def script(main):
         except KeyboardInterrupt as stop:  # what it carries says how to go on
             say_first("; ".join(["interrupted", *map(str, stop.args)]))
             end_process(130)
-        except BrokenPipeError:
+        except ReaderGone:
             raise
         except Exception as error:
             line = _error_line(error)
@@ -85,7 +85,10 @@ def script(main):
 
 @contextmanager
 def _until_the_reader_goes():
-    """End with the code of SIGPIPE, and without a word, once nobody reads stdout or stderr."""
+    """End with the code of SIGPIPE, and without a word, once nobody reads stdout or stderr.
+
+    Both have to be those of `safe_output`.
+    """
     try:
         try:
             yield
@@ -93,7 +96,7 @@ def _until_the_reader_goes():
             sys.stdout.flush()
             raise
         sys.stdout.flush()  # here, not when the interpreter ends, which would complain
-    except BrokenPipeError:
+    except ReaderGone:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):  # for what is still in their buffers
             os.dup2(nowhere, stream.fileno())
@@ -142,6 +145,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
         # Places south of the equator and west of Greenwich begin with a minus: they are values.
         self._negative_number_matcher = re.compile(r"-\.?\d")
+        self.color = False  # of Python 3.14: `safe_output` would print the codes
 
     def parse_args(self, args=None, namespace=None):
         """As argparse does it, but an unknown option is answered by the one that may be meant."""

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def remove_partials(folder, *names):
 
     For one who is the sole writer of these (see `locks.sole_writer`).
     """
-    for path in [path for name in names for path in Path(folder).glob(f".partial-*-{name}")]:
+    number = "[0-9a-f]" * 8  # not *, which would take `x-name` for `name`
+    for path in [path for name in names for path in Path(folder).glob(f".partial-{number}-{name}")]:
         with suppress(OSError):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -94,13 +96,28 @@ def not_written(path, error, written=0, size=None):
             f"{path} cannot be written ({reason}){before}: give another place, or permission"
         )
     needed = f"{size():,}" if size else f"more than {written:,}"
-    free = f"{shutil.disk_usage(path.parent).free:,} are free"
+    folder = next(parent for parent in path.parents if parent.exists())
+    free = f"{shutil.disk_usage(folder).free:,} are free"
     if error.errno == errno.EFBIG:
         free += ", and no file may be larger than `ulimit -f` says"
     return OSError(
         f"{path} cannot be written ({error.strerror}): it needs {needed} bytes, {free}{before}; "
         "make room, or give another place"
     )
+
+
+class Counted:
+    """A file that keeps nothing of what is written to it but the number of bytes."""
+
+    def __init__(self):
+        self.size = 0
+
+    def write(self, data):
+        self.size += len(data)
+        return len(data)
+
+    def flush(self):
+        pass
 
 
 def write_bytes(path, content):
@@ -129,6 +146,14 @@ def is_safetensors(start):
     """Whether a file of these first bytes, nine at least, is in the safetensors format."""
     # A number of eight bytes, the length of the JSON object that follows: below 100 MB.
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 10**8
+
+
+def need_whole_zip(path):
+    """ValueError where a zip file has bytes that its checksums do not fit: torch looks at none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it is damaged: copy the file again")
 
 
 def write_yaml(path, values):

@@ -4,6 +4,7 @@ A lock belongs to its process and ends with it, however that ends: what a killed
 obstacle.
 """
 
+import glob
 import os
 import platform
 import shlex
@@ -20,7 +21,7 @@ from runtime.processes import is_main
 
 @contextmanager
 def sole_writer(path, instead="", wait=0):
-    """Hold a file or folder for writing within the block, if need be after `wait` seconds.
+    """Hold a file or folder for writing within the block; wait for it up to `wait` seconds.
 
     The lock is a file `.lock-<name>` beside it. Raises ValueError where another process holds it,
     which says who and since when; `instead` is what else to do, such as "choose another --name".
@@ -43,7 +44,7 @@ def sole_writer(path, instead="", wait=0):
     try:
         with suppress(OSError):  # a full disk, which the files to be written will meet and tell
             lock_path.write_text(_describe_holder(), encoding="utf-8")
-        remove_partials(path.parent, path.name)
+        remove_partials(lock_path.parent, glob.escape(path.absolute().name))
         yield
     finally:
         with suppress(OSError):  # Windows keeps an open file; it is no obstacle

@@ -29,8 +29,15 @@ def quoted(path):
     return f"$'{''.join(plain)}'"
 
 
+class ReaderGone(BrokenPipeError):
+    """What reads stdout or stderr has ended, as in `| head`."""
+
+
 class _SafeStream:
-    """A text stream that escapes control characters, but `kept`, and what it cannot encode."""
+    """A text stream that escapes control characters, but `kept`, and what it cannot encode.
+
+    It raises `ReaderGone`, which tells its broken pipe from those of other processes.
+    """
 
     def __init__(self, stream, kept):
         self._stream = stream
@@ -42,13 +49,31 @@ class _SafeStream:
     def write(self, text):
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         text = text.translate(self._escapes)
-        self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        with _telling():
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
+
+    def flush(self):
+        with _telling():
+            self._stream.flush()
+
+
+@contextmanager
+def _telling():
+    try:
+        yield
+    except BrokenPipeError:
+        raise ReaderGone from None
 
 
 @contextmanager
 def safe_output():
-    """Within the block whatever a name holds can be printed, and does nothing to the terminal."""
-    out, err = _SafeStream(sys.stdout, "\n\t"), _SafeStream(sys.stderr, "\n\t\r")  # bars use \r
-    with redirect_stdout(out), redirect_stderr(err):
-        yield
+    """Within the block whatever a name holds can be printed, and does nothing to the terminal.
+
+    A script that is started without stdout or stderr (`>&-`) prints to nowhere.
+    """
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        out = _SafeStream(sys.stdout or nowhere, "\n\t")
+        err = _SafeStream(sys.stderr or nowhere, "\n\t\r")  # progress bars use \r
+        with redirect_stdout(out), redirect_stderr(err):
+            yield

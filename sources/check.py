@@ -114,9 +114,12 @@ def check_names(root):
     known = {*TRAIN_FOLDERS, *TEST_FOLDERS}
     found = {f"{path.parent.name}/{path.name}" for split in ("train", "test")
              for path in root.glob(f"{split}/*") if path.is_dir()}  # fmt: skip
-    for name in sorted(found - known):
+    for name in sorted(found - known):  # the list of before: `found` grows
         close = difflib.get_close_matches(name, known - found, n=1, cutoff=0.8)
-        mend = f"mv {quoted(root / name)} {quoted(root / close[0])}" if close else ""
+        # Not to a view set aside (see check_contents); to one of two alike, or they would nest.
+        fits = close and not name.endswith(".empty")
+        mend = f"mv {quoted(root / name)} {quoted(root / close[0])}" if fits else ""
+        found.update(close if fits else ())
         yield NOTE, f"{name}/ is not part of the layout and not looked at", mend
 
 
@@ -149,9 +152,12 @@ def check_contents(root, folders):
 
 
 def _class_folders(view, images):
-    """The command that puts each image of a view into a folder of the name of its stem."""
+    """The command that puts each image of a view into a folder of the name of its stem.
+
+    One that would overwrite another stays where it is.
+    """
     patterns = " ".join(f"*{suffix}" for suffix in sorted({image.suffix for image in images}))
-    each = 'mkdir -p "./${f%.*}" && mv "./$f" "./${f%.*}/"'
+    each = 'mkdir -p "./${f%.*}" && mv -n "./$f" "./${f%.*}/"'
     return f"(cd {quoted(view)} && for f in {patterns}; do {each}; done)"
 
 
@@ -218,17 +224,21 @@ def check_forms(root, folders):
     for split in ("train/", "test/"):
         views = {root / n: f.classes for n, f in folders.items() if n.startswith(split)}
         for group in unicode_doubles(name for classes in views.values() for name in classes):
-            moves = [_join(view, old, classes) for view, classes in views.items()
-                     for old in group if old in classes and old != composed(old)]  # fmt: skip
+            moves = [move for view, classes in views.items() for move in
+                     _joins(view, [name for name in group if name in classes])]  # fmt: skip
             codes = " and ".join(map(ascii, group))
             sentence = f"class folders of {split} differ only in Unicode form: {group[0]}, as"
             yield PROBLEM, f"{sentence} {codes}", " && ".join(moves)
 
 
-def _join(view, name, classes):
-    """The command that gives a class folder the composed form, or its images to that folder."""
-    old, new = quoted(view / name), quoted(view / composed(name))
-    return f"mv -n {old}/* {new} && rmdir {old}" if composed(name) in classes else f"mv {old} {new}"
+def _joins(view, names):
+    """The commands that give class folders the composed form, or their images to that folder."""
+    exists = composed(names[0]) in names if names else False
+    for name in sorted(names):
+        old, new = quoted(view / name), quoted(view / composed(name))
+        if name != composed(name):
+            yield f"mv -n {old}/* {new} && rmdir {old}" if exists else f"mv {old} {new}"
+        exists = True
 
 
 def _gallery_of(query, galleries):

@@ -44,6 +44,17 @@ def log_of(name):
     ]
 
 
+def test_only_who_holds_the_lock_removes_partial_files(tmp_path, monkeypatch):
+    """Processes of torchrun that do not hold it come here while another run may be writing."""
+    opts = options.parse_args(["--overwrite"])
+    partial = tmp_path / ".partial-0123abcd-net_last.pth"
+    for holds in (False, True):
+        partial.touch()
+        monkeypatch.setattr(train.processes, "is_main", lambda holds=holds: holds)
+        train.open_run(opts, tmp_path)
+        assert partial.exists() is not holds
+
+
 def test_a_run_leaves_what_it_promises(toy, workdir, capsys):
     result = run_training(toy, "full", "--epochs", "12", "--train_all", "--lr", "0.001")
     run_dir = workdir / "model" / "full"

@@ -80,6 +80,36 @@ def test_damaged_checkpoint_is_named(tmp_path):
             utils.load_tensors(path)
 
 
+def test_a_byte_that_changed_is_noticed(tmp_path):
+    """torch itself compares no checksums: the weights were loaded as they were."""
+    path = tmp_path / "net.pth"
+    torch.save({"a": torch.arange(1000.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.tensor(500.0).numpy().tobytes()) + 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="net/data/0 in it is damaged: copy the file again"):
+        utils.load_tensors(path)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "quantized", "meta", "numbered"])
+def test_entries_that_are_no_plain_tensors_are_refused(tmp_path, kind):
+    network = torch.nn.Linear(2, 3)
+    state = dict(network.state_dict())
+    if kind == "sparse":
+        state["weight"] = state["weight"].to_sparse()
+    elif kind == "quantized":
+        state["weight"] = torch.quantize_per_tensor(state["weight"], 1.0, 0, torch.qint8)
+    elif kind == "meta":
+        state["weight"] = state["weight"].to("meta")
+    else:
+        state[1] = torch.zeros(2)
+    torch.save({"net": state}, tmp_path / "net.pth")
+    words = "1 of 2 entries differ, first 1 is" if kind == "numbered" else "holds weight, a tensor"
+    with pytest.raises(ValueError, match=words) as caught:
+        utils.load_weights(network, tmp_path / "net.pth")
+    assert "\n" not in str(caught.value)
+
+
 def pickle_plainly(content, path):
     path.write_bytes(pickle.dumps(content))
 

@@ -86,8 +86,7 @@ def describe_files(classes):
     paths = [path for images in classes.values() for path in images]
     digest = hashlib.sha256()
     for path in paths:
-        size = path.stat().st_size if path.exists() else -1  # an error when it is read
-        digest.update(b"%s/%s/%d/" % (*map(os.fsencode, path.parts[-2:]), size))
+        digest.update(b"%s/%s/%d/" % (*map(os.fsencode, path.parts[-2:]), path.stat().st_size))
     return len(paths), digest.hexdigest()
 
 

@@ -48,6 +48,15 @@ def forbid_decoding(monkeypatch):
     monkeypatch.setattr(cache, "_decode_all", lambda *_: pytest.fail("decoded again"))
 
 
+def test_a_file_system_that_reserves_no_room_has_a_cache(paths, monkeypatch):
+    def fallocate(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(cache.os, "posix_fallocate", fallocate, raising=False)
+    kept = cache.open_view(paths, 16, 24, "disk")
+    assert np.array_equal(kept[paths[0]], cache.load_resized(paths[0], 16, 24))
+
+
 @pytest.mark.parametrize("place", ["ram", "disk"])
 @pytest.mark.parametrize("num_threads", [0, 1, 4])
 def test_it_holds_the_same_pixels(paths, place, num_threads):

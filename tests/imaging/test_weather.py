@@ -563,6 +563,16 @@ def gate_of(plane):
     return uniform_filter(plane, 32)
 
 
+def test_layers_of_rain_do_not_overflow(monkeypatch):
+    """Bytes of two drops that go beyond their peak, as the bicubic filter lets them, wrapped."""
+    monkeypatch.setattr(weather, "specks", lambda _, shape, *args, **kw: np.full(shape, 140, "u1"))
+    planes = np.zeros((3, 8, 8), np.float32)
+    for seed in range(9):  # of one, two and three layers
+        weather.add_rain(planes, Draws(seed), (0.1, 0.2))
+        assert planes.min() > 160
+        planes[:] = 0
+
+
 def test_rain_on_a_large_image_is_that_of_512_pixels_enlarged():
     large = apply_weather(flat(1024, 768), "rain", 8)[..., 0].astype(float)
     small = apply_weather(flat(512, 384), "rain", 8)[..., 0].astype(float)

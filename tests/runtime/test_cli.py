@@ -166,6 +166,24 @@ def test_a_reader_that_goes_is_no_error(workdir, lines, flush):
     assert process.wait() == 141
 
 
+def test_a_pipe_to_another_process_that_breaks_is_an_error(capsys):
+    """As of a worker that ends while it starts; only readers of the output end a script mutely."""
+
+    @script
+    def main(argv=None):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    fails(main, [], capsys, "Broken pipe")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_a_script_without_stdout_and_stderr_prints_to_nowhere(workdir):
+    Path("talker.py").write_text(TALKER.format(lines=3, flush=True))
+    command = f"exec {sys.executable} talker.py >&- 2>&-"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(["sh", "-c", command], env=environment).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("carried", "line"),
     [((), "interrupted\n"), (("go on with: a",), "interrupted; go on with: a\n")],

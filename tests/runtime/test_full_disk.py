@@ -107,6 +107,12 @@ def test_what_is_in_the_way_is_named(tmp_path):
         files.write_text(tmp_path / "folder", "a")
 
 
+def test_no_room_for_a_folder(tmp_path):
+    missing, full = tmp_path / "a" / "b" / "c.txt", OSError(28, "No space left on device")
+    words = str(files.not_written(missing, full))
+    assert words.startswith(f"{missing} cannot be written (No space left on device): it needs more")
+
+
 def test_errors_of_reading_keep_their_words(tmp_path):
     for error in (FileNotFoundError(2, "gone", "source.jpg"), OSError("a.jpg cannot be read")):
         with pytest.raises(type(error)) as caught, files.replacing(tmp_path / "a"):

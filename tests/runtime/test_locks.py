@@ -119,7 +119,11 @@ def test_names_of_any_length_are_written(tmp_path):
 
 
 def test_partial_files_of_others_stay(tmp_path):
-    for name in (".partial-00-b.mat", ".partial-00-a.mat", "a.mat"):
-        (tmp_path / name).touch()
-    files.remove_partials(tmp_path, "a.mat")
-    assert {path.name for path in tmp_path.iterdir()} == {".partial-00-b.mat", "a.mat"}
+    """Of `my-a[1].mat` too, which another process may be writing."""
+    name, others = "a[1].mat", {"b.mat", "my-a[1].mat", "a1.mat"}
+    partials = {each: files.temporary_beside(tmp_path / each) for each in (name, *others)}
+    for path in partials.values():
+        path.touch()
+    with locks.sole_writer(tmp_path / name):
+        assert not partials.pop(name).exists()
+    assert set(tmp_path.iterdir()) == set(partials.values())

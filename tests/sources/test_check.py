@@ -1,5 +1,6 @@
 """prepare.py check: what is missing, misnamed or unreadable in a data folder."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -131,7 +132,18 @@ def mended_by_shell(data, capsys):
     return found
 
 
-@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "deep", "large", "locked"])
+def offers(data, capsys):
+    """The commands that check offers."""
+    capsys.readouterr()
+    with contextlib.suppress(SystemExit):
+        prepare.main(["check", str(data)])
+    start = "    mend it with: "
+    lines = capsys.readouterr().out.splitlines()
+    return [line.removeprefix(start) for line in lines if line.startswith(start)]
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "deep", "large", "locked",
+                                  "heic", "jxl", "lfs"])  # fmt: skip
 def test_what_is_no_image_is_a_problem_and_nothing_is_deleted(data, capsys, kind, monkeypatch):
     path = data / "train" / "drone" / sorted(os.listdir(data / "train" / "drone"))[0] / "b.png"
     expected = "a folder, not a file"
@@ -143,6 +155,15 @@ def test_what_is_no_image_is_a_problem_and_nothing_is_deleted(data, capsys, kind
     elif kind == "pipe":
         os.mkfifo(path)
         expected = "a pipe or a device, not a file"
+    elif kind == "heic":  # a telephone's photo, renamed
+        path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+        expected = "a HEIC photo, which Pillow does not read"
+    elif kind == "jxl":
+        path.write_bytes(b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl " + bytes(99))
+        expected = "a JPEG XL image, which Pillow does not read"
+    elif kind == "lfs":
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n")
+        expected = "a pointer of Git LFS"
     elif kind == "deep":
         write_deep_png(path, np.full((4, 4, 3), 3000, np.uint16))
         expected = "more than 8 bits a colour"
@@ -198,6 +219,32 @@ def test_pictures_without_class_folders_get_some(data, capsys):
     assert result["folders"]["train/drone"] == (8, 8)
 
 
+def test_a_picture_in_a_view_overwrites_none_in_a_class_folder(data, capsys):
+    view = data / "train" / "satellite"
+    inside = sorted(view.glob("*/*.jpg"))[0]
+    before = inside.read_bytes()
+    flat = shutil.copy(sorted(view.glob("*/*.jpg"))[1], view / inside.name)
+    command = next(line for line in offers(data, capsys) if "mkdir" in line)
+    subprocess.run(["bash", "-c", command], check=False)
+    assert inside.read_bytes() == before and flat.is_file()
+
+
+def test_advice_once_followed_is_not_taken_back(data, capsys):
+    """A view without images was to be renamed, and then to be renamed again."""
+    view = data / "test" / "query_satellite"
+    shutil.rmtree(view)
+    view.mkdir()
+    mended_by_shell(data, capsys)
+    assert view.with_name("query_satellite.empty").is_dir() and offers(data, capsys) == []
+
+
+def test_two_views_are_not_offered_one_name(data, capsys):
+    """The second would have been moved into the first, as a class folder."""
+    (data / "train" / "drone").rename(data / "train" / "drone_")
+    shutil.copytree(data / "train" / "drone_", data / "train" / "drones")
+    assert offers(data, capsys) == [f"mv {data}/train/drone_ {data}/train/drone"]
+
+
 def test_a_query_without_gallery_images_gets_their_folder(data, capsys):
     """The advice was to delete the query."""
     source = sorted((data / "test" / "query_drone").iterdir())[0]
@@ -240,3 +287,14 @@ def test_names_that_differ_only_in_unicode_form(data, capsys, workdir, split):
         shutil.rmtree(data / "train" / "drone" / names[0])
     prepare.main(["check", str(data)])
     assert (data / split / folders[0] / names[1]).is_dir()
+
+
+def test_two_folders_of_one_form_that_neither_has(data, capsys):
+    """Vietnamese has letters of two accents: the second folder was moved into the first."""
+    view = data / "train" / "satellite"
+    first, second = sorted(view.iterdir())[:2]
+    first.rename(view / "e\u0302\u0301")
+    second.rename(view / "\u00ea\u0301")
+    mended_by_shell(data, capsys)
+    joined = view / "\u1ebf"
+    assert sorted(p.name for p in joined.iterdir()) == [f"{first.name}.jpg", f"{second.name}.jpg"]
