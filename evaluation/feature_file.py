@@ -57,6 +57,8 @@ def save_features(path, query, gallery):
             f"{path}: {largest / 2**30:.1f} GiB of features, a .mat holds less than "
             f"{MAT_LIMIT / 2**30:.0f} GiB an array: save as .npz"
         )
+    if suffix == ".mat":
+        _check_text([*query.paths, *gallery.paths], path)
     check_features(query, gallery, path)
     arrays = {**_arrays("query", query), **_arrays("gallery", gallery)}
     with replacing(path, lambda: sum(array.nbytes for array in arrays.values())) as temporary:
@@ -66,6 +68,17 @@ def save_features(path, query, gallery):
             from scipy.io import savemat
 
             savemat(temporary, arrays, appendmat=False)
+
+
+def _check_text(names, path):
+    """ValueError for a name whose bytes are no UTF-8: Python can keep them, a .mat cannot."""
+    try:
+        "".join(map(str, names)).encode()
+    except UnicodeEncodeError as error:
+        name = next(each for each in map(str, names) if error.object[error.start] in each)
+        raise ValueError(
+            f"{path}: {name} is not UTF-8, which a .mat cannot hold: save as .npz, or rename it"
+        ) from None
 
 
 def _arrays(name, side):

@@ -90,7 +90,7 @@ def cache_path(paths, size):
     Its name begins with what stays the same when an image file changes: the folder and the size.
     """
     folder = Path(os.path.commonpath([path.resolve().parent for path in paths]))
-    place = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+    place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
     files = []
     for path in paths:
         stat = path.stat()

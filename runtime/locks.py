@@ -43,7 +43,8 @@ def sole_writer(path, instead="", wait=0):
         raise not_written(path, error) from None
     try:
         with suppress(OSError):  # a full disk, which the files to be written will meet and tell
-            lock_path.write_text(_describe_holder(), encoding="utf-8")
+            # A name that is no UTF-8 is no reason to stop.
+            lock_path.write_text(_describe_holder(), encoding="utf-8", errors="backslashreplace")
         remove_partials(lock_path.parent, glob.escape(path.absolute().name))
         yield
     finally:

@@ -1,6 +1,7 @@
 """The feature file: round trips, the published layout, and one clear line for each bad file."""
 
 import math
+import os
 import tracemalloc
 import zipfile
 
@@ -146,6 +147,15 @@ def test_bad_content_is_one_clear_line(tmp_path, changes, words):
     message = str(caught.value)
     assert "bad.mat" in message and "\n" not in message
     assert [word for word in words if word not in message] == []
+
+
+def test_names_that_are_no_utf8_go_into_an_npz(tmp_path):
+    side = make([1, 2])._replace(paths=["a.jpg", os.fsdecode(b"\xff.jpg")])
+    with pytest.raises(ValueError, match=r"f\.mat: .*\.jpg is not UTF-8.*save as \.npz"):
+        save_features(tmp_path / "f.mat", side, side)
+    assert list(tmp_path.iterdir()) == []
+    save_features(tmp_path / "f.npz", side, side)
+    assert load_features(tmp_path / "f.npz")[0].paths == side.paths
 
 
 def test_missing_file_says_what_to_run(tmp_path):

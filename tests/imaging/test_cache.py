@@ -180,3 +180,11 @@ def test_training_with_a_cache_is_the_same_training(toy, workdir, capsys):
     for flag in ("--color_jitter", "--DA"):
         fails(train.main, [*options, *small, "--cache", "disk", flag], capsys,
               "--cache keeps resized images", "change an image before")  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
+def test_a_folder_whose_name_is_no_utf8_has_a_cache(tmp_path):
+    image = tmp_path / os.fsdecode(b"\xff") / "a.png"
+    image.parent.mkdir()
+    image.touch()
+    assert cache.cache_path([image], (4, 4)) == cache.cache_path([image], (4, 4))

@@ -46,6 +46,14 @@ def holder(path):
         process.stdin.close()
 
 
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
+def test_a_name_that_is_no_utf8_can_be_held(tmp_path, monkeypatch):
+    path = tmp_path / os.fsdecode(b"\xff")
+    monkeypatch.setattr(sys, "argv", ["train.py", str(path)])
+    with locks.sole_writer(path):
+        assert "udcff" in locks._holder_of(tmp_path / f".lock-{path.name}")
+
+
 def test_a_second_writer_hears_who_writes_since_when(tmp_path):
     path = tmp_path / "run"
     since = r"2\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d"
