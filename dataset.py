@@ -8,7 +8,6 @@ import collections
 import functools
 import itertools
 import random
-import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -51,20 +50,6 @@ def hold_out(class_names, seed, share=0.1):
             "use --train_all"
         )
     return sorted(random.Random(seed).sample(class_names, max(1, round(share * len(class_names)))))
-
-
-def retrieval_labels(*class_names):
-    """{ID: integer label} of all IDs, for query and gallery alike: int(ID), as published.
-
-    Where an ID is not a number, or two are the same number (`1` and `0001`), all IDs are numbered
-    in sorted order instead. -1 is the published label of junk images.
-    """
-    names = sorted(set().union(*class_names))
-    if all(re.fullmatch("-1|[0-9]{1,18}", name) for name in names):
-        labels = {name: int(name) for name in names}
-        if len(set(labels.values())) == len(names):
-            return labels
-    return {name: number for number, name in enumerate(names)}
 
 
 def label_samples(scanned, class_names):

@@ -20,7 +20,13 @@ from evaluation.metrics import evaluate, published_line
 from evaluation.protocols import own_metrics
 from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
 from evaluation.variant_report import report_variants
-from imaging.files import TEST_VIEWS, scan_test_folders, split_folder, task_folders
+from imaging.files import (
+    TEST_VIEWS,
+    retrieval_labels,
+    scan_test_folders,
+    split_folder,
+    task_folders,
+)
 from imaging.variants import add_variant_options, check_variant_options, plan_test
 from runtime import cli, files, locks, processes, startup
 from runtime.cli import positive_int, script
@@ -44,7 +50,6 @@ def test(opts):
     """Run the tasks, while no other process writes the output; returns as `main` does."""
     startup.import_torch()
     import model
-    from dataset import retrieval_labels
     from extract import view_features
     from imaging.cache import open_view
     from networks.inference import inference_copy

@@ -8,6 +8,7 @@ read: nothing of that name in a class folder is passed over.
 """
 
 import os
+import re
 import stat
 import unicodedata
 from pathlib import Path
@@ -86,6 +87,20 @@ def scan_test_folders(test_dir, tasks):
         if folder.startswith("query_"):
             _check_known(scanned[folder], test_dir, test_dir / folder)
     return scanned
+
+
+def retrieval_labels(*class_names):
+    """{ID: integer label} of all IDs, for query and gallery alike: int(ID), as published.
+
+    Where an ID is not a number, or two are the same number (`1` and `0001`), all IDs are numbered
+    in sorted order instead. -1 is the published label of junk images.
+    """
+    names = sorted(set().union(*class_names))
+    if all(re.fullmatch("-1|[0-9]{1,18}", name) for name in names):
+        labels = {name: int(name) for name in names}
+        if len(set(labels.values())) == len(names):
+            return labels
+    return {name: number for number, name in enumerate(names)}
 
 
 def _check_known(classes, test_dir, folder):

@@ -12,6 +12,8 @@ import torch
 from conftest import fails
 from PIL import Image
 
+import test as testing
+import train
 from evaluation.feature_file import Features, save_features
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -357,8 +359,14 @@ def test_training_under_weather_is_compared(toy, workdir, capsys):
 
 
 # ---------------------------------------------------------------- startup
-def test_startup_compares_whole_commands(capsys):
+def test_startup_compares_whole_commands(monkeypatch, capsys):
+    """With --help for the two commands, whose options are parsed: they take a minute."""
     startup = load_benchmark("startup")
+    whole = startup.commands("toy", quick=True)
+    assert train.parse_args(whole["train.py"][1:]).epochs == 1
+    assert testing.parse_args(whole["test.py"][1:]).name == "startup"
+    short = {name: [argv[0], "--help"] for name, argv in whole.items()}
+    monkeypatch.setattr(startup, "commands", lambda data, quick: short)
     found = startup.main(["--quick", "--rounds", "1"])
     assert set(found) == {"train.py", "test.py"}
     for tricks in found.values():

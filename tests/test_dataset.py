@@ -78,13 +78,6 @@ def test_hold_out_takes_a_tenth_by_seed():
         dataset.hold_out(names[:3], seed=1)
 
 
-def test_retrieval_labels_are_the_folder_numbers():
-    assert dataset.retrieval_labels(["0007", "0003"], ["-1"]) == {"-1": -1, "0003": 3, "0007": 7}
-    assert dataset.retrieval_labels(["0001", "1"], ["--5"]) == {"--5": 0, "0001": 1, "1": 2}
-    assert dataset.retrieval_labels(["1" * 30]) == {"1" * 30: 0}
-    assert dataset.retrieval_labels(["b"], ["a", "0003"]) == {"0003": 0, "a": 1, "b": 2}
-
-
 def test_network_input_is_imagenet_normalisation():
     images = torch.full((2, 3, 20, 24), 255, dtype=torch.uint8)
     images[1] = 0

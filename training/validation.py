@@ -1,8 +1,8 @@
 """Retrieval among the held-out buildings, for the curve of a run."""
 
-from dataset import retrieval_labels
 from evaluation.metrics import evaluate
 from extract import view_features
+from imaging.files import retrieval_labels
 from model import branch_numbers
 from networks.inference import inference_copy
 from runtime.processes import is_main

@@ -59,3 +59,10 @@ def test_a_link_to_a_missing_class_folder_is_no_missing_class(view):
     (view / ".hidden").symlink_to("elsewhere")
     with pytest.raises(OSError, match="drone/0003 .*a link to elsewhere, which is not there"):
         files.scan_classes(view)
+
+
+def test_retrieval_labels_are_the_folder_numbers():
+    assert files.retrieval_labels(["0007", "0003"], ["-1"]) == {"-1": -1, "0003": 3, "0007": 7}
+    assert files.retrieval_labels(["0001", "1"], ["--5"]) == {"--5": 0, "0001": 1, "1": 2}
+    assert files.retrieval_labels(["1" * 30]) == {"1" * 30: 0}
+    assert files.retrieval_labels(["b"], ["a", "0003"]) == {"0003": 0, "a": 1, "b": 2}
