@@ -6,7 +6,6 @@ images (`input_spec`) comes from the metadata of its ImageNet weights; only
 `download_imagenet_weights` downloads anything.
 """
 
-import importlib
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision import models
 
 from networks.blocks import GeM, kept_statistics, ring_pool
+from runtime.optional import require
 
 BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)
     "resnet18": (models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, 512),
@@ -94,13 +94,7 @@ def input_spec(name):
 
 # ---------------------------------------------------------------- timm
 def _timm():
-    """The timm package; imported by name because the project does not require it."""
-    try:
-        return importlib.import_module("timm")
-    except ImportError:
-        raise ValueError(
-            f"--backbone {TIMM}NAME needs the timm package: pip install timm"
-        ) from None
+    return require("timm", f"--backbone {TIMM}NAME", "timm")
 
 
 def _timm_config(name):

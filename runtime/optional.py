@@ -3,11 +3,11 @@
 import importlib
 
 
-def require(module, purpose, requirements):
+def require(module, purpose, wanted):
     """Import an optional package's module where it is used.
 
-    `purpose` says what needs it, `requirements` is the file that lists the package. Raises
-    ValueError where it is not installed.
+    `purpose` says what needs it, `wanted` what pip is to install. Raises ValueError where it is
+    not installed.
     """
     try:
         return importlib.import_module(module)
@@ -15,6 +15,4 @@ def require(module, purpose, requirements):
         package = module.split(".")[0]
         if error.name != package:  # it is there, and lacks something of its own
             raise
-        raise ValueError(
-            f"{purpose} needs the package {package}: `pip install -r {requirements}`"
-        ) from None
+        raise ValueError(f"{purpose} needs the {package} package: pip install {wanted}") from None

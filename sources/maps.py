@@ -29,6 +29,7 @@ from evaluation import mercator
 from imaging.files import IMAGE_SUFFIXES
 from runtime.optional import require
 
+PACKAGES = "-r requirements-maps.txt"
 RASTERS = frozenset({".tif", ".tiff", ".vrt"})
 CACHED = 256  # web tiles kept decoded, 256 KiB each
 WEB_TILE = 256  # pixels of a web tile's side, for which zoom levels are defined
@@ -75,10 +76,9 @@ class Raster:
 
     def __init__(self, path, crs=None):
         self.path = path
-        self.rasterio = require("rasterio", f"{path} (a GeoTIFF)", "requirements-maps.txt")
+        self.rasterio = require("rasterio", f"{path} (a GeoTIFF)", PACKAGES)
         self.vrt, self.warp = (
-            require(f"rasterio.{name}", str(path), "requirements-maps.txt")
-            for name in ("vrt", "warp")
+            require(f"rasterio.{name}", str(path), PACKAGES) for name in ("vrt", "warp")
         )
         self._datasets = threading.local()  # threads may not share one
         dataset = self._dataset()
@@ -364,7 +364,7 @@ def world_file_corners(path, crs=None):
     columns, rows = np.array([0, width, width, 0]) - 0.5, np.array([0, 0, height, height]) - 0.5
     x, y = a * columns + b * rows + c, d * columns + e * rows + f
     if crs:
-        warp = require("rasterio.warp", f"--crs {crs}", "requirements-maps.txt")
+        warp = require("rasterio.warp", f"--crs {crs}", PACKAGES)
         x, y = map(np.array, warp.transform(crs, "EPSG:4326", x, y))
     if np.abs(x).max() > 360 or np.abs(y).max() > 90:
         raise ValueError(
