@@ -5,14 +5,13 @@ tiles.csv has a line a tile: `path` within the folder, `latitude` and `longitude
 Mercator, so its corners are these), its side in `metres` on the ground, `metres_per_pixel`.
 """
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from evaluation.side_files import check_width, read_table
-from runtime.files import replacing
+from runtime.files import table_text, write_text
 
 TABLE = "tiles.csv"
 COLUMNS = ("path", "latitude", "longitude", "north", "south", "west", "east", "metres",
@@ -31,15 +30,11 @@ class MapFolder(NamedTuple):
 
 def write_tiles(folder, rows):
     """Write tiles.csv in one step; `rows` are tuples of COLUMNS."""
-    with (
-        replacing(Path(folder, TABLE)) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for path, latitude, longitude, *edges, metres, resolution in rows:
-            degrees = (f"{angle:.8f}" for angle in (latitude, longitude, *edges))  # a millimetre
-            writer.writerow([path, *degrees, f"{metres:g}", f"{resolution:.6g}"])
+    table = [COLUMNS]
+    for path, latitude, longitude, *edges, metres, resolution in rows:
+        degrees = (f"{angle:.8f}" for angle in (latitude, longitude, *edges))  # a millimetre
+        table.append([path, *degrees, f"{metres:g}", f"{resolution:.6g}"])
+    write_text(Path(folder, TABLE), table_text(table))
 
 
 def read_map(folder):

@@ -1,10 +1,9 @@
 """What locate.py writes: tables, GeoJSON (RFC 7946) and KML."""
 
-import csv
 import json
 from xml.etree import ElementTree
 
-from runtime.files import replacing, write_text
+from runtime.files import table_text, write_text
 
 COLUMNS = ("photo", "latitude", "longitude", "score", "tile", "tile_metres", "true_latitude",
            "true_longitude", "error_metres", "note")  # fmt: skip
@@ -15,13 +14,8 @@ KML = "http://www.opengis.net/kml/2.2"
 
 def write_table(path, columns, rows):
     """Write dicts as a comma-separated table; what a row lacks stays empty."""
-    with (
-        replacing(path) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+    table = [[_text(row.get(column)) for column in columns] for row in rows]
+    write_text(path, table_text([columns, *table]))
 
 
 def _text(value):

@@ -1,6 +1,8 @@
 """Files written in one step, what a file is by its first bytes, and YAML."""
 
+import csv
 import errno
+import io
 import os
 import shutil
 import zipfile
@@ -154,6 +156,13 @@ def need_whole_zip(path):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} in it is damaged: copy the file again")
+
+
+def table_text(rows):
+    """Rows of cells, the header first, as the text of a comma-separated table."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def write_yaml(path, values):

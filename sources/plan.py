@@ -5,14 +5,13 @@ where; it opens no image. `carry_out` (carry_out.py) then makes the links. Count
 are those of the data sets' papers and pages: published, not re-counted here.
 """
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from imaging.files import list_classes
+from runtime.files import table_text
 from sources.reading import repetitions
 
 
@@ -69,9 +68,7 @@ class Plan:
 
     def add_table(self, name, header, rows):
         """Put a CSV file beside the images."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        self.sidecars[name] = text.getvalue()
+        self.sidecars[name] = table_text([header, *rows])
 
     def add_coordinates(self, rows):
         """coordinates.csv of rows (ID, latitude, longitude)."""
