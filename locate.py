@@ -7,7 +7,6 @@ The map is a folder that `prepare.py tiles` made, or any folder of pictures. Wri
 locations.csv, .geojson and .kml (a line a photo) and locations_tiles.csv (the first tiles of each).
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +27,20 @@ FOR_ESTIMATE = 25  # tiles from which a place is estimated: the neighbours of th
 def main(argv=None):
     """Locate the photos; returns {"photos": rows of locations.csv, "tiles": of the first tiles}."""
     opts = parse_args(argv)
-    photos, table = list_photos(opts.photos), open_map(opts.map)
+    photos, table = list_photos(opts.photos), open_tiles(opts.map)
     known = [read_place(photo) for photo in photos]
     chosen = None
     if opts.near:
-        chosen = tiles_near(need_places(table, "--near").places, opts.near, opts.within)
+        if table.places is None:
+            raise ValueError(
+                f"--near needs a map with coordinates, and {opts.map} is a folder of pictures: "
+                "make one with `python prepare.py tiles`"
+            )
+        chosen = tiles_near(table.places, opts.near, opts.within)
     startup.import_torch()
     from locating.features import extract
 
-    tiles, turned = extract(opts, photos, table, keep=has_places(table))
+    tiles, turned = extract(opts, photos, table, keep=table.places is not None)
     candidates = find_tiles(turned, tiles, max(opts.top, FOR_ESTIMATE), chosen)
     rows, tile_rows = tabulate(opts, photos, known, table, candidates)
     for row in tile_rows:
@@ -46,72 +50,48 @@ def main(argv=None):
     return {"photos": rows, "tiles": tile_rows}
 
 
-# ---------------------------------------------------------------- map and features
-def open_map(folder):
-    """The `MapFolder`; of a folder of plain pictures one without places (NaN)."""
+# ---------------------------------------------------------------- results
+def open_tiles(folder):
+    """The `MapFolder` of a map folder, or of a folder of plain pictures."""
     if Path(folder, TABLE).is_file():
         return read_map(folder)
-    paths = list_photos([folder])
-    nowhere = np.full((len(paths), 4), np.nan)
-    return MapFolder(Path(folder), paths, nowhere[:, :2], nowhere, nowhere[:, 0])
+    return MapFolder(Path(folder), list_photos([folder]))
 
 
-def has_places(table):
-    """Whether the tiles have coordinates."""
-    return not np.isnan(table.places).any()
-
-
-def need_places(table, option):
-    """The table; ValueError where its tiles have no coordinates."""
-    if not has_places(table):
-        raise ValueError(
-            f"{option} needs a map with coordinates, and {table.folder} is a folder of pictures: "
-            f"make one with `python prepare.py tiles`"
-        )
-    return table
-
-
-# ---------------------------------------------------------------- results
 def tabulate(opts, photos, known, table, candidates):
     """The rows of locations.csv and of locations_tiles.csv, as dicts."""
     tiles, scores, turns = candidates
-    estimates = np.full((len(photos), 2), np.nan)
-    if has_places(table):
+    located = table.places is not None
+    if located:
         estimates = estimate(table.places[tiles], table.metres[tiles], scores)
     rows, tile_rows = [], []
     for index, (photo, carried) in enumerate(zip(photos, known, strict=True)):
+        for rank, tile in enumerate(tiles[index, : opts.top]):
+            tile_rows.append({
+                "photo": str(photo), "rank": rank + 1, "tile": str(table.paths[tile]),
+                "score": float(scores[index, rank]),
+                "turned": int(turns[index, rank]) * 360 // opts.turns,
+                **(_about(table.places[tile], table.metres[tile], carried) if located else {}),
+            })  # fmt: skip
         first = tiles[index, 0]
         row = {
             "photo": str(photo), "score": float(scores[index, 0]),
             "tile": str(table.paths[first]), "note": carried.note,
+            **(_about(estimates[index], table.metres[first], carried) if located else {}),
         }  # fmt: skip
-        if has_places(table):
-            row |= {"latitude": float(estimates[index, 0]), "longitude": float(estimates[index, 1]),
-                    "tile_metres": float(table.metres[first])}  # fmt: skip
         if carried.place:
             row |= dict(zip(("true_latitude", "true_longitude"), carried.place, strict=True))
-            row |= _error(carried.place, row)
         rows.append(row)
-        for rank in range(min(opts.top, tiles.shape[1])):
-            tile = tiles[index, rank]
-            line = {
-                "photo": str(photo), "rank": rank + 1, "tile": str(table.paths[tile]),
-                "score": float(scores[index, rank]),
-                "turned": int(turns[index, rank]) * 360 // opts.turns,
-            }  # fmt: skip
-            if has_places(table):
-                place = map(float, table.places[tile])
-                line |= dict(zip(("latitude", "longitude"), place, strict=True))
-                line["tile_metres"] = float(table.metres[tile])
-                line |= _error(carried.place, line) if carried.place else {}
-            tile_rows.append(line)
     return rows, tile_rows
 
 
-def _error(place, row):
-    if "latitude" not in row:
-        return {}
-    return {"error_metres": float(haversine(*place, row["latitude"], row["longitude"]))}
+def _about(place, metres, carried):
+    """The columns about a place, and about its distance to the one that the photo carries."""
+    latitude, longitude = map(float, place)
+    found = {"latitude": latitude, "longitude": longitude, "tile_metres": float(metres)}
+    if carried.place:
+        found["error_metres"] = float(haversine(*carried.place, latitude, longitude))
+    return found
 
 
 def describe(row):
@@ -130,7 +110,7 @@ def write_all(path, rows, tile_rows, table):
     tiles = path.with_name(f"{path.stem}_tiles.csv")
     outputs.write_table(tiles, outputs.TILE_COLUMNS, tile_rows)
     written = [path.with_suffix(".csv"), tiles]
-    if has_places(table):
+    if table.places is not None:
         for suffix, write in ((".geojson", outputs.write_geojson), (".kml", outputs.write_kml)):
             write(path.with_suffix(suffix), rows)
             written.append(path.with_suffix(suffix))
@@ -143,7 +123,7 @@ def print_errors(known, rows, table, candidates, chosen):
     for note in dict.fromkeys(absent):
         print(f"{absent.count(note)} of {len(known)} photos: {note}")
     found = [index for index, each in enumerate(known) if each.place]
-    if not found or not has_places(table):
+    if not found or table.places is None:
         return
     truth = np.array([known[index].place for index in found])
     estimates = np.array([(rows[i]["latitude"], rows[i]["longitude"]) for i in found])
@@ -154,18 +134,6 @@ def print_errors(known, rows, table, candidates, chosen):
 
 
 # ---------------------------------------------------------------- options
-def place(text):
-    """argparse type: latitude,longitude in degrees."""
-    try:
-        latitude, longitude = (float(part) for part in text.split(","))
-        fits = abs(latitude) <= 90 and abs(longitude) <= 180
-    except ValueError:
-        fits = False
-    if not fits:
-        raise argparse.ArgumentTypeError(f"{text!r} is not latitude,longitude in degrees")
-    return latitude, longitude
-
-
 def parse_args(argv=None):
     """Options of a search."""
     parser = cli.Parser(
@@ -174,8 +142,7 @@ def parse_args(argv=None):
     )
     add = parser.add_argument
     add("photos", nargs="+", help="photos, or folders with photos anywhere below them")
-    add("--name", default="two_view", help="name of the run folder in model/")
-    add("--which_epoch", default="last", help="weights to use: 59, or last")
+    cli.add_run_options(parser)
     add("--map", required=True, metavar="DIR", help="map folder of `prepare.py tiles`, where its "
         "features are kept for each run, or a folder of pictures without places")  # fmt: skip
     add("--view", default="drone", choices=TEST_VIEWS, help="view of the photos")
@@ -188,7 +155,7 @@ def parse_args(argv=None):
         default=1,
         help="match the photo turned so many ways, the best counts: where its heading is unknown",
     )
-    add("--near", type=place, metavar="LAT,LON", help="search only around this place")
+    add("--near", type=cli.place, metavar="LAT,LON", help="search only around this place")
     add(
         "--within",
         type=number_within(0, above=True),

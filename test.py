@@ -112,12 +112,7 @@ def check_agreement(opts, run_opts):
 def choose_tasks(opts, branches, test_dir):
     """The (query, gallery) view pairs to run: the one asked for, or all there are folders for."""
     if not opts.all:
-        for view in (opts.query, opts.gallery):
-            if view not in branches:
-                raise ValueError(
-                    f"the run {opts.name} was trained on {', '.join(branches)}, not on {view}: "
-                    "choose --query and --gallery among these"
-                )
+        cli.need_views(opts, branches, "query", "gallery")
         return [(opts.query, opts.gallery)]
     pairs = [(query, gallery) for query in branches for gallery in branches if query != gallery]
     tasks = [
@@ -178,8 +173,7 @@ def build_parser():
         epilog=cli.example_in(__doc__),
     )
     add = parser.add_argument
-    add("--name", default="two_view", help="name of the run folder in model/")
-    add("--which_epoch", default="last", help="weights to test: 59, or last")
+    cli.add_run_options(parser)
     add("--test_dir", default="./data/test", help="data folder or its test/")
     add("--query", default="drone", choices=TEST_VIEWS, help="view of the queries")
     add("--gallery", default="satellite", choices=TEST_VIEWS, help="view of the gallery")

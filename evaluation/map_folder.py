@@ -19,13 +19,13 @@ COLUMNS = ("path", "latitude", "longitude", "north", "south", "west", "east", "m
 
 
 class MapFolder(NamedTuple):
-    """The tiles of a map; N of them."""
+    """The tiles of a map; N of them. Plain pictures have no `places`, `edges` and `metres`."""
 
     folder: Path
     paths: list[Path]  # as they are opened
-    places: np.ndarray  # (N, 2) float64: latitude and longitude of the centres, degrees
-    edges: np.ndarray  # (N, 4) float64: north, south, west, east, degrees
-    metres: np.ndarray  # (N,) float64: side of the square on the ground
+    places: np.ndarray | None = None  # (N, 2) float64: latitude, longitude of the centres, degrees
+    edges: np.ndarray | None = None  # (N, 4) float64: north, south, west, east, degrees
+    metres: np.ndarray | None = None  # (N,) float64: side of the square on the ground
 
 
 def write_tiles(folder, rows):

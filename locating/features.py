@@ -29,12 +29,7 @@ def extract(opts, photos, table, keep):
     device = utils.select_device(opts.device, opts.gpu_ids)
     startup.keep_freed_memory()
     network, branches, run_opts = model.load_run(opts.name, opts.which_epoch, device)
-    for view in (opts.view, opts.map_view):
-        if view not in branches:
-            raise ValueError(
-                f"the run {opts.name} was trained on {', '.join(branches)}, not on {view}: choose "
-                "--view and --map_view among these"
-            )
+    cli.need_views(opts, branches, "view", "map_view")
     network = inference_copy(network, cli.precision_of(opts))
     size = model.input_size_from_opts(run_opts)
 

@@ -258,6 +258,35 @@ def number_within(lowest, highest=math.inf, above=False):
     return number
 
 
+def place(text):
+    """argparse type: latitude,longitude in degrees."""
+    try:
+        latitude, longitude = (float(part) for part in text.split(","))
+        fits = abs(latitude) <= 90 and abs(longitude) <= 180
+    except ValueError:
+        fits = False
+    if not fits:
+        raise argparse.ArgumentTypeError(f"{text!r} is not latitude,longitude in degrees")
+    return latitude, longitude
+
+
+def add_run_options(parser):
+    """Add the options that name a trained run."""
+    add = parser.add_argument
+    add("--name", default="two_view", help="name of the run folder in model/")
+    add("--which_epoch", default="last", help="weights to use: 59, or last")
+
+
+def need_views(opts, views, *names):
+    """ValueError where an option of these names is not one of the `views` that the run knows."""
+    for view in (getattr(opts, name) for name in names):
+        if view not in views:
+            raise ValueError(
+                f"the run {opts.name} was trained on {', '.join(views)}, not on {view}: choose "
+                f"{' and '.join(f'--{name}' for name in names)} among these"
+            )
+
+
 def add_machine_options(parser):
     """Add the options that say where a script computes, the same in every script."""
     add_options(parser, [

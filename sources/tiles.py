@@ -19,7 +19,7 @@ from PIL import Image
 from evaluation import mercator
 from evaluation.map_folder import TABLE, write_tiles
 from evaluation.side_files import MARKER
-from runtime.cli import number_within, positive_int
+from runtime.cli import number_within, place, positive_int
 from runtime.files import read_yaml, replacing, write_yaml
 from runtime.locks import sole_writer
 from runtime.progress import progress_bar
@@ -259,10 +259,9 @@ def _numbers(count, low, high, what):
 
 def parse_corners(text):
     """argparse type: four places, latitude,longitude, with ; between them."""
-    place = _numbers(2, -180, 180, "")
     try:
-        corners = [place(part) for part in text.split(";")]
-        fits = len(corners) == 4 and all(abs(latitude) <= 90 for latitude, _ in corners)
+        corners = [list(place(part)) for part in text.split(";")]
+        fits = len(corners) == 4
     except argparse.ArgumentTypeError:
         fits = False
     if not fits:
