@@ -5,6 +5,7 @@ their owner knows, and scaling each image by its own would make neighbours diffe
 """
 
 import io
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +69,26 @@ def decode_file(path, near=0):
         content = Path(path).read_bytes()
     except OSError as error:
         raise Unreadable(error.strerror or str(error), "make it readable") from None
-    try:
+    with _faults_of(content):
         pixels, damage = _decode_jpeg(content, near)
         return (_decode_any(content, near) if pixels is None else pixels), damage
+
+
+def decode_with_alpha(content):
+    """An image file's bytes as a Pillow image in RGBA, as it is stored: not turned.
+
+    For maps, whose coordinates belong to the stored pixels, and which show through where they have
+    no data. Raises `files.Unreadable`.
+    """
+    with _faults_of(content), _opened(content) as image:
+        return image.convert("RGBA")
+
+
+@contextmanager
+def _faults_of(content):
+    """Whatever a decoder raises within the block becomes `files.Unreadable`."""
+    try:
+        yield
     except Unreadable:
         raise
     except MemoryError:
@@ -98,7 +116,9 @@ def _other_kind(content):
     return name and (f"{name}, which Pillow does not read", "convert it to JPEG or PNG")
 
 
-def _decode_any(content, near):
+@contextmanager
+def _opened(content):
+    """The Pillow image in a file's bytes; `files.Unreadable` for one that is too large or deep."""
     # From memory: a TIFF that Pillow maps from a file loses its turn if it has four channels.
     with Image.open(io.BytesIO(content)) as image:
         width, height = image.size
@@ -109,6 +129,11 @@ def _decode_any(content, near):
             )
         if _is_deep(image, content):
             raise Unreadable("more than 8 bits a colour", CONVERT)
+        yield image
+
+
+def _decode_any(content, near):
+    with _opened(content) as image:
         if near:
             image.draft("RGB", (near, near))
         image.load()  # a TIFF turns itself, and forgets its orientation

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
-from imaging.files import is_image_name
+from imaging.files import is_image_name, need_files
 
 LIMITS = {"latitude": 90, "longitude": 180}  # degrees
 # <tag>="1.5" or <tag>1.5</tag>; DJI's older cameras spell it Longtitude.
@@ -31,19 +31,21 @@ class PhotoPlace(NamedTuple):
 def list_photos(names):
     """The image files that names stand for: files, and folders with all images below them.
 
-    Raises FileNotFoundError for a name of nothing, ValueError for a folder without images.
+    Raises FileNotFoundError for a name of nothing, ValueError for a folder without images, OSError
+    for what has the name of an image and is no file.
     """
     photos = []
     for name in map(Path, names):
         if name.is_dir():
-            found = sorted(p for p in name.rglob("*") if is_image_name(p) and p.is_file())
+            found = sorted(filter(is_image_name, name.rglob("*")))
             if not found:
                 raise ValueError(f"{name} holds no images: name a folder of photos")
             photos += found
-        elif name.is_file():
+        elif name.exists():
             photos.append(name)
         else:
             raise FileNotFoundError(f"photo {name} not found: name a file, or a folder of photos")
+    need_files(photos)
     return list(dict.fromkeys(photos))
 
 

@@ -17,7 +17,6 @@
 """
 
 import functools
-import io
 import sqlite3
 import threading
 from pathlib import Path
@@ -26,7 +25,8 @@ import numpy as np
 from PIL import Image
 
 from evaluation import mercator
-from imaging.files import IMAGE_SUFFIXES
+from imaging.files import IMAGE_SUFFIXES, Unreadable, need_file
+from imaging.pixels import decode_with_alpha
 from runtime.optional import require
 
 PACKAGES = "-r requirements-maps.txt"
@@ -63,7 +63,11 @@ def open_map(path, corners=None, crs=None):
     if suffix in RASTERS and not corners:
         return Raster(path, crs)
     if suffix in IMAGE_SUFFIXES:
-        return Picture(path, corners or world_file_corners(path, crs))
+        try:
+            need_file(path)
+            return Picture(path, corners or world_file_corners(path, crs))
+        except Unreadable as fault:
+            raise OSError(fault.about(path)) from None
     raise ValueError(
         f"{path} is no map that can be read: expected .tif, .vrt, .mbtiles, a picture, or a z/x/y "
         "folder of tiles"
@@ -85,6 +89,7 @@ class Raster:
         self.crs = dataset.crs or crs
         if self.crs is None or dataset.transform.is_identity:
             raise ValueError(f"{path} {NO_GEOREFERENCE}; --crs names a coordinate system it lacks")
+        self.palette = self._palette(dataset)
         self.bounds = self._projected_bounds(dataset)
         self.resolution = (self.bounds[2] - self.bounds[0]) / dataset.width
         self.stretch = self._find_stretch(dataset)
@@ -122,6 +127,16 @@ class Raster:
         return low, max(high, low + 1e-9)
 
     @staticmethod
+    def _palette(dataset):
+        """The colours (256, 4) uint8, RGBA, of the numbers of a palette; None without one."""
+        if dataset.colorinterp[0].name != "palette":
+            return None
+        colours = np.zeros((256, 4), np.uint8)
+        for number, colour in dataset.colormap(1).items():
+            colours[number] = colour
+        return colours
+
+    @staticmethod
     def _bands(dataset):
         """The numbers of the bands for red, green and blue: one band serves all three."""
         names = [interpretation.name for interpretation in dataset.colorinterp]
@@ -131,7 +146,6 @@ class Raster:
 
     def read(self, box, pixels):
         dataset = self._dataset()
-        palette = dataset.colorinterp[0].name == "palette"
         settings = {
             "crs": "EPSG:3857",
             "src_crs": self.crs,
@@ -139,7 +153,9 @@ class Raster:
             "width": pixels,
             "height": pixels,
             # Colours of a palette are numbers that may not be mixed.
-            "resampling": self.rasterio.enums.Resampling["nearest" if palette else "cubic"],
+            "resampling": self.rasterio.enums.Resampling[
+                "cubic" if self.palette is None else "nearest"
+            ],
             "add_alpha": "alpha" not in [each.name for each in dataset.colorinterp],
         }
         try:
@@ -148,11 +164,8 @@ class Raster:
                 alpha = warped.dataset_mask()
         except self.rasterio.errors.RasterioError as error:
             raise OSError(f"{self.path} cannot be read here ({error}): is it complete?") from None
-        if palette:
-            colours = np.zeros((256, 4), np.uint8)
-            for number, colour in dataset.colormap(1).items():
-                colours[number] = colour
-            looked_up = colours[image[0]]  # (pixels, pixels, 4)
+        if self.palette is not None:
+            looked_up = self.palette[image[0]]  # (pixels, pixels, 4)
             looked_up[..., 3] = np.minimum(looked_up[..., 3], alpha)
             return looked_up
         if self.stretch:
@@ -189,13 +202,9 @@ class WebTiles:
         if content is None:
             return None
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                return image.convert("RGBA")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise OSError(
-                f"{self.path}: tile {self.zoom}/{column}/{row} cannot be read as an image "
-                f"({' '.join(str(error).split())}): download or export it again"
-            ) from None
+            return decode_with_alpha(content)
+        except Unreadable as fault:
+            raise OSError(fault.about(f"{self.path}: tile {self.zoom}/{column}/{row}")) from None
 
     def read(self, box, pixels):
         left, bottom, right, top = box
@@ -292,16 +301,13 @@ class Picture:
                 f"the four corners of {path} make no four-sided figure: name them in turn, upper "
                 "left, upper right, lower right, lower left"
             )
-        try:
-            with Image.open(path) as image:
-                if image.width * image.height > LARGEST_PICTURE:
-                    raise ValueError(
-                        f"{path} has {image.width} x {image.height} pixels: a picture is held in "
-                        "memory; make a GeoTIFF of it (gdal_translate), which is read by parts"
-                    )
-                self.image = image.convert("RGBA")
-        except (OSError, SyntaxError) as error:
-            raise OSError(f"{path} cannot be read as an image ({error})") from None
+        with Image.open(path) as image:
+            if image.width * image.height > LARGEST_PICTURE:
+                raise ValueError(
+                    f"{path} has {image.width} x {image.height} pixels: a picture is held in "
+                    "memory; make a GeoTIFF of it (gdal_translate), which is read by parts"
+                )
+        self.image = decode_with_alpha(path.read_bytes())
         self.bounds = (x.min(), y.min(), x.max(), y.max())
         width, height = self.image.size
         ends = np.array([(0, 0), (width, 0), (width, height), (0, height)], dtype=np.float64)

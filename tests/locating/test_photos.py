@@ -1,5 +1,6 @@
 """Photos to locate, and the places that they carry."""
 
+import os
 from datetime import datetime
 
 import pytest
@@ -104,3 +105,11 @@ def test_files_and_folders(tmp_path):
         list_photos([tmp_path / "empty"])
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg not found"):
         list_photos(["gone.jpg"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX pipes")
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for names in ([tmp_path], [tmp_path / "pipe.jpg"]):
+        with pytest.raises(OSError, match="a pipe or a device, not a file"):
+            list_photos(names)

@@ -221,6 +221,28 @@ def test_16_bits_and_one_band_are_stretched(workdir):
     assert np.abs(images[..., 0].astype(int) - images[..., 1]).max() <= 2  # grey
 
 
+def test_a_palette(workdir):
+    """Numbers of colours are looked up, not mixed."""
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+    path = geotiff(workdir / "map.tif", "EPSG:32632", count=1)
+    with rasterio.open(path, "r+") as file:
+        file.write((np.indices((SIDE, SIDE))[1] // 64 % 2).astype(np.uint8), 1)
+        file.write_colormap(1, {0: (250, 10, 10, 255), 1: (10, 10, 250, 255)})
+    tiles("map", path, "--metres", 500, "--pixels", 64)
+    images = np.stack([np.array(Image.open(path)) for path in read_map("map").paths]).astype(int)
+    red, blue = (
+        np.abs(images - colour).max(axis=-1) < 40 for colour in ((250, 10, 10), (10, 10, 250))
+    )
+    assert (red | blue).mean() > 0.9 and red.any() and blue.any()
+
+
+def test_a_deep_picture_is_refused(workdir, capsys):
+    """As everywhere: Pillow would silently take the upper byte of its colours."""
+    Image.fromarray(np.full((64, 64), 4000, np.uint16)).save("map.png")
+    corners = f"{NORTH},{WEST};{NORTH},{EAST};{SOUTH},{EAST};{SOUTH},{WEST}"
+    assert "more than 8 bits a colour" in fails(capsys, "map.png", "--corners", corners)
+
+
 def test_tiles_without_data_are_left_out_and_alpha_respected(workdir):
     image = np.dstack([picture(), np.full((SIDE, SIDE), 255, np.uint8)])
     image[:, : SIDE // 2, 3] = 0
