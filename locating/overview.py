@@ -53,22 +53,29 @@ def draw_overview(table):
     boxes = np.rint(corners * [1, -1, 1, -1])[:, [0, 3, 2, 1]].astype(int)  # left, top, ...
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
     # The largest tiles that are as sharp as the picture come first: they are the fewest.
-    sides = np.unique(table.metres)
-    sharp = sides * (finest / sides[0]) <= per_pixel * (1 + 1e-6)
-    preferred = [*sides[sharp][::-1], *sides[~sharp]]
-    chosen, grown = _needed(boxes, size, [table.metres == side for side in preferred])
+    doubled = np.rint(np.log2(table.metres / table.metres.min()))  # (N,) how often: about one size
+    sizes = np.unique(doubled)
+    sharp = 2**sizes * finest <= per_pixel * (1 + 1e-6)
+    preferred = [*sizes[sharp][::-1], *sizes[~sharp]]
+    chosen = _needed(boxes, size, [doubled == each for each in preferred])
 
-    def read(row):
-        x, y, x2, y2 = boxes[row] + grown[row] * np.array([-1, -1, 1, 1])
-        tile = Image.fromarray(read_image(table.paths[row], near=max(x2 - x, y2 - y)))
-        return tile.resize((x2 - x, y2 - y), Image.Resampling.BOX, reducing_gap=2), (x, y)
+    def read(row, cell):
+        pair = [boxes[row]] if cell is None else [boxes[row], cell]
+        longest = max(max(x2 - x, y2 - y) for x, y, x2, y2 in pair)
+        tile = Image.fromarray(read_image(table.paths[row], near=longest))
+        return [(_resized(tile, x2 - x, y2 - y), (x, y)) for x, y, x2, y2 in pair]
 
     picture = Image.new("RGB", size, GROUND)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(read, chosen[::-1])  # what was chosen first is on top
-        for tile, place in progress_bar(found, "overview", total=len(chosen)):
-            picture.paste(tile, tuple(map(int, place)))
+        found = pool.map(lambda job: read(*job), chosen[::-1])  # the first chosen is on top
+        drawn = list(progress_bar(found, "overview", total=len(chosen)))
+    for tile, place in [*(each[-1] for each in drawn), *(each[0] for each in drawn)]:
+        picture.paste(tile, tuple(map(int, place)))
     return Overview(picture, float(west), float(north), float(per_pixel), finest)
+
+
+def _resized(image, width, height):
+    return image.resize((width, height), Image.Resampling.BOX, reducing_gap=2)
 
 
 def _project_edges(edges):
@@ -87,31 +94,29 @@ def _project_edges(edges):
 
 
 def _needed(boxes, size, groups):
-    """Rows of tiles that together show all that the tiles show, most important first.
+    """[(row, cell)] of tiles that together show all that the tiles show, most important first.
 
     boxes (N, 4) int: left, top, right, bottom in pixels of a picture of `size`; `groups` are masks
-    of the tiles of a size, those to prefer first. Where so many would have to be read that it
-    takes minutes, one stands for several, and is drawn larger: the second value is by how many
-    pixels on each side, an (N,) array.
+    of tiles of about one size, those to prefer first. Where so many would have to be read that it
+    takes minutes, one stands for all in a cell, a box like the others'; else `cell` is None.
     """
-    width, height = size
-    shown, chosen = np.zeros((height, width), bool), []
-    grown = np.zeros(len(boxes), int)
+    shown, chosen = np.zeros(size[::-1], bool), []
     for group in groups:
         rows = np.flatnonzero(group)
         side = float(np.median(boxes[rows, 2] - boxes[rows, 0]))
-        cell = max(side, (width * height / MOST_TILES) ** 0.5)
-        grown[rows] = int(np.ceil((cell - side) / 2))
-        for _ in range(1 if cell > side else PASSES):
+        fewest = (size[0] * size[1] / MOST_TILES) ** 0.5
+        counts = np.maximum(1, np.array(size) // max(side, fewest))  # cells, columns and rows
+        for _ in range(1 if fewest > side else PASSES):
             new = _hidden(boxes[rows], shown)
             rows, new = rows[new > 0], new[new > 0]
             if not len(rows):
                 break
-            best = rows[_best_of_cells(boxes[rows], new, cell)]
-            for x, y, x2, y2 in boxes[best] + grown[best, None] * np.array([-1, -1, 1, 1]):
-                shown[max(y, 0) : y2, max(x, 0) : x2] = True
-            chosen += best.tolist()
-    return chosen, grown
+            best, cells = _best_of_cells(boxes[rows], new, np.array(size) / counts)
+            for row, cell in zip(rows[best].tolist(), cells, strict=True):
+                chosen.append((row, cell if fewest > side else None))
+                x, y, x2, y2 = boxes[row] if fewest <= side else cell
+                shown[y:y2, x:x2] = True
+    return chosen
 
 
 def _hidden(boxes, shown):
@@ -123,10 +128,15 @@ def _hidden(boxes, shown):
 
 
 def _best_of_cells(boxes, new, cell):
-    """Indices of one box in each square cell: which shows most that is new, else the middle one."""
+    """Indices of one box in each cell of a grid, and the cells (B, 4).
+
+    The one that shows most that is new, of these the one in the middle.
+    """
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / cell  # (N, 2)
     cells = np.floor(centres)
     off = np.abs(centres - cells - 0.5).max(axis=1)
     eighths = new * 8 // (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     order = np.lexsort((off, -eighths, cells[:, 0], cells[:, 1]))
-    return order[np.unique(cells[order], axis=0, return_index=True)[1]]
+    found, first = np.unique(cells[order], axis=0, return_index=True)
+    edges = np.concatenate([np.floor(found * cell), np.ceil((found + 1) * cell)], axis=1)
+    return order[first], edges.astype(int)

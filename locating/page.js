@@ -202,7 +202,8 @@ function showPictures(photo, pick) {
   figure.append(frame, make("figcaption"));
   box.append(figure);
   for (const tile of photo.tiles) box.append(makeTile(tile, pick));
-  image.addEventListener("load", () => turnPhoto(box, photo.tiles[0]));
+  turnPhoto(box, photo.tiles[0]);
+  image.addEventListener("load", () => turnPhoto(box, photo.tiles[0])); // its sides are known now
   return box;
 }
 
@@ -210,7 +211,7 @@ function showPictures(photo, pick) {
 function turnPhoto(box, tile) {
   const turned = (tile && tile.turned) || 0;
   const image = box.querySelector(".photo img");
-  const aspect = image.naturalWidth / image.naturalHeight;
+  const aspect = image.naturalWidth ? image.naturalWidth / image.naturalHeight : 1.5; // until it is there
   const lies = turned % 180 !== 0; // its width is seen as height
   image.parentElement.style.setProperty("--aspect", lies ? 1 / aspect : aspect);
   image.style.width = lies ? `${100 * aspect}%` : "100%";

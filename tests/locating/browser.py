@@ -78,3 +78,23 @@ class Browser:
 
     def save_picture(self, path):
         path.write_bytes(base64.b64decode(self.post("/screenshot", method="GET")))
+
+    def click(self, x, y):
+        """Press and release the mouse at a place of the window."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.devtools("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left",
+                          clickCount=1)  # fmt: skip
+
+    def roll(self, x, y, down):
+        """Turn the wheel at a place of the window."""
+        self.devtools("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0,
+                      deltaY=down)  # fmt: skip
+
+    def touch(self, *moments):
+        """Fingers on the screen: at each moment a list of (x, y), the last moment empty."""
+        before = []
+        for points in moments:
+            kind = "touchStart" if len(points) > len(before) else "touchMove"
+            kind, before = (kind if points else "touchEnd"), points
+            fingers = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+            self.devtools("Input.dispatchTouchEvent", type=kind, touchPoints=fingers)
