@@ -48,10 +48,10 @@ def draw_overview(table):
     width, height = right.max() - west, north - bottom.min()
     finest = float((right - left).min()) / read_image(table.paths[0]).shape[1]
     per_pixel = max(finest, (width * height / PIXELS) ** 0.5, max(width, height) / LONGEST)
-    size = [max(1, int(np.ceil(side / per_pixel - 1e-6))) for side in (width, height)]
     corners = ((edges - [[west], [north], [west], [north]]) / per_pixel).T  # (N, 4)
     boxes = np.rint(corners * [1, -1, 1, -1])[:, [0, 3, 2, 1]].astype(int)  # left, top, ...
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+    size = boxes[:, 2:].max(axis=0).tolist()
     # The largest tiles that are as sharp as the picture come first: they are the fewest.
     doubled = np.rint(np.log2(table.metres / table.metres.min()))  # (N,) how often: about one size
     sizes = np.unique(doubled)

@@ -67,7 +67,8 @@ function term(list, name, value, className) {
 function showSummary() {
   const many = (number, name) => `${count(number)} ${name}${number === 1 ? "" : "s"}`;
   const searched = data.map ? "map tile" : "picture";
-  byId("about").append(`${many(photos.length, "photo")} among the ${many(data.tiles, searched)} of “`);
+  const part = photos.length < data.all ? `${count(photos.length)} of ` : "";
+  byId("about").append(`${part}${many(data.all, "photo")} among the ${many(data.tiles, searched)} of “`);
   byId("about").append(makeName("bdi", data.name), "”");
   const found = data.summary;
   if (!found) return;
@@ -173,8 +174,8 @@ function makeRow(photo) {
   text.append(first, second);
   row.append(picture(photo.image, "thumbnail", ""), text);
   row.addEventListener("click", () => choose(photo));
-  row.addEventListener("pointerenter", () => photo.marker.classList.add("pointed"));
-  row.addEventListener("pointerleave", () => photo.marker.classList.remove("pointed"));
+  row.addEventListener("pointerenter", () => map.point(photo, true));
+  row.addEventListener("pointerleave", () => map.point(photo, false));
   return row;
 }
 
@@ -216,7 +217,8 @@ function turnPhoto(box, tile) {
   image.parentElement.style.setProperty("--aspect", lies ? 1 / aspect : aspect);
   image.style.width = lies ? `${100 * aspect}%` : "100%";
   image.style.transform = `translate(-50%, -50%) rotate(${-turned}deg)`;
-  const caption = turned ? `turned ${turned}° to the left to match` : "";
+  const way = turned > 180 ? `${360 - turned}° to the right` : turned === 180 ? "upside down" : `${turned}° to the left`;
+  const caption = turned ? `turned ${way} to match` : "";
   box.querySelector(".photo figcaption").textContent = caption;
 }
 
@@ -517,14 +519,31 @@ function makeMap(about) {
     marker.title = photo.name;
     marker.setAttribute("aria-label", photo.name);
     marker.append(make("span", "dot"));
-    marker.addEventListener("click", () => choose(photo));
-    marker.addEventListener("pointerenter", () => addThumbnail(photo));
+    marker.addEventListener("click", (event) => choose(event.target.tagName === "IMG" ? photo : nearest(event) || photo));
+    marker.addEventListener("pointerenter", () => point(photo, true));
+    marker.addEventListener("pointerleave", () => point(photo, false));
     photo.marker = marker;
     byId("markers").append(marker);
     if (photo.truth) {
       photo.ring = make("span", "truth");
       byId("markers").append(photo.ring);
     }
+  }
+
+  /** Of markers that are close together, the one that was meant. */
+  function nearest(event) {
+    const box = surface.getBoundingClientRect();
+    const distance = (photo) => {
+      const [left, top] = onScreen(photo.estimate);
+      return Math.hypot(event.clientX - box.left - left, event.clientY - box.top - top);
+    };
+    return listed.reduce((best, photo) => (best && distance(best) <= distance(photo) ? best : photo), null);
+  }
+
+  /** Brings a marker and its thumbnail to the front, or lets it go. */
+  function point(photo, on) {
+    if (on) addThumbnail(photo);
+    photo.marker.classList.toggle("pointed", on);
   }
 
   function addThumbnail(photo) {
@@ -537,6 +556,7 @@ function makeMap(about) {
     const size = width < 500 ? 38 : 46;
     const inList = new Set(listed);
     byId("markers").classList.toggle("many", listed.length > MANY);
+    byId("markers").classList.toggle("comparing", Boolean(chosen));
     const order = chosen ? [chosen, ...listed] : listed;
     const done = new Set();
     for (const photo of photos) if (!inList.has(photo) && photo !== chosen) hide(photo, true);
@@ -639,7 +659,8 @@ function makeMap(about) {
     event.preventDefault();
     const box = surface.getBoundingClientRect();
     const lines = event.deltaMode === 1 ? 16 : 1;
-    const factor = Math.exp(-Math.max(-240, Math.min(240, event.deltaY * lines)) * 0.002);
+    const speed = event.ctrlKey ? 0.01 : 0.002; // two fingers on a trackpad, a wheel
+    const factor = Math.exp(-Math.max(-240, Math.min(240, event.deltaY * lines)) * speed);
     zoomBy(factor, event.clientX - box.left, event.clientY - box.top);
   }
 
@@ -672,7 +693,7 @@ function makeMap(about) {
   byId("farther").addEventListener("click", () => zoomBy(1 / 1.5));
   byId("whole").addEventListener("click", whole);
   new ResizeObserver(resize).observe(surface);
-  return { show, resize, reach, fit };
+  return { show, resize, reach, fit, point };
 }
 
 function showLegend() {

@@ -171,13 +171,14 @@ def test_a_map_of_many_tiles_is_bounded(tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------- what the page is told
-PLACES = [(47.9995, 11.001), (47.9985, 11.002), (47.999, 11.0045), (47.9978, 11.003)]
+# On a map from 179.998 degrees east to 179.9966 west.
+PLACES = [(47.9995, 179.999), (47.9985, -180.0), (47.999, -179.9975), (47.9978, -179.999)]
 ERRORS = (12.0, 60.0, 30.0, 140.0)
 
 
 @pytest.fixture
 def area(tmp_path):
-    table = grid(tmp_path / "map", 4, 3, 48.0, 11.0)
+    table = grid(tmp_path / "map", 4, 3, 48.0, 179.998)
     photos = photos_of(tmp_path / "photos", [f"{name}.jpg" for name in ("p10", "p9", "p8", "p7")])
     return table, photos
 
@@ -186,18 +187,18 @@ def test_numbers_of_the_page(area, tmp_path):
     table, photos = area
     rows, tile_rows = rows_of(photos, table, PLACES, ERRORS)
     for row, error in zip(rows, (5.0, 7.0, 9.0, 11.0), strict=True):
-        row |= {"path_latitude": 47.999, "path_longitude": 11.002, "path_error_metres": error}
+        row |= {"path_latitude": 47.999, "path_longitude": -179.9997, "path_error_metres": error}
     write_page(tmp_path / "a.html", rows, tile_rows, table, guessing=150.0)
     data, _ = data_of(tmp_path / "a.html")
     assert data["summary"] == {"known": 4, "of": 4, "median": 45, "guessing": 150, "path_median": 8,
                                "within": {"25": 25, "50": 50, "100": 75}}  # fmt: skip
-    left, top = mercator_of(48.0, 11.0)
+    left, top = mercator_of(48.0, 179.998)
     pixel = SIDE / math.cos(math.radians(48.0)) / 16
     for photo, (latitude, longitude) in zip(data["photos"], PLACES, strict=True):
         places = {"estimate": (latitude, longitude), "truth": (latitude + 1e-4, longitude),
-                  "path_place": (47.999, 11.002)}  # fmt: skip
+                  "path_place": (47.999, -179.9997)}  # fmt: skip
         for name, place in places.items():
-            x, y = mercator_of(*place)
+            x, y = mercator_of(place[0], place[1] % 360)
             drawn = photo[name]["x"], photo[name]["y"]
             assert drawn == pytest.approx(((x - left) / pixel, (top - y) / pixel), abs=0.01)
             assert (photo[name]["latitude"], photo[name]["longitude"]) == pytest.approx(place)
@@ -327,6 +328,9 @@ def browser(tmp_path_factory):
 def page_of_area(area, tmp_path):
     table, photos = area
     rows, tile_rows = rows_of(photos, table, PLACES, ERRORS, turned=90)
+    for second, (row, (latitude, longitude)) in enumerate(zip(rows, PLACES, strict=True)):
+        row |= {"path_latitude": latitude, "path_longitude": longitude - 1e-4}
+        row |= {"path_error_metres": 9.0, "time": f"2026-05-17T10:00:0{second}"}
     write_page(tmp_path / "area.html", rows, tile_rows, table, guessing=150.0)
     return tmp_path / "area.html"
 
@@ -363,10 +367,10 @@ def check_markers(browser):
     browser.run("document.getElementById('whole').click()")
     (left, top, width, height), middles = browser.run(MIDDLES, NAMES)
     zoom = min((width - 48) / 64, (height - 48) / 48)
-    map_left, map_top = mercator_of(48.0, 11.0)
+    map_left, map_top = mercator_of(48.0, 179.998)
     pixel = SIDE / math.cos(math.radians(48.0)) / 16
     for place, found in zip(PLACES, middles, strict=True):
-        x, y = mercator_of(*place)
+        x, y = mercator_of(place[0], place[1] % 360)
         expected = (
             left + width / 2 + ((x - map_left) / pixel - 32) * zoom,
             top + height / 2 + ((map_top - y) / pixel - 24) * zoom,
@@ -380,7 +384,7 @@ def check_markers(browser):
 def test_the_page_of_a_map(browser, page_of_area, width, height):
     browser.open(page_of_area, width, height)
     assert browser.run("return document.getElementById('summary').textContent").startswith(
-        "Median error45 mby guessing150 mwithin 25 m25 %"
+        "Median error45 malong the path9 mby guessing150 mwithin 25 m25 %"
     )
     middles = check_markers(browser)
     # A click on a marker opens the comparison, within the window.
@@ -389,7 +393,7 @@ def test_the_page_of_a_map(browser, page_of_area, width, height):
     panel = browser.run(PANEL)
     assert panel["name"] == "p8.jpg" and panel["ranks"] == ["1", "2", "3"]
     assert panel["captions"] == ["0.780", "0.680", "0.580"]
-    assert panel["facts"][0] == "47.999000, 11.004500 · 30 m off"
+    assert panel["facts"][0] == "47.999000, -179.997500 · 30 m off"
     assert panel["turn"].endswith("rotate(-90deg)")  # to the left, as it was matched
     left, top, right, bottom = panel["box"]
     assert left >= 0 and top > 0 and right <= width and bottom <= height
@@ -398,6 +402,8 @@ def test_the_page_of_a_map(browser, page_of_area, width, height):
     browser.press("Escape")
     assert browser.run(PANEL) is None
     # The list: sorted, filtered, walked through by keys.
+    assert browser.run(ROWS) == NAMES  # in the order of time
+    browser.run(CHOOSE, "sort", "Name")
     assert browser.run(ROWS) == NAMES[::-1]  # p7 before p10
     browser.run(CHOOSE, "sort", "Largest error")
     assert browser.run(ROWS) == ["p7.jpg", "p9.jpg", "p8.jpg", "p10.jpg"]
@@ -418,6 +424,12 @@ def test_the_page_of_a_map(browser, page_of_area, width, height):
 def test_wheel_fingers_and_keys_move_the_map(browser, page_of_area):
     browser.open(page_of_area, 390, 844)
     middles = check_markers(browser)
+    for (x, y), place in zip(middles, PLACES, strict=True):
+        browser.devtools("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        text = browser.run("return document.getElementById('pointer').textContent")
+        shown = [float(part) for part in text.split(", ")]
+        off = (np.subtract(shown, place) + 180) % 360 - 180
+        assert np.abs(off).max() < 1e-5  # a pixel of the screen is 1.2 metres here
     x, y = middles[0]
     browser.roll(x, y, -300)
     _, zoomed = browser.run(MIDDLES, NAMES)
@@ -450,7 +462,7 @@ def test_names_from_outside_do_nothing(browser, hostile, width, dark):
     """They are shown as they are, on a page without a map."""
     browser.open(hostile, width, 844, dark)
     assert browser.run("return typeof hacked") == "undefined"
-    assert browser.run("return document.querySelectorAll('b, svg *, script').length") == 3
+    assert browser.run("return document.querySelectorAll('b, svg *, script').length") == 5
     names = browser.run(
         "return [...document.querySelectorAll('.pair h2')].map((h) => h.textContent)"
     )
