@@ -633,21 +633,22 @@ function makeMap(about) {
     const before = pointers.get(event.pointerId);
     if (!before) return;
     const [right, down] = [event.clientX - before[0], event.clientY - before[1]];
-    if (!dragged && pointers.size === 1 && Math.hypot(right, down) < 4) return; // still a click
+    const still = event.pointerType === "mouse" ? 4 : 8; // pixels, and it is a click
+    if (!dragged && pointers.size === 1 && Math.hypot(right, down) < still) return;
     dragged = true;
     surface.setPointerCapture(event.pointerId);
     const other = [...pointers].find(([id]) => id !== event.pointerId);
     pointers.set(event.pointerId, [event.clientX, event.clientY]);
     if (!other) return moveBy(right, down);
     // Two fingers: half of each one's way moves the map, their distance zooms it.
-    const [still] = other.slice(1);
-    const distance = (point) => Math.hypot(point[0] - still[0], point[1] - still[1]) || 1;
+    const [, held] = other;
+    const distance = (point) => Math.hypot(point[0] - held[0], point[1] - held[1]) || 1;
     const box = surface.getBoundingClientRect();
     moveBy(right / 2, down / 2);
     zoomBy(
       distance([event.clientX, event.clientY]) / distance(before),
-      (event.clientX + still[0]) / 2 - box.left,
-      (event.clientY + still[1]) / 2 - box.top,
+      (event.clientX + held[0]) / 2 - box.left,
+      (event.clientY + held[1]) / 2 - box.top,
     );
   }
 

@@ -43,7 +43,8 @@ def write_page(path, rows, tile_rows, table, guessing=None):
     coordinates the page shows each photo beside its first tiles. Prints a line where not
     everything is shown.
     """
-    rows_shown = rows[:: -(-len(rows) // PHOTOS)]  # evenly spread, along a flight too
+    spread = np.linspace(0, len(rows) - 1, min(len(rows), PHOTOS)).round().astype(int)
+    rows_shown = [rows[i] for i in spread]  # along a flight too
     photos = {row["photo"] for row in rows_shown}
     tile_rows = [row for row in tile_rows if row["photo"] in photos and row["rank"] <= TILES]
     index, images, left_out = _pictures(rows_shown, tile_rows)
@@ -59,9 +60,9 @@ def write_page(path, rows, tile_rows, table, guessing=None):
     }
     write_text(path, _fill(content))
     if len(rows_shown) < len(rows):
-        print(f"{path} shows {len(rows_shown)} of {len(rows)} photos, evenly chosen: it is bounded")
+        print(f"{path} shows {len(rows_shown)} of {len(rows)} photos, evenly chosen, to stay small")
     if left_out:
-        print(f"{path} has no picture of {left_out} tiles of later ranks: it is bounded")
+        print(f"{path} has no picture of {left_out} tiles of later ranks, to stay small")
 
 
 # ---------------------------------------------------------------- what the page is told

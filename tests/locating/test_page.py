@@ -258,8 +258,8 @@ def test_photos_and_pictures_are_bounded(area, tmp_path, monkeypatch, capsys):
         assert picture_of(text).size == (64, 64)
         assert len(text) <= 4 / 3 * 0.6 * 64 * 64 + 4
     assert capsys.readouterr().out.splitlines() == [
-        f"{tmp_path / 'a.html'} shows 4 of 10 photos, evenly chosen: it is bounded",
-        f"{tmp_path / 'a.html'} has no picture of 9 tiles of later ranks: it is bounded",
+        f"{tmp_path / 'a.html'} shows 4 of 10 photos, evenly chosen, to stay small",
+        f"{tmp_path / 'a.html'} has no picture of 9 tiles of later ranks, to stay small",
     ]
 
 
@@ -453,6 +453,8 @@ def test_wheel_fingers_and_keys_move_the_map(browser, page_of_area):
     assert np.subtract(stepped, moved) == pytest.approx(np.array([[-80, 0]] * 4), abs=0.6)
     browser.press("0")
     assert browser.run(MIDDLES, NAMES)[1] == pytest.approx(np.array(middles), abs=0.1)
+    browser.touch([middles[3]], [])
+    assert browser.run(PANEL)["name"] == "p7.jpg"
     assert browser.complaints() == []
 
 
