@@ -2,6 +2,7 @@
 
 python locate.py photos/ --name two_view --map data/map        # coordinates, tables
 python locate.py photo.jpg --name two_view --map tiles/        # plain pictures: names and scores
+python locate.py flight.mp4 --every 1 --name two_view --map data/map   # a frame a second
 
 The map is a folder that `prepare.py tiles` made, or any folder of pictures. Written are
 locations.csv, .geojson and .kml (a line a photo) and locations_tiles.csv (the first tiles of each).
@@ -15,8 +16,9 @@ from evaluation.map_folder import TABLE, MapFolder, read_map
 from evaluation.places import haversine
 from imaging.files import TEST_VIEWS
 from locating import outputs
-from locating.photos import list_photos, read_place
+from locating.photos import list_photos
 from locating.search import errors_of, estimate, find_tiles, tiles_near
+from locating.video import photos_and_frames
 from runtime import cli, startup
 from runtime.cli import number_within, positive_int, script
 
@@ -27,8 +29,8 @@ FOR_ESTIMATE = 25  # tiles from which a place is estimated: the neighbours of th
 def main(argv=None):
     """Locate the photos; returns {"photos": rows of locations.csv, "tiles": of the first tiles}."""
     opts = parse_args(argv)
-    photos, table = list_photos(opts.photos), open_tiles(opts.map)
-    known = [read_place(photo) for photo in photos]
+    table = open_tiles(opts.map)
+    photos, known = photos_and_frames(opts.photos, opts.every, Path(f"{opts.output}_frames"))
     chosen = None
     if opts.near:
         if table.places is None:
@@ -76,7 +78,7 @@ def tabulate(opts, photos, known, table, candidates):
         first = tiles[index, 0]
         row = {
             "photo": str(photo), "score": float(scores[index, 0]),
-            "tile": str(table.paths[first]), "note": carried.note,
+            "tile": str(table.paths[first]), "note": carried.note, **time_of(carried),
             **(_about(estimates[index], table.metres[first], carried) if located else {}),
         }  # fmt: skip
         if carried.place:
@@ -92,6 +94,14 @@ def _about(place, metres, carried):
     if carried.place:
         found["error_metres"] = float(haversine(*carried.place, latitude, longitude))
     return found
+
+
+def time_of(carried):
+    """The column of the moment at which a photo was taken, in ISO 8601; none where unknown."""
+    if not carried.time:
+        return {}
+    parts = "milliseconds" if carried.time.microsecond else "seconds"
+    return {"time": carried.time.isoformat(timespec=parts)}
 
 
 def describe(row):
@@ -141,7 +151,11 @@ def parse_args(argv=None):
         epilog=cli.example_in(__doc__),
     )
     add = parser.add_argument
-    add("photos", nargs="+", help="photos, or folders with photos anywhere below them")
+    add("photos", nargs="+", help="photos or videos, or folders with photos anywhere below them")
+    add("--every", type=number_within(0, above=True), metavar="SECONDS", help="take a frame of a "
+        "video every so many seconds (of one named by itself 1 without this), also of those in the "
+        "folders; frames are kept in <output>_frames/, their places are from an .SRT of the "
+        "video's name beside it; needs the package av")  # fmt: skip
     cli.add_run_options(parser)
     add("--map", required=True, metavar="DIR", help="map folder of `prepare.py tiles`, where its "
         "features are kept for each run, or a folder of pictures without places")  # fmt: skip

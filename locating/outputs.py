@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 from runtime.files import table_text, write_text
 
-COLUMNS = ("photo", "latitude", "longitude", "score", "tile", "tile_metres", "true_latitude",
-           "true_longitude", "error_metres", "note")  # fmt: skip
+COLUMNS = ("photo", "time", "latitude", "longitude", "score", "tile", "tile_metres",
+           "true_latitude", "true_longitude", "error_metres", "note")  # fmt: skip
 TILE_COLUMNS = ("photo", "rank", "tile", "score", "turned", "latitude", "longitude",
                 "tile_metres", "error_metres")  # fmt: skip
 KML = "http://www.opengis.net/kml/2.2"
