@@ -15,7 +15,7 @@ import numpy as np
 from evaluation.map_folder import TABLE, MapFolder, read_map
 from evaluation.places import haversine
 from imaging.files import TEST_VIEWS
-from locating import outputs
+from locating import flight, outputs
 from locating.photos import list_photos
 from locating.search import errors_of, estimate, find_tiles, tiles_near
 from locating.video import photos_and_frames
@@ -30,25 +30,32 @@ def main(argv=None):
     """Locate the photos; returns {"photos": rows of locations.csv, "tiles": of the first tiles}."""
     opts = parse_args(argv)
     table = open_tiles(opts.map)
-    photos, known = photos_and_frames(opts.photos, opts.every, Path(f"{opts.output}_frames"))
-    chosen = None
-    if opts.near:
-        if table.places is None:
+    for option in ("near", "flight"):
+        if getattr(opts, option) and table.places is None:
             raise ValueError(
-                f"--near needs a map with coordinates, and {opts.map} is a folder of pictures: "
+                f"--{option} needs a map with coordinates, and {opts.map} is a folder of pictures: "
                 "make one with `python prepare.py tiles`"
             )
-        chosen = tiles_near(table.places, opts.near, opts.within)
+    photos, known = photos_and_frames(opts.photos, opts.every, Path(f"{opts.output}_frames"))
+    if opts.flight:
+        photos, known, seconds = flight.in_order(photos, known)
+    chosen = tiles_near(table.places, opts.near, opts.within) if opts.near else None
     startup.import_torch()
     from locating.features import extract
 
     tiles, turned = extract(opts, photos, table, keep=table.places is not None)
-    candidates = find_tiles(turned, tiles, max(opts.top, FOR_ESTIMATE), chosen)
+    needed = max(opts.top, flight.CANDIDATES if opts.flight else FOR_ESTIMATE)
+    candidates = find_tiles(turned, tiles, needed, chosen)
     rows, tile_rows = tabulate(opts, photos, known, table, candidates)
+    if opts.flight:
+        path = flight.find_path(candidates, table.places, table.metres, seconds, opts.speed)
+        flight.add_path(rows, known, path)
     for row in tile_rows:
         print(describe(row))
     write_all(Path(opts.output), rows, tile_rows, table)
     print_errors(known, rows, table, candidates, chosen)
+    if opts.flight:
+        print("\n".join(flight.describe(rows, path, seconds, opts.speed)))
     return {"photos": rows, "tiles": tile_rows}
 
 
@@ -65,7 +72,9 @@ def tabulate(opts, photos, known, table, candidates):
     tiles, scores, turns = candidates
     located = table.places is not None
     if located:
-        estimates = estimate(table.places[tiles], table.metres[tiles], scores)
+        count = max(opts.top, FOR_ESTIMATE)
+        near = tiles[:, :count]
+        estimates = estimate(table.places[near], table.metres[near], scores[:, :count])
     rows, tile_rows = [], []
     for index, (photo, carried) in enumerate(zip(photos, known, strict=True)):
         for rank, tile in enumerate(tiles[index, : opts.top]):
@@ -177,6 +186,11 @@ def parse_args(argv=None):
         metavar="METRES",
         help="how far around --near",
     )
+    add("--flight", **cli.SWITCH, help="the photos are frames of one flight, in the order of their "
+        "times (else of their names, a second apart): find the likeliest path, its places are "
+        "path_latitude and path_longitude")  # fmt: skip
+    add("--speed", type=number_within(0, above=True), default=25.0, metavar="METRES_PER_SECOND",
+        help="largest ground speed of --flight; the tighter, the better the path")  # fmt: skip
     add("--output", default="locations", metavar="NAME",
         help="name of the written files, without a suffix")  # fmt: skip
     add("--batchsize", type=positive_int, default=128, help="images at once")
