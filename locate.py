@@ -2,6 +2,7 @@
 
 python locate.py photos/ --name two_view --map data/map        # coordinates, tables
 python locate.py photo.jpg --name two_view --map tiles/        # plain pictures: names and scores
+python locate.py flight.mp4 --every 1 --name two_view --map data/map   # a frame a second
 
 The map is a folder that `prepare.py tiles` made, or any folder of pictures. Written are
 locations.csv, .geojson and .kml (a line a photo) and locations_tiles.csv (the first tiles of each).
@@ -14,9 +15,10 @@ import numpy as np
 from evaluation.map_folder import TABLE, MapFolder, read_map
 from evaluation.places import haversine
 from imaging.files import TEST_VIEWS
-from locating import outputs
-from locating.photos import list_photos, read_place
+from locating import flight, outputs
+from locating.photos import list_photos
 from locating.search import errors_of, estimate, find_tiles, tiles_near
+from locating.video import photos_and_frames
 from runtime import cli, startup
 from runtime.cli import number_within, positive_int, script
 
@@ -27,26 +29,33 @@ FOR_ESTIMATE = 25  # tiles from which a place is estimated: the neighbours of th
 def main(argv=None):
     """Locate the photos; returns {"photos": rows of locations.csv, "tiles": of the first tiles}."""
     opts = parse_args(argv)
-    photos, table = list_photos(opts.photos), open_tiles(opts.map)
-    known = [read_place(photo) for photo in photos]
-    chosen = None
-    if opts.near:
-        if table.places is None:
+    table = open_tiles(opts.map)
+    for option in ("near", "flight"):
+        if getattr(opts, option) and table.places is None:
             raise ValueError(
-                f"--near needs a map with coordinates, and {opts.map} is a folder of pictures: "
+                f"--{option} needs a map with coordinates, and {opts.map} is a folder of pictures: "
                 "make one with `python prepare.py tiles`"
             )
-        chosen = tiles_near(table.places, opts.near, opts.within)
+    photos, known = photos_and_frames(opts.photos, opts.every, Path(f"{opts.output}_frames"))
+    if opts.flight:
+        photos, known, seconds = flight.in_order(photos, known)
+    chosen = tiles_near(table.places, opts.near, opts.within) if opts.near else None
     startup.import_torch()
     from locating.features import extract
 
     tiles, turned = extract(opts, photos, table, keep=table.places is not None)
-    candidates = find_tiles(turned, tiles, max(opts.top, FOR_ESTIMATE), chosen)
+    needed = max(opts.top, flight.CANDIDATES if opts.flight else FOR_ESTIMATE)
+    candidates = find_tiles(turned, tiles, needed, chosen)
     rows, tile_rows = tabulate(opts, photos, known, table, candidates)
+    if opts.flight:
+        path = flight.find_path(candidates, table.places, table.metres, seconds, opts.speed)
+        flight.add_path(rows, known, path)
     for row in tile_rows:
         print(describe(row))
     write_all(Path(opts.output), rows, tile_rows, table)
     print_errors(known, rows, table, candidates, chosen)
+    if opts.flight:
+        print("\n".join(flight.describe(rows, path, seconds, opts.speed)))
     return {"photos": rows, "tiles": tile_rows}
 
 
@@ -63,7 +72,9 @@ def tabulate(opts, photos, known, table, candidates):
     tiles, scores, turns = candidates
     located = table.places is not None
     if located:
-        estimates = estimate(table.places[tiles], table.metres[tiles], scores)
+        count = max(opts.top, FOR_ESTIMATE)
+        near = tiles[:, :count]
+        estimates = estimate(table.places[near], table.metres[near], scores[:, :count])
     rows, tile_rows = [], []
     for index, (photo, carried) in enumerate(zip(photos, known, strict=True)):
         for rank, tile in enumerate(tiles[index, : opts.top]):
@@ -76,7 +87,7 @@ def tabulate(opts, photos, known, table, candidates):
         first = tiles[index, 0]
         row = {
             "photo": str(photo), "score": float(scores[index, 0]),
-            "tile": str(table.paths[first]), "note": carried.note,
+            "tile": str(table.paths[first]), "note": carried.note, **time_of(carried),
             **(_about(estimates[index], table.metres[first], carried) if located else {}),
         }  # fmt: skip
         if carried.place:
@@ -92,6 +103,14 @@ def _about(place, metres, carried):
     if carried.place:
         found["error_metres"] = float(haversine(*carried.place, latitude, longitude))
     return found
+
+
+def time_of(carried):
+    """The column of the moment at which a photo was taken, in ISO 8601; none where unknown."""
+    if not carried.time:
+        return {}
+    parts = "milliseconds" if carried.time.microsecond else "seconds"
+    return {"time": carried.time.isoformat(timespec=parts)}
 
 
 def describe(row):
@@ -141,7 +160,11 @@ def parse_args(argv=None):
         epilog=cli.example_in(__doc__),
     )
     add = parser.add_argument
-    add("photos", nargs="+", help="photos, or folders with photos anywhere below them")
+    add("photos", nargs="+", help="photos or videos, or folders with photos anywhere below them")
+    add("--every", type=number_within(0, above=True), metavar="SECONDS", help="take a frame of a "
+        "video every so many seconds (of one named by itself 1 without this), also of those in the "
+        "folders; frames are kept in <output>_frames/, their places are from an .SRT of the "
+        "video's name beside it; needs the package av")  # fmt: skip
     cli.add_run_options(parser)
     add("--map", required=True, metavar="DIR", help="map folder of `prepare.py tiles`, where its "
         "features are kept for each run, or a folder of pictures without places")  # fmt: skip
@@ -163,6 +186,11 @@ def parse_args(argv=None):
         metavar="METRES",
         help="how far around --near",
     )
+    add("--flight", **cli.SWITCH, help="the photos are frames of one flight, in the order of their "
+        "times (else of their names, a second apart): find the likeliest path, its places are "
+        "path_latitude and path_longitude")  # fmt: skip
+    add("--speed", type=number_within(0, above=True), default=25.0, metavar="METRES_PER_SECOND",
+        help="largest ground speed of --flight; the tighter, the better the path")  # fmt: skip
     add("--output", default="locations", metavar="NAME",
         help="name of the written files, without a suffix")  # fmt: skip
     add("--batchsize", type=positive_int, default=128, help="images at once")
