@@ -5,7 +5,8 @@ python locate.py photo.jpg --name two_view --map tiles/        # plain pictures:
 python locate.py flight.mp4 --every 1 --name two_view --map data/map   # a frame a second
 
 The map is a folder that `prepare.py tiles` made, or any folder of pictures. Written are
-locations.csv, .geojson and .kml (a line a photo) and locations_tiles.csv (the first tiles of each).
+locations.csv, .geojson and .kml (a line a photo), locations_tiles.csv (the first tiles of each) and
+locations.html (photos, tiles and map on one page, which works offline).
 """
 
 from pathlib import Path
@@ -16,6 +17,7 @@ from evaluation.map_folder import TABLE, MapFolder, read_map
 from evaluation.places import haversine
 from imaging.files import TEST_VIEWS
 from locating import flight, outputs
+from locating.page import write_page
 from locating.photos import list_photos
 from locating.search import errors_of, estimate, find_tiles, tiles_near
 from locating.video import photos_and_frames
@@ -52,8 +54,9 @@ def main(argv=None):
         flight.add_path(rows, known, path)
     for row in tile_rows:
         print(describe(row))
-    write_all(Path(opts.output), rows, tile_rows, table)
-    print_errors(known, rows, table, candidates, chosen)
+    errors = errors_of_known(known, rows, table, candidates, chosen)
+    write_all(Path(opts.output), rows, tile_rows, table, errors)
+    print_errors(known, errors)
     if opts.flight:
         print("\n".join(flight.describe(rows, path, seconds, opts.speed)))
     return {"photos": rows, "tiles": tile_rows}
@@ -123,8 +126,8 @@ def describe(row):
     return text + (f"  {row['error_metres']:.0f} m off" if "error_metres" in row else "")
 
 
-def write_all(path, rows, tile_rows, table):
-    """Write the tables; GeoJSON and KML where there are coordinates."""
+def write_all(path, rows, tile_rows, table, errors):
+    """Write the tables and the page; GeoJSON and KML where there are coordinates."""
     outputs.write_table(path.with_suffix(".csv"), outputs.COLUMNS, rows)
     tiles = path.with_name(f"{path.stem}_tiles.csv")
     outputs.write_table(tiles, outputs.TILE_COLUMNS, tile_rows)
@@ -133,23 +136,30 @@ def write_all(path, rows, tile_rows, table):
         for suffix, write in ((".geojson", outputs.write_geojson), (".kml", outputs.write_kml)):
             write(path.with_suffix(suffix), rows)
             written.append(path.with_suffix(suffix))
+    write_page(path.with_suffix(".html"), rows, tile_rows, table, errors and errors.guessing)
+    written.append(path.with_suffix(".html"))
     print(f"written: {', '.join(map(str, written))}")
 
 
-def print_errors(known, rows, table, candidates, chosen):
-    """Print the errors of the photos that carry a place, and how many do not, and why."""
-    absent = [each.note for each in known if each.place is None]
-    for note in dict.fromkeys(absent):
-        print(f"{absent.count(note)} of {len(known)} photos: {note}")
+def errors_of_known(known, rows, table, candidates, chosen):
+    """`Errors` of the photos that carry a place; None where none does, or the map has no places."""
     found = [index for index, each in enumerate(known) if each.place]
     if not found or table.places is None:
-        return
+        return None
     truth = np.array([known[index].place for index in found])
     estimates = np.array([(rows[i]["latitude"], rows[i]["longitude"]) for i in found])
     first = candidates.tiles[found, 0]
     searched = table.places if chosen is None else table.places[chosen]
-    errors = errors_of(truth, estimates, table.places[first], table.metres[first], searched)
-    print("\n".join(errors.lines()))
+    return errors_of(truth, estimates, table.places[first], table.metres[first], searched)
+
+
+def print_errors(known, errors):
+    """Print the errors of the photos that carry a place, and how many do not, and why."""
+    absent = [each.note for each in known if each.place is None]
+    for note in dict.fromkeys(absent):
+        print(f"{absent.count(note)} of {len(known)} photos: {note}")
+    if errors:
+        print("\n".join(errors.lines()))
 
 
 # ---------------------------------------------------------------- options

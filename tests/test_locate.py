@@ -74,6 +74,7 @@ def test_photos_of_tiles_are_found(area, capsys):
     assert points[0]["geometry"]["coordinates"] == [
         found["photos"][0]["longitude"], found["photos"][0]["latitude"]
     ]  # fmt: skip
+    assert '"summary":{"known":2,"of":3,' in Path("locations.html").read_text()
     marks = (
         ElementTree.parse("locations.kml")
         .getroot()
@@ -118,6 +119,7 @@ def test_a_folder_of_pictures_without_places(area, capsys):
     found = run("photos/3.png", "--map", "map/tiles", "--top", 2)
     assert found["tiles"][0]["tile"] == str(area.paths[3])
     assert "latitude" not in found["photos"][0]
+    assert '"map":null,"name":"tiles",' in Path("locations.html").read_text()
     with pytest.raises(SystemExit):
         run("photos", "--map", "map/tiles", "--near", "50,8")
     assert "needs a map with coordinates" in capsys.readouterr().err
