@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.map_folder import TABLE, MapFolder, read_map
-from evaluation.places import haversine
+from evaluation.places import geodesic
 from imaging.files import TEST_VIEWS
-from locating import outputs
+from locating import confidence, outputs
 from locating.photos import list_photos, read_place
-from locating.search import errors_of, estimate, find_tiles, tiles_near
+from locating.search import errors_of, estimate, first_tiles, tiles_near
 from runtime import cli, startup
 from runtime.cli import number_within, positive_int, script
 
 FOR_ESTIMATE = 25  # tiles from which a place is estimated: the neighbours of the best one
+LISTED = confidence.RIVALS  # tiles that are found for a photo, at least
 
 
 @script
@@ -40,11 +41,15 @@ def main(argv=None):
     startup.import_torch()
     from locating.features import extract
 
-    tiles, turned = extract(opts, photos, table, keep=table.places is not None)
-    candidates = find_tiles(turned, tiles, max(opts.top, FOR_ESTIMATE), chosen)
+    tiles, turned, kept = extract(opts, photos, table, keep=table.places is not None)
+    top = max(opts.top, LISTED)
+    candidates = first_tiles(turned, tiles, top, chosen=chosen, factory=opts.index, kept=kept)
     rows, tile_rows = tabulate(opts, photos, known, table, candidates)
+    if table.places is not None:
+        add_confidence(opts, rows, (turned, tiles, table, candidates), known, chosen, kept)
+    sure = {row["photo"]: row["confidence"] for row in rows if "confidence" in row}
     for row in tile_rows:
-        print(describe(row))
+        print(describe(row, sure.get(row["photo"])))
     write_all(Path(opts.output), rows, tile_rows, table)
     print_errors(known, rows, table, candidates, chosen)
     return {"photos": rows, "tiles": tile_rows}
@@ -63,7 +68,8 @@ def tabulate(opts, photos, known, table, candidates):
     tiles, scores, turns = candidates
     located = table.places is not None
     if located:
-        estimates = estimate(table.places[tiles], table.metres[tiles], scores)
+        near = tiles[:, :FOR_ESTIMATE]
+        estimates = estimate(table.places[near], table.metres[near], scores[:, :FOR_ESTIMATE])
     rows, tile_rows = [], []
     for index, (photo, carried) in enumerate(zip(photos, known, strict=True)):
         for rank, tile in enumerate(tiles[index, : opts.top]):
@@ -85,18 +91,31 @@ def tabulate(opts, photos, known, table, candidates):
     return rows, tile_rows
 
 
+def add_confidence(opts, rows, searched, known, chosen, kept):
+    """Put a confidence into the rows of locations.csv; says by what it is calibrated."""
+    name = f"{opts.view}-{opts.turns}"
+    places = [carried.place for carried in known]
+    found = confidence.judge(*searched, places, chosen=chosen, kept=kept, name=name)
+    print(found.line)
+    for row, value in zip(rows, found.values, strict=True):
+        if np.isfinite(value):
+            row["confidence"] = float(value)
+
+
 def _about(place, metres, carried):
     """The columns about a place, and about its distance to the one that the photo carries."""
     latitude, longitude = map(float, place)
     found = {"latitude": latitude, "longitude": longitude, "tile_metres": float(metres)}
     if carried.place:
-        found["error_metres"] = float(haversine(*carried.place, latitude, longitude))
+        found["error_metres"] = float(geodesic(*carried.place, latitude, longitude))
     return found
 
 
-def describe(row):
-    """The printed line of a tile."""
-    head = f"{row['photo']}\n" if row["rank"] == 1 else ""
+def describe(row, sure=None):
+    """The printed line of a tile; before the first one of a photo, that and how `sure` it is."""
+    head = "" if row["rank"] > 1 else f"{row['photo']}"
+    if head:
+        head += "\n" if sure is None else f"  confidence {sure:.2f}\n"
     text = f"{head}{row['rank']:4d}  score {row['score']:7.4f}"
     if "latitude" in row:
         text += f"  {row['latitude']:.6f}, {row['longitude']:.6f}"
@@ -137,7 +156,12 @@ def print_errors(known, rows, table, candidates, chosen):
 def parse_args(argv=None):
     """Options of a search."""
     parser = cli.Parser(
-        description="Say where photos were taken, by the tiles of a map that they match.",
+        description="Say where photos were taken, by the tiles of a map that they match. "
+        "`confidence` is the probability that the place lies in the first tile: of photos with "
+        "0.8, some 80 of 100 do. It is calibrated on the photos of the call whose place is known, "
+        f"where there are {confidence.LEAST}, and stays with the map's features for later calls; "
+        "without these on tiles of the map, each searched for among the others, and is then only "
+        "a guide: two tiles are of one camera, a photo and a tile are not.",
         epilog=cli.example_in(__doc__),
     )
     add = parser.add_argument
@@ -163,12 +187,20 @@ def parse_args(argv=None):
         metavar="METRES",
         help="how far around --near",
     )
+    add("--index", metavar="FACTORY", help="search by an index of faiss, which is kept beside the "
+        "map's features: Flat, HNSW32, IVF1024,PQ32 or another string of its factory; what it "
+        "finds is scored exactly. Without it all tiles are compared")  # fmt: skip
     add("--output", default="locations", metavar="NAME",
         help="name of the written files, without a suffix")  # fmt: skip
     add("--batchsize", type=positive_int, default=128, help="images at once")
     cli.add_precision_options(parser)
     cli.add_machine_options(parser)
-    return parser.parse_args(argv)
+    opts = parser.parse_args(argv)
+    if opts.index and opts.near:
+        parser.error(
+            "--near compares the tiles there one by one, without --index: give one of them"
+        )
+    return opts
 
 
 if __name__ == "__main__":
