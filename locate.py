@@ -16,7 +16,7 @@ from evaluation.places import geodesic
 from imaging.files import TEST_VIEWS
 from locating import confidence, outputs
 from locating.photos import list_photos, read_place
-from locating.search import errors_of, estimate, first_tiles, tiles_near
+from locating.search import errors_of, estimate, first_tiles, spread_of, tiles_near
 from runtime import cli, startup
 from runtime.cli import number_within, positive_int, script
 
@@ -44,7 +44,8 @@ def main(argv=None):
     tiles, turned, kept = extract(opts, photos, table, keep=table.places is not None)
     top = max(opts.top, LISTED)
     candidates = first_tiles(turned, tiles, top, chosen=chosen, factory=opts.index, kept=kept)
-    rows, tile_rows = tabulate(opts, photos, known, table, candidates)
+    spread = spread_of(turned, tiles, chosen)
+    rows, tile_rows = tabulate(opts, photos, known, table, candidates, spread)
     if table.places is not None:
         add_confidence(opts, rows, (turned, tiles, table, candidates), known, chosen, kept)
     sure = {row["photo"]: row["confidence"] for row in rows if "confidence" in row}
@@ -63,13 +64,14 @@ def open_tiles(folder):
     return MapFolder(Path(folder), list_photos([folder]))
 
 
-def tabulate(opts, photos, known, table, candidates):
+def tabulate(opts, photos, known, table, candidates, spread):
     """The rows of locations.csv and of locations_tiles.csv, as dicts."""
     tiles, scores, turns = candidates
     located = table.places is not None
     if located:
         near = tiles[:, :FOR_ESTIMATE]
-        estimates = estimate(table.places[near], table.metres[near], scores[:, :FOR_ESTIMATE])
+        best = scores[:, :FOR_ESTIMATE]
+        estimates = estimate(table.places[near], table.metres[near], best, spread)
     rows, tile_rows = [], []
     for index, (photo, carried) in enumerate(zip(photos, known, strict=True)):
         for rank, tile in enumerate(tiles[index, : opts.top]):

@@ -16,11 +16,10 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from evaluation import mercator
-from locating.search import Candidates, find_tiles, lies_within
+from locating.search import Candidates, find_tiles, lies_within, spread_of
 from runtime.files import read_yaml, write_yaml
 
 RIVALS = 100  # first tiles among which one is looked for that does not overlap the best
-SAMPLE = 2**12  # tiles over which a photo's scores are spread
 LEAST = 20  # photos with known places, or tiles, that make a calibration
 SEARCHED = 500  # tiles that are searched for among the others
 FOLDS = 50  # parts of the photos with known places: each is judged by the others
@@ -144,10 +143,7 @@ def margins_of(photos, gallery, candidates):
     last = np.where(np.isfinite(scores), scores, np.inf).min(axis=1)
     more = scores.shape[1] < len(gallery.rows)
     rivals = np.where(np.isfinite(rivals), rivals, last if more else np.nan)
-    sample = gallery.tiles[gallery.some(SAMPLE)]
-    scores_of_sample = (photos @ sample.T).max(axis=0)  # (N, S)
-    spread = scores_of_sample.std(axis=1)
-    return (scores[:, 0] - rivals) / np.where(spread > 0, spread, np.nan)
+    return (scores[:, 0] - rivals) / spread_of(photos, gallery.tiles, gallery.chosen)
 
 
 # ---------------------------------------------------------------- calibration

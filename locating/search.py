@@ -14,9 +14,11 @@ BLOCK = 2**15  # tiles at a time: 64 MiB of features of 512 numbers
 PHOTOS = 256  # photos at a time against these: 32 MiB of scores
 CANDIDATES = 4  # tiles that an index is asked for, for each that is wanted
 RESCORED = 64  # photos at a time whose candidates are scored again
-# How fast a tile's weight falls with its score, in `estimate`: a tile whose cosine is this much
-# below the best one's counts 1 / e.
-SHARPNESS = 0.05
+SAMPLE = 2**12  # tiles over which a photo's scores are spread
+# How fast a tile's weight falls with its score, in `estimate`: one that is so many standard
+# deviations of the photo's scores below the best counts 1 / e. By benchmarks/locate.py.
+SHARPNESS = 0.5
+SPREAD = 0.1  # that standard deviation, where it is not known
 
 
 class Candidates(NamedTuple):
@@ -121,19 +123,33 @@ def tiles_near(places, centre, metres):
     return near
 
 
+def spread_of(photos, tiles, chosen=None):
+    """Standard deviations (N,) of the scores of photos (T, N, D) over tiles (M, D), of a sample.
+
+    It is never 0: equal scores have a tiny one.
+    """
+    count = len(tiles) if chosen is None else len(chosen)
+    rows = np.linspace(0, count - 1, min(SAMPLE, count)).astype(int)
+    sample = tiles[rows if chosen is None else chosen[rows]]
+    starts = range(0, photos.shape[1], PHOTOS)
+    parts = [(photos[:, i : i + PHOTOS] @ sample.T).max(axis=0).std(axis=1) for i in starts]
+    return np.maximum(np.concatenate(parts), 1e-6)
+
+
 # ---------------------------------------------------------------- places
-def estimate(places, metres, scores, sharpness=SHARPNESS):
+def estimate(places, metres, scores, spread=SPREAD):
     """Where photos were taken, by the tiles that overlap the best one: (N, 2) degrees.
 
     places (N, K, 2) of the tiles' centres in degrees, metres (N, K) their sides and scores (N, K),
-    best first. Each tile whose centre is within a side of the best one's counts with the weight
-    exp((score - best score) / sharpness).
+    best first; `spread` (N,) or one for all, of `spread_of`. Each tile whose centre is within a
+    side of the best one's counts with the weight exp((score - best score) / (SHARPNESS spread)).
     """
+    scale = SHARPNESS * np.reshape(spread, (-1, 1))
     x, y = mercator.project(places[..., 0], places[..., 1])  # (N, K)
     x = x[:, :1] + mercator.eastwards(x, x[:, :1])  # beyond the 180th meridian, not around
     reach = metres[:, :1] * mercator.per_ground_metre(y[:, :1])
     near = np.maximum(np.abs(x - x[:, :1]), np.abs(y - y[:, :1])) < reach
-    weights = np.where(near, np.exp((scores - scores[:, :1]) / sharpness), 0)
+    weights = np.where(near, np.exp((scores - scores[:, :1]) / scale), 0)
     weights = weights / weights.sum(axis=1, keepdims=True)
     return np.stack(
         mercator.unproject((weights * x).sum(axis=1), (weights * y).sum(axis=1)), axis=1

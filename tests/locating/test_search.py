@@ -155,3 +155,24 @@ def test_a_true_place_at_a_pole_is_far_from_all_tiles():
     place = np.array([(70.0, 5.0)])
     found = errors_of(np.array([(90.0, 0.0)]), place, place, np.array([100.0]), place)
     assert found.within_tile == 0 and found.metres[0] == pytest.approx(2232e3, rel=1e-2)
+
+
+def test_estimate_is_by_scores_in_their_spread():
+    """A tile half a spread below the best, 50 m to the east: it counts 1 / e."""
+    places = places_around(48.1, 11.5, 50)[None, [0, 7]]
+    side = haversine(*places[0, 0], *places[0, 1])
+    for spread in (0.02, np.array([0.3])):
+        found = estimate(places, np.full((1, 2), 100.0), np.array([[0.9, 0.9]]), spread)
+        assert haversine(*places[0, 0], *found[0]) == pytest.approx(side / 2, rel=1e-3)
+        scores = np.array([[0.9, 0.9 - float(np.squeeze(spread)) / 2]])
+        found = estimate(places, np.full((1, 2), 100.0), scores, spread)
+        share = np.exp(-1) / (1 + np.exp(-1))
+        assert haversine(*places[0, 0], *found[0]) == pytest.approx(share * side, rel=1e-3)
+
+
+def test_spread_by_hand():
+    photos = np.array([[[1, 0], [0.6, 0.8]], [[0, 1], [0.8, 0.6]]], dtype=np.float32)
+    tiles = np.array([[1, 0], [0, 1], [-1, 0]], dtype=np.float32)
+    best = [[1, 1, 0], [0.8, 0.8, -0.6]]  # of the two turns
+    assert search.spread_of(photos, tiles) == pytest.approx(np.std(best, axis=1))
+    assert search.spread_of(photos, tiles, np.array([0, 1])) == pytest.approx([1e-6, 1e-6])
