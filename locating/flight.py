@@ -17,8 +17,8 @@ import numpy as np
 from scipy.linalg import solveh_banded
 
 from evaluation import mercator
-from evaluation.places import metre_distance
-from locating.search import estimate, within
+from evaluation.places import geodesic, metre_distance, share_within
+from locating.search import estimate
 
 CANDIDATES = 100  # tiles of a frame that the path may take
 TAIL = 10  # tiles whose scores give the unit
@@ -26,7 +26,7 @@ LOST = 4.0  # cost of a frame off the path, as of a tile so many units below the
 BREAK = 12.0  # cost of going on out of reach: three lost frames
 FAR = 4.0  # cost of going as far as can be reached; half as far costs a quarter
 BEAM = 400  # ends of paths that are followed at once
-SHARPNESS = 1 / 3  # of `search.estimate` around the path, in units
+SPREAD = 2 / 3  # of the scores, for `search.estimate` around the path, in units
 SIGMA = 0.25  # standard deviation of an observed place, in sides of its tile
 CRUISE = 0.3  # standard deviation of a velocity, north and east, in largest speeds
 STEADY = 20.0  # seconds after which a velocity is forgotten
@@ -105,7 +105,7 @@ def find_path(candidates, places, metres, seconds, speed):
     first = np.argsort(np.arange(scores.shape[1]) != chosen[seen, None], axis=1, kind="stable")
     around = [np.take_along_axis(each[seen], first, 1) for each in (sides, scores)]
     observed = estimate(
-        np.take_along_axis(places[seen], first[..., None], 1), *around, unit * SHARPNESS
+        np.take_along_axis(places[seen], first[..., None], 1), *around, unit * SPREAD
     )
     found = np.empty((len(seconds), 2))
     for begin, end in zip([0, *breaks], [*breaks, len(seconds)], strict=True):
@@ -252,7 +252,7 @@ def add_path(rows, photos_places, path):
     for row, carried, place, seen in zip(rows, photos_places, path.places, path.seen, strict=True):
         row["path_latitude"], row["path_longitude"] = map(float, place)
         if carried.place:
-            row["path_error_metres"] = float(metre_distance(np.array(carried.place), place))
+            row["path_error_metres"] = float(geodesic(*carried.place, *place))
         if not seen:
             row["note"] += "; off the path"
 
@@ -274,6 +274,6 @@ def describe(rows, path, seconds, speed):
         title = f"{len(pairs)} frames with a known place"
         lines.append(f"{title:32s}   median  within 25 m     50 m    100 m")
         for name, errors in zip(("single frames", "path"), np.transpose(pairs), strict=True):
-            near = "  ".join(f"{within(errors, metres):5.1f} %" for metres in (25, 50, 100))
+            near = "  ".join(f"{share_within(errors, metres):5.1f} %" for metres in (25, 50, 100))
             lines.append(f"{name:32s} {np.median(errors):6.1f} m      {near}")
     return lines

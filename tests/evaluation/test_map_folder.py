@@ -5,7 +5,8 @@ import pytest
 from evaluation.map_folder import COLUMNS, read_map
 
 TILE = {"path": "tiles/a.jpg", "latitude": 48.0, "longitude": 11.0, "north": 48.001,
-        "south": 47.999, "west": 10.999, "east": 11.001, "metres": 150, "metres_per_pixel": 0.5}  # fmt: skip
+        "south": 47.999, "west": 10.999, "east": 11.001, "metres": 150,
+        "metres_per_pixel": 0.5}  # fmt: skip
 
 
 def table(folder, **changes):
