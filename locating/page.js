@@ -369,16 +369,22 @@ function makeMap(about) {
     show();
   }
 
-  /** Shows places, which may have a `side`, as large as they fit. */
-  function fit(places) {
+  const inside = (place) => place && place.x >= 0 && place.y >= 0 && place.x <= about.width && place.y <= about.height;
+
+  /** Shows those of places, which may have a `side`, that are on the map, as large as they fit. */
+  function fit(all) {
+    const places = all.filter(inside);
+    if (!places.length) return whole();
     const half = (place) => (place.side || 0) / 2;
     const left = Math.min(...places.map((place) => place.x - half(place)));
     const right = Math.max(...places.map((place) => place.x + half(place)));
     const top = Math.min(...places.map((place) => place.y - half(place)));
     const bottom = Math.max(...places.map((place) => place.y + half(place)));
-    const least = Math.max(about.width, about.height) / 4; // never closer than a quarter
+    const largest = Math.max(...details.map((tile) => tile.side), 0);
+    const least = Math.max(largest * 1.5, Math.max(about.width, about.height) / 4); // never closer
     [x, y] = [(left + right) / 2, (top + bottom) / 2];
-    zoom = Math.min((width - 140) / Math.max(right - left, least), (height - 140) / Math.max(bottom - top, least));
+    const room = Math.min(140, width / 3, height / 3);
+    zoom = Math.min((width - room) / Math.max(right - left, least), (height - room) / Math.max(bottom - top, least));
     zoom = Math.max(zoom, fitting());
     show();
   }
@@ -403,8 +409,7 @@ function makeMap(about) {
     canvas.width = Math.round(width * sharp);
     canvas.height = Math.round(height * sharp);
     if (first) {
-      const inside = (place) => place && place.x >= 0 && place.y >= 0 && place.x <= about.width && place.y <= about.height;
-      fit(photos.flatMap((photo) => [photo.estimate, photo.path_place, photo.truth]).filter(inside));
+      fit(photos.flatMap((photo) => [photo.estimate, photo.path_place, photo.truth]));
     }
     show();
   }
@@ -731,7 +736,7 @@ if (map) {
   byId("close").addEventListener("click", close);
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
-  byId("zoom").addEventListener("click", () => map.fit([chosen.estimate, ...(chosen.truth ? [chosen.truth] : []), ...chosen.tiles]));
+  byId("zoom").addEventListener("click", () => map.fit([chosen.estimate, chosen.truth, ...chosen.tiles]));
   document.addEventListener("keydown", (event) => event.key === "Escape" && close());
 } else {
   document.body.classList.add("plain");

@@ -4,9 +4,9 @@ import pytest
 
 from evaluation.map_folder import COLUMNS, read_map
 
-TILE = {"path": "tiles/a.jpg", "latitude": 48.0, "longitude": 11.0, "north": 48.001,
-        "south": 47.999, "west": 10.999, "east": 11.001, "metres": 150,
-        "metres_per_pixel": 0.5}  # fmt: skip
+TILE = dict(zip(
+    COLUMNS, ("tiles/a.jpg", 48.0, 11.0, 48.001, 47.999, 10.999, 11.001, 150, 0.5), strict=True
+))  # fmt: skip
 
 
 def table(folder, **changes):

@@ -16,14 +16,20 @@ MISSING = ", ".join(name for name in ("chromium", "chromedriver") if not shutil.
 
 
 class Browser:
-    """One window; `with Browser(folder) as browser`, the folder for an empty profile."""
+    """One window; `with Browser(folder) as browser`, the folder for an empty profile.
+
+    OSError where it does not start, for example because the two programs do not fit one another.
+    """
 
     def __init__(self, folder):
         self.driver = subprocess.Popen(
             [shutil.which("chromedriver"), "--port=0"], stdout=subprocess.PIPE, text=True
         )
         try:
-            started = next(line for line in self.driver.stdout if "started successfully" in line)
+            lines = (line for line in self.driver.stdout if "started successfully" in line)
+            started = next(lines, None)
+            if started is None:
+                raise OSError("chromedriver does not start")
             self.address = f"http://127.0.0.1:{started.split()[-1].rstrip('.')}/session"
             options = {"binary": shutil.which("chromium")}
             options["args"] = [*FLAGS, f"--user-data-dir={folder}"]
@@ -31,14 +37,19 @@ class Browser:
             session = self.post("", capabilities={"alwaysMatch": wanted})["sessionId"]
             self.address += f"/{session}"
         except BaseException:
-            self.driver.kill()
+            self.stop()
             raise
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.post("", method="DELETE")
+        try:
+            self.post("", method="DELETE")
+        finally:
+            self.stop()
+
+    def stop(self):
         self.driver.terminate()
         self.driver.wait()
         self.driver.stdout.close()
