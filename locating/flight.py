@@ -22,13 +22,13 @@ from locating.search import estimate
 
 CANDIDATES = 100  # tiles of a frame that the path may take
 TAIL = 10  # tiles whose scores give the unit
-LOST = 4.0  # cost of a frame off the path, as of a tile so many units below the frame's best
-BREAK = 12.0  # cost of going on out of reach: three lost frames
-FAR = 4.0  # cost of going as far as can be reached; half as far costs a quarter
+LOST = 3.0  # cost of a frame off the path, as of a tile so many units below the frame's best
+BREAK = 30.0  # cost of going on out of reach: ten lost frames, for lies come in rows
+FAR = 6.0  # cost of going as far as can be reached; half as far costs a quarter
 BEAM = 400  # ends of paths that are followed at once
-SPREAD = 2 / 3  # of the scores, for `search.estimate` around the path, in units
+SPREAD = 0.5  # of the scores, for `search.estimate` around the path, in units
 SIGMA = 0.25  # standard deviation of an observed place, in sides of its tile
-CRUISE = 0.3  # standard deviation of a velocity, north and east, in largest speeds
+CRUISE = 0.25  # standard deviation of a velocity, north and east, in largest speeds
 STEADY = 20.0  # seconds after which a velocity is forgotten
 WORLD = 2 * mercator.HALF_WORLD
 
