@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fails
+from conftest import SMALL, fails
 from conversion import tree
 from PIL import ExifTags, Image
 from test_tiles import EAST, NORTH, SOUTH, WEST, picture
 
+import locate
 import prepare
+import test as test_script
+import train
 from evaluation import mercator
 from sources.map_pairs import Photos, choose_side, group_places
 
@@ -205,6 +208,27 @@ def test_again_and_after_a_stop(data, workdir, capsys):
     fails(
         prepare.main, [*argv, folder, "--pixels", "64"], capsys, "was made with pixels 32, not 64"
     )
+
+
+# ---------------------------------------------------------------- from photos to coordinates
+def test_train_test_and_locate(area, workdir, capsys):
+    some = sorted((area / "photos").iterdir())[:24]
+    map_options = [str(area / "map.png"), "--corners", CORNERS, "--pixels", "32"]
+    prepare.main(["pairs", *map(str, some), "--map", *map_options, "--out", "data"])
+    prepare.main(["check", "data"])
+    losses = ["--loss_weights", "instance=0,overlap=1", "--data_dir", "data", "--train_all"]
+    last = train.main([*SMALL, *losses, "--name", "run", "--epochs", "1", "--batchsize", "16"])
+    # The softmax of 8 or 16 unrelated images, of which hardly any share ground, is near log 8.
+    assert last["loss"] == last["overlap"] and 1 < last["overlap"] < 4
+    run = ["--name", "run", "--device", "cpu", "--num_workers", "0"]
+    metrics = test_script.main([*run, "--test_dir", "data"])
+    assert metrics["num_queries"] == 5 and metrics["num_unmatched"] == 0
+    prepare.main(["tiles", *map_options, "--metres", "300", "--out", "map"])
+    found = locate.main([str(some[0]), "--map", "map", *run])
+    assert 0 < found["photos"][0]["error_metres"] < 2000
+    Path("data/coordinates.csv").unlink()
+    capsys.readouterr()
+    fails(train.main, [*SMALL, *losses, "--name", "b"], capsys, "the overlap loss needs the places")
 
 
 # ---------------------------------------------------------------- mistakes
