@@ -1,6 +1,7 @@
 """prepare.py pairs PHOTOS --map MAP: what a cut shows, where it is, and what is tested on."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,9 @@ def test_train_test_and_locate(area, workdir, capsys):
     run = ["--name", "run", "--device", "cpu", "--num_workers", "0"]
     metrics = test_script.main([*run, "--test_dir", "data"])
     assert metrics["num_queries"] == 5 and metrics["num_unmatched"] == 0
+    assert re.search(
+        r"first image: median error \d+\.\d m, .* within 25 m,", capsys.readouterr().out
+    )
     prepare.main(["tiles", *map_options, "--metres", "300", "--out", "map"])
     found = locate.main([str(some[0]), "--map", "map", *run])
     assert 0 < found["photos"][0]["error_metres"] < 2000
