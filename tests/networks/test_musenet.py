@@ -619,7 +619,7 @@ def test_batches_carry_the_condition_that_was_drawn():
         batch = views[[dataset.Draw(v, 0, s) for v in images for s in range(9)]]
     expected = [2 + 1 if weather.choose_condition(("rain", "wind"), s) == "rain" else 9 + 1
                 for s in range(9)]  # fmt: skip
-    assert len(batch["satellite"]) == 2 and batch["drone"][2].tolist() == expected
+    assert len(batch["satellite"]) == 2 and batch["drone"][2]["condition"].tolist() == expected
     assert set(expected) == {3, 10}
 
 

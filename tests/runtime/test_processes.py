@@ -234,8 +234,8 @@ def test_gathered_rows_carry_gradients_to_their_process(several):
 
 def test_a_run_of_two_processes(toy, workdir, one_thread, capsys):
     """One process writes and prints; features of two are bit for bit those of one."""
-    options = ["--data_dir", toy, *SMALL_COMMAND, "--name", "run", "--epochs", "1", "--batchsize", "2"]
-    code, out, err = launch(ROOT / "train.py", *options)
+    options = ["--data_dir", toy, *SMALL_COMMAND, "--epochs", "1", "--batchsize", "2"]
+    code, out, err = launch(ROOT / "train.py", "--name", "run", *options)
     assert code == 0, err
     lines = out.splitlines()
     assert [line.split()[0] for line in lines] == ["7", "2", "run", "epoch", "weights:"], out
