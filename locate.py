@@ -225,7 +225,7 @@ def parse_args(argv=None):
     add("--speed", type=number_within(0, above=True), default=25.0, metavar="METRES_PER_SECOND",
         help="largest ground speed of --flight; the tighter, the better the path")  # fmt: skip
     add("--index", metavar="FACTORY", help="search by an index of faiss, which is kept beside the "
-        "map's features: Flat, HNSW32, IVF1024,PQ32 or another string of its factory; what it "
+        "map's features: Flat, HNSW32, IVF1024,SQ8 or another string of its factory; what it "
         "finds is scored exactly. Without it all tiles are compared")  # fmt: skip
     add("--output", default="locations", metavar="NAME",
         help="name of the written files, without a suffix")  # fmt: skip

@@ -1,7 +1,7 @@
 """Approximate search in many features by an index of faiss, named by the string of its factory.
 
 An index answers with candidates, whose scores are rough: they have to be scored again. Which
-strings there are ("Flat", "HNSW32", "IVF1024,PQ32", ...): The index factory, in the wiki of faiss.
+strings there are ("Flat", "HNSW32", "IVF1024,SQ8", ...): The index factory, in the wiki of faiss.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from runtime.progress import progress_bar
 PACKAGES = "-r requirements-index.txt"
 BLOCK = 2**16  # features added at a time
 TRAINED_ON = 2**17  # features at most from which an index learns its lists and codes
-LISTS = 16  # one list of so many is searched, of an index that has lists (IVF)
+LISTS, FEWEST = 16, 8  # one list of 16 is searched, and 8 at least, of an index with lists (IVF)
 EFFORT = 4  # candidates that a graph (HNSW) keeps, for each that is asked for
 
 
@@ -53,6 +53,9 @@ def _file_beside(kept, factory):
 def _build(faiss, features, factory):
     try:
         index = faiss.index_factory(features.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        for each in (index, _inner(faiss, index)):
+            if hasattr(each, "do_polysemous_training"):
+                each.do_polysemous_training = False  # slow, and for a filter that is not used
         if not index.is_trained:
             rows = np.linspace(0, len(features) - 1, min(TRAINED_ON, len(features))).astype(int)
             index.train(np.array(features[rows]))
@@ -61,7 +64,7 @@ def _build(faiss, features, factory):
     except RuntimeError as error:
         raise ValueError(
             f"--index {factory} cannot be made of {len(features)} features ({_reason(error)}): "
-            "try Flat, HNSW32 or IVF1024,PQ32"
+            "try Flat, HNSW32 or IVF1024,SQ8"
         ) from None
     return index
 
@@ -71,11 +74,16 @@ def candidates(index, queries, count):
     faiss = require("faiss", "--index", PACKAGES)
     lists = faiss.try_extract_index_ivf(index)
     if lists is not None:
-        lists.nprobe = max(1, lists.nlist // LISTS)
-    inner = faiss.downcast_index(getattr(index, "index", index))  # behind a rotation
+        lists.nprobe = max(FEWEST, lists.nlist // LISTS)
+    inner = _inner(faiss, index)
     if hasattr(inner, "hnsw"):
         inner.hnsw.efSearch = EFFORT * count
     return index.search(np.ascontiguousarray(queries), min(count, index.ntotal))[1]
+
+
+def _inner(faiss, index):
+    """The index behind a rotation or reduction of the features, if there is one."""
+    return faiss.downcast_index(getattr(index, "index", index))
 
 
 def _reason(error):

@@ -17,7 +17,7 @@ RESCORED = 64  # photos at a time whose candidates are scored again
 SAMPLE = 2**12  # tiles over which a photo's scores are spread
 # How fast a tile's weight falls with its score, in `estimate`: one that is so many standard
 # deviations of the photo's scores below the best counts 1 / e. By benchmarks/locate.py.
-SHARPNESS = 0.5
+SHARPNESS = 1.0
 SPREAD = 0.1  # that standard deviation, where it is not known
 
 

@@ -77,9 +77,9 @@ def test_an_index_gives_what_exact_search_gives(features, turns):
         same = found.tiles == exact.tiles
         assert found.scores[same] == pytest.approx(exact.scores[same], abs=1e-6)
         assert (np.diff(found.scores, axis=1) <= 0).all()
-    # Lists of 30 tiles of which one is searched: what is missing is searched exactly.
-    found = find_by_index(photos[:1, :3], tiles, 60, open_index(tiles, "IVF16,Flat"))
-    assert (found.tiles == find_tiles(photos[:1, :3], tiles, 60).tiles).all()
+    # Of 16 lists 8 are searched, some 250 tiles: more are searched for exactly.
+    found = find_by_index(photos[:1, :3], tiles, 400, open_index(tiles, "IVF16,Flat"))
+    assert (found.tiles == find_tiles(photos[:1, :3], tiles, 400).tiles).all()
 
 
 def places_around(latitude, longitude, metres):
@@ -158,13 +158,13 @@ def test_a_true_place_at_a_pole_is_far_from_all_tiles():
 
 
 def test_estimate_is_by_scores_in_their_spread():
-    """A tile half a spread below the best, 50 m to the east: it counts 1 / e."""
+    """A tile one spread below the best, 50 m to the east: it counts 1 / e."""
     places = places_around(48.1, 11.5, 50)[None, [0, 7]]
     side = haversine(*places[0, 0], *places[0, 1])
     for spread in (0.02, np.array([0.3])):
         found = estimate(places, np.full((1, 2), 100.0), np.array([[0.9, 0.9]]), spread)
         assert haversine(*places[0, 0], *found[0]) == pytest.approx(side / 2, rel=1e-3)
-        scores = np.array([[0.9, 0.9 - float(np.squeeze(spread)) / 2]])
+        scores = np.array([[0.9, 0.9 - float(np.squeeze(spread))]])
         found = estimate(places, np.full((1, 2), 100.0), scores, spread)
         share = np.exp(-1) / (1 + np.exp(-1))
         assert haversine(*places[0, 0], *found[0]) == pytest.approx(share * side, rel=1e-3)
