@@ -1,4 +1,4 @@
-# make demo: from nothing to a picture of the top ten.   make test: lint and tests.
+# make demo: from nothing to a picture of the top ten, and a flight located on a map.   make test: lint and tests.
 # make bench: the measured comparisons of benchmarks/README.md; DEVICE=cuda runs them on a GPU.
 # Another interpreter: make demo PYTHON=python3.12
 
@@ -26,6 +26,8 @@ demo: $(VENV)/run.stamp
 	$(RUN) test.py --name toy --test_dir data/toy
 	$(RUN) evaluate_gpu.py
 	$(RUN) demo.py --query_index 233
+	$(RUN) prepare.py tiles data/toy_map/map --metres 110,130 --overlap 0.75 --pixels 128 --out data/toy_tiles
+	$(RUN) locate.py data/toy_map/flight --name toy --map data/toy_tiles --turns 4 --top 1
 
 test: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ PHOTO_SIZE = 384  # pixels
 ALTITUDE, TILT = 150.0, 80.0  # metres and degrees, as on the spiral of camera.py
 LENS = 0.82  # width of what a photo shows, over the distance
 TAKE_OFF = datetime(2026, 6, 14, 10, 30)
-INTERVAL, SPEED = 3, 9.0  # seconds from photo to photo, metres a second
+INTERVAL, SPEED = 3, 12.0  # seconds from photo to photo, metres a second
 
 
 class Frame(NamedTuple):
@@ -77,7 +77,7 @@ def render_survey(
     picture = develop(radiance, frame.tiles * TILE_PIXELS, rng, SENSORS["satellite"])
     write_map(Path(out_dir), picture, frame)
     scene = stage(area, Stream.DRONE, 2 * area.reach)
-    for number, shot in enumerate(plan_flight(seed, frame, flight_photos)):
+    for number, shot in enumerate(plan_flight(seed, map_plots, flight_photos)):
         photo = take_photo(scene, shot, number)
         path = Path(out_dir, "flight", f"photo_{number + 1:04d}.jpg")
         write_photo(path, photo, frame.degrees(*shot.eye[:2]), number * INTERVAL)
@@ -159,29 +159,36 @@ def _jpeg(picture: Image.Image, **settings) -> bytes:
 
 
 # ---------------------------------------------------------------- flight
-def plan_flight(seed: int, frame: Frame, photos: int) -> list[Shot]:
-    """The shots of a round flight over the map, at equal distances."""
+def plan_flight(seed: int, plots: int, photos: int) -> list[Shot]:
+    """The shots of a flight over an area, at equal distances: it goes up and down the rows."""
     rng = random_stream(seed, AREA_ID, Stream.DRONE, 1)
-    angle = np.linspace(0, 2 * np.pi, 2001)
-    swell = (
-        1
-        + 0.18 * np.sin(2 * angle + rng.uniform(0, 6))
-        + 0.12 * np.sin(3 * angle + rng.uniform(0, 6))
-    )
-    angle = angle * rng.choice([-1, 1]) + rng.uniform(0, 6)
-    radius = 0.28 * frame.tiles * frame.tile_metres * swell
-    path = np.stack([radius * np.sin(angle), radius * np.cos(angle)], 1)  # (2001, 2)
-    steps = np.diff(path, axis=0)
-    flown = np.append(0, np.cumsum(np.hypot(*steps.T)))  # (2001,) metres
+    reach = (max(plots, 3) / 2 - 1) * PLOT  # its photos show nothing beyond the map
+    rows = (np.arange(plots) + 0.5 - plots / 2) * PLOT
+    turns = [(x, y) for n, y in enumerate(rows[np.abs(rows) < reach + 1])
+             for x in ((-reach, reach), (reach, -reach))[n % 2]]  # fmt: skip
+    path, flown = _even([*turns, *turns[::-1]])  # and back
+    round_corner = np.ones(81) / 81  # metres
+    path = np.stack([np.convolve(np.pad(line, 40, "edge"), round_corner, "valid")
+                     for line in path.T], 1)  # fmt: skip
+    path += 10 * np.sin(flown[:, None] / (90, 130) + rng.uniform(0, 6, 2))  # the wind
+    path = path[:, ::-1] if rng.random() < 0.5 else path
+    path, flown = _even(path * rng.choice([-1, 1], 2))
     shots = []
     for metres in np.arange(photos) * INTERVAL * SPEED % flown[-1]:
-        place = [np.interp(metres, flown, line) for line in path.T]
-        east, north = steps[np.searchsorted(flown, metres, side="right") - 1]
-        # Gusts turn the drone and lift it a little.
-        eye = np.array([*place, ALTITUDE + rng.normal(0, 3)])
+        step = min(int(metres), len(path) - 2)
+        east, north = path[step + 1] - path[step]
+        eye = np.array([*path[step], ALTITUDE + rng.normal(0, 3)])
         heading = np.arctan2(east, north) + np.radians(rng.normal(0, 4))
         shots.append(Shot(eye, heading, TILT + rng.normal(0, 1.5), rng.normal(0, 1.5)))
     return shots
+
+
+def _even(corners) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, 2) at every metre of a path with these corners, and the metres to each, (N,)."""
+    corners = np.array(corners)
+    passed = np.append(0, np.cumsum(np.hypot(*np.diff(corners, axis=0).T)))
+    metres = np.arange(0, passed[-1])
+    return np.stack([np.interp(metres, passed, line) for line in corners.T], 1), metres
 
 
 def aim(shot: Shot, size: int) -> Camera:
