@@ -7,7 +7,7 @@ The places of the path are smooth: what the tiles around the path tell of each f
 observation of a motion whose velocity changes slowly.
 
 Scores count in units of the run's and map's scale, see `_unit`. The constants below were chosen on
-simulated flights, a fifth of whose frames lie; their optimum is flat.
+simulated flights, a fifth of whose frames lie, and on the toy's; their optimum is flat.
 """
 
 import re
@@ -21,12 +21,12 @@ from evaluation.places import metre_distance
 from locating.search import estimate, within
 
 CANDIDATES = 100  # tiles of a frame that the path may take
-TAIL = 10  # tiles whose scores give the unit
-LOST = 3.0  # cost of a frame off the path, as of a tile so many units below the frame's best
-BREAK = 30.0  # cost of going on out of reach: ten lost frames, for lies come in rows
+TAIL = 20  # tiles whose scores give the unit
+LOST = 4.0  # cost of a frame off the path, as of a tile so many units below the frame's best
+BREAK = 40.0  # cost of going on out of reach: ten lost frames, for lies come in rows
 FAR = 6.0  # cost of going as far as can be reached; half as far costs a quarter
 BEAM = 400  # ends of paths that are followed at once
-SHARPNESS = 0.25  # of `search.estimate` around the path, in units
+SHARPNESS = 0.15  # of `search.estimate` around the path, in units
 SIGMA = 0.25  # standard deviation of an observed place, in sides of its tile
 CRUISE = 0.25  # standard deviation of a velocity, north and east, in largest speeds
 STEADY = 20.0  # seconds after which a velocity is forgotten
@@ -120,7 +120,7 @@ def _unit(scores):
     """The scale of scores (N, K), best first: so much lower, e times as many tiles score by chance.
 
     The best scores of unrelated tiles are spread like an exponential distribution, whose scale is
-    the mean excess of the first ten over the next.
+    the mean excess of the first `TAIL` over the next.
     """
     count = min(TAIL, scores.shape[1] - 1)
     if count < 1:
