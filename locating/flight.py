@@ -17,8 +17,8 @@ import numpy as np
 from scipy.linalg import solveh_banded
 
 from evaluation import mercator
-from evaluation.places import metre_distance
-from locating.search import estimate, within
+from evaluation.places import geodesic, metre_distance, share_within
+from locating.search import estimate
 
 CANDIDATES = 100  # tiles of a frame that the path may take
 TAIL = 20  # tiles whose scores give the unit
@@ -26,11 +26,10 @@ LOST = 4.0  # cost of a frame off the path, as of a tile so many units below the
 BREAK = 40.0  # cost of going on out of reach: ten lost frames, for lies come in rows
 FAR = 6.0  # cost of going as far as can be reached; half as far costs a quarter
 BEAM = 400  # ends of paths that are followed at once
-SHARPNESS = 0.15  # of `search.estimate` around the path, in units
+SPREAD = 0.15  # of the scores, for `search.estimate` around the path, in units
 SIGMA = 0.25  # standard deviation of an observed place, in sides of its tile
 CRUISE = 0.25  # standard deviation of a velocity, north and east, in largest speeds
 STEADY = 20.0  # seconds after which a velocity is forgotten
-WORLD = 2 * mercator.HALF_WORLD
 
 
 class Path(NamedTuple):
@@ -105,7 +104,7 @@ def find_path(candidates, places, metres, seconds, speed):
     first = np.argsort(np.arange(scores.shape[1]) != chosen[seen, None], axis=1, kind="stable")
     around = [np.take_along_axis(each[seen], first, 1) for each in (sides, scores)]
     observed = estimate(
-        np.take_along_axis(places[seen], first[..., None], 1), *around, unit * SHARPNESS
+        np.take_along_axis(places[seen], first[..., None], 1), *around, unit * SPREAD
     )
     found = np.empty((len(seconds), 2))
     for begin, end in zip([0, *breaks], [*breaks, len(seconds)], strict=True):
@@ -190,8 +189,7 @@ def likeliest(x, y, sides, costs, seconds, speed, beam=BEAM):
 
 def _step_costs(ends, x, y, sides, moment, speed):
     """Costs (E, C) of going from the ends to candidates (C,), infinite out of reach."""
-    east = np.abs(ends.x[:, None] - x)
-    east = np.minimum(east, WORLD - east)  # over the 180th meridian
+    east = mercator.eastwards(x, ends.x[:, None])
     metres = np.hypot(east, ends.y[:, None] - y) / mercator.per_ground_metre(y)
     reach = speed * (moment - ends.seconds[:, None]) + (ends.sides[:, None] + sides) / 2
     part = metres / reach
@@ -202,7 +200,7 @@ def _step_costs(ends, x, y, sides, moment, speed):
 def _smooth_places(observed, sides, frames, seconds, speed):
     """Places (N, 2) of all frames by observed ones (P, 2) in degrees of some, `frames` (P,)."""
     x, y = mercator.project(observed[:, 0], observed[:, 1])
-    east = (x - x[0] + WORLD / 2) % WORLD - WORLD / 2  # not around the Earth
+    east = mercator.eastwards(x, x[0])
     scale = mercator.per_ground_metre(y.mean())
     metres = np.stack([east, y - y[0]], axis=1) / scale
     found = smooth(metres, SIGMA * sides, frames, seconds, speed) * scale
@@ -252,7 +250,7 @@ def add_path(rows, photos_places, path):
     for row, carried, place, seen in zip(rows, photos_places, path.places, path.seen, strict=True):
         row["path_latitude"], row["path_longitude"] = map(float, place)
         if carried.place:
-            row["path_error_metres"] = float(metre_distance(np.array(carried.place), place))
+            row["path_error_metres"] = float(geodesic(*carried.place, *place))
         if not seen:
             row["note"] += "; off the path"
 
@@ -261,8 +259,8 @@ def describe(rows, path, seconds, speed):
     """The lines printed of a path; errors of single frames and of the path side by side."""
     length = metre_distance(path.places[1:], path.places[:-1]).sum()
     lines = [
-        f"path: {len(rows)} frames in {seconds[-1]:.0f} s, {length:.0f} m; "
-        f"{np.count_nonzero(~path.seen)} frames do not fit it, their places are from those beside"
+        f"path: {len(rows)} frames in {seconds[-1]:.0f} s, {length:.0f} m; frames off it, which "
+        f"those beside place: {np.count_nonzero(~path.seen)}"
     ]
     for frame in path.breaks:
         lines.append(
@@ -274,6 +272,6 @@ def describe(rows, path, seconds, speed):
         title = f"{len(pairs)} frames with a known place"
         lines.append(f"{title:32s}   median  within 25 m     50 m    100 m")
         for name, errors in zip(("single frames", "path"), np.transpose(pairs), strict=True):
-            near = "  ".join(f"{within(errors, metres):5.1f} %" for metres in (25, 50, 100))
+            near = "  ".join(f"{share_within(errors, metres):5.1f} %" for metres in (25, 50, 100))
             lines.append(f"{name:32s} {np.median(errors):6.1f} m      {near}")
     return lines

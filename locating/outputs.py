@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 from runtime.files import table_text, write_text
 
-COLUMNS = ("photo", "time", "latitude", "longitude", "score", "tile", "tile_metres",
+COLUMNS = ("photo", "time", "latitude", "longitude", "confidence", "score", "tile", "tile_metres",
            "true_latitude", "true_longitude", "error_metres", "path_latitude", "path_longitude",
            "path_error_metres", "note")  # fmt: skip
 TILE_COLUMNS = ("photo", "rank", "tile", "score", "turned", "latitude", "longitude",
@@ -61,6 +61,8 @@ def write_kml(path, rows):
         mark = ElementTree.SubElement(document, "Placemark")
         ElementTree.SubElement(mark, "name").text = row["photo"]
         about = f"score {row['score']:.3f}"
+        if row.get("confidence") is not None:
+            about += f", confidence {row['confidence']:.2f}"
         if row.get("error_metres") is not None:
             about += f", {row['error_metres']:.1f} m from the place that the photo carries"
         ElementTree.SubElement(mark, "description").text = about
