@@ -13,6 +13,7 @@ from PIL import Image
 
 import locate
 import prepare
+from locating.photos import read_place
 from locating.video import photos_and_frames, write_frames
 
 SIZE = (64, 48)
@@ -141,8 +142,9 @@ def test_subtitles_give_the_places(video, workdir):
         "1\n00:00:00,000 --> 00:00:01,000\n[latitude: 22.5] [longitude: 113.9]\n\n"
         "2\n00:00:01,000 --> 00:00:02,000\n[latitude: 0.0] [longitude: 0.0]\n\n"
     )
-    places = [place[:2] for _, place in write_frames(path, 1, workdir / "f", "a")]
-    assert places == [
+    frames = write_frames(path, 1, workdir / "f", "a")
+    assert [read_place(file).place for file, _ in frames] == [(22.5, 113.9), None, None]
+    assert [place[:2] for _, place in frames] == [
         ((22.5, 113.9), "a.SRT"), (None, "the place in a.SRT is zero"),
         (None, "the place in a.SRT is zero"),
     ]  # fmt: skip
@@ -156,7 +158,7 @@ def test_photos_and_videos_together(video, workdir, capsys):
         video(f"{folder}/a.mp4", np.arange(15) / 10)
     photos, known = photos_and_frames(["one", "two"], None, workdir / "f")
     assert [str(photo) for photo in photos] == ["one/photo.jpg", "two/photo.jpg"]
-    assert "2 videos in the folders are passed over, first one/a.mp4" in capsys.readouterr().out
+    assert "2 video(s) in the folders are passed over, first one/a.mp4" in capsys.readouterr().out
     photos, known = photos_and_frames(["one/photo.jpg", "one/a.mp4"], None, workdir / "f")
     assert [photo.name for photo in photos] == ["photo.jpg", "a_00000.000.jpg", "a_00001.000.jpg"]
     assert [place.seconds for place in known] == [None, 0, 1]
