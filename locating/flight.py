@@ -7,7 +7,7 @@ The places of the path are smooth: what the tiles around the path tell of each f
 observation of a motion whose velocity changes slowly.
 
 Scores count in units of the run's and map's scale, see `_unit`. The constants below were chosen on
-simulated flights, a fifth of whose frames lie; their optimum is flat.
+simulated flights, a fifth of whose frames lie, and on the toy's; their optimum is flat.
 """
 
 import re
@@ -21,16 +21,15 @@ from evaluation.places import geodesic, metre_distance, share_within
 from locating.search import estimate
 
 CANDIDATES = 100  # tiles of a frame that the path may take
-TAIL = 10  # tiles whose scores give the unit
-LOST = 3.0  # cost of a frame off the path, as of a tile so many units below the frame's best
-BREAK = 30.0  # cost of going on out of reach: ten lost frames, for lies come in rows
+TAIL = 20  # tiles whose scores give the unit
+LOST = 4.0  # cost of a frame off the path, as of a tile so many units below the frame's best
+BREAK = 40.0  # cost of going on out of reach: ten lost frames, for lies come in rows
 FAR = 6.0  # cost of going as far as can be reached; half as far costs a quarter
 BEAM = 400  # ends of paths that are followed at once
-SPREAD = 0.5  # of the scores, for `search.estimate` around the path, in units
+SPREAD = 0.15  # of the scores, for `search.estimate` around the path, in units
 SIGMA = 0.25  # standard deviation of an observed place, in sides of its tile
 CRUISE = 0.25  # standard deviation of a velocity, north and east, in largest speeds
 STEADY = 20.0  # seconds after which a velocity is forgotten
-WORLD = 2 * mercator.HALF_WORLD
 
 
 class Path(NamedTuple):
@@ -120,7 +119,7 @@ def _unit(scores):
     """The scale of scores (N, K), best first: so much lower, e times as many tiles score by chance.
 
     The best scores of unrelated tiles are spread like an exponential distribution, whose scale is
-    the mean excess of the first ten over the next.
+    the mean excess of the first `TAIL` over the next.
     """
     count = min(TAIL, scores.shape[1] - 1)
     if count < 1:
@@ -190,8 +189,7 @@ def likeliest(x, y, sides, costs, seconds, speed, beam=BEAM):
 
 def _step_costs(ends, x, y, sides, moment, speed):
     """Costs (E, C) of going from the ends to candidates (C,), infinite out of reach."""
-    east = np.abs(ends.x[:, None] - x)
-    east = np.minimum(east, WORLD - east)  # over the 180th meridian
+    east = mercator.eastwards(x, ends.x[:, None])
     metres = np.hypot(east, ends.y[:, None] - y) / mercator.per_ground_metre(y)
     reach = speed * (moment - ends.seconds[:, None]) + (ends.sides[:, None] + sides) / 2
     part = metres / reach
@@ -202,7 +200,7 @@ def _step_costs(ends, x, y, sides, moment, speed):
 def _smooth_places(observed, sides, frames, seconds, speed):
     """Places (N, 2) of all frames by observed ones (P, 2) in degrees of some, `frames` (P,)."""
     x, y = mercator.project(observed[:, 0], observed[:, 1])
-    east = (x - x[0] + WORLD / 2) % WORLD - WORLD / 2  # not around the Earth
+    east = mercator.eastwards(x, x[0])
     scale = mercator.per_ground_metre(y.mean())
     metres = np.stack([east, y - y[0]], axis=1) / scale
     found = smooth(metres, SIGMA * sides, frames, seconds, speed) * scale
@@ -261,8 +259,8 @@ def describe(rows, path, seconds, speed):
     """The lines printed of a path; errors of single frames and of the path side by side."""
     length = metre_distance(path.places[1:], path.places[:-1]).sum()
     lines = [
-        f"path: {len(rows)} frames in {seconds[-1]:.0f} s, {length:.0f} m; "
-        f"{np.count_nonzero(~path.seen)} frames do not fit it, their places are from those beside"
+        f"path: {len(rows)} frames in {seconds[-1]:.0f} s, {length:.0f} m; frames off it, which "
+        f"those beside place: {np.count_nonzero(~path.seen)}"
     ]
     for frame in path.breaks:
         lines.append(

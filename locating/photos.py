@@ -73,6 +73,25 @@ def read_place(path):
     return PhotoPlace(place, note, _time(moment, part))
 
 
+def exif_of(place, time):
+    """The `Image.Exif` that tells a place in degrees and a time, either of them or None."""
+    exif = Image.Exif()
+    if time:
+        exif.get_ifd(ExifTags.IFD.Exif).update({
+            ExifTags.Base.DateTimeOriginal: time.strftime("%Y:%m:%d %H:%M:%S"),
+            ExifTags.Base.SubsecTimeOriginal: f"{time.microsecond:06d}",
+        })  # fmt: skip
+    if place:
+        latitude, longitude = place
+        exif.get_ifd(ExifTags.IFD.GPSInfo).update({
+            ExifTags.GPS.GPSLatitudeRef: "S" if latitude < 0 else "N",
+            ExifTags.GPS.GPSLatitude: (abs(latitude), 0.0, 0.0),
+            ExifTags.GPS.GPSLongitudeRef: "W" if longitude < 0 else "E",
+            ExifTags.GPS.GPSLongitude: (abs(longitude), 0.0, 0.0),
+        })  # fmt: skip
+    return exif
+
+
 def _from_exif(gps):
     if not gps:
         return None, "no place in EXIF or XMP"

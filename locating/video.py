@@ -1,8 +1,9 @@
 """Frames of videos as photos: one every so many seconds, with its time and place.
 
 A frame is turned upright and written as a JPEG into a folder, so that all that follows works on
-files. Its place is that of the .SRT beside the video (see `locating.subtitles`), its time the one
-at which the container says that the recording began, plus the frame's presentation time.
+files; its EXIF tells time and place, as `prepare.py pairs` needs them. The place is that of the
+.SRT beside the video (see `locating.subtitles`), the time the one at which the container says that
+the recording began, plus the frame's presentation time.
 """
 
 import re
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from imaging.files import is_image_name
-from locating.photos import PhotoPlace, list_photos, read_place
+from locating.photos import PhotoPlace, exif_of, list_photos, read_place
 from locating.subtitles import find_subtitles
 from runtime.files import replacing
 from runtime.optional import require
@@ -43,7 +44,7 @@ def photos_and_frames(names, every, folder):
     videos = _videos_in(names)
     if videos and every is None:
         print(
-            f"{len(videos)} videos in the folders are passed over, first {videos[0]}: "
+            f"{len(videos)} video(s) in the folders are passed over, first {videos[0]}: "
             "--every 1 takes a frame a second"
         )
     files = list_photos(names, is_image_name if every is None else _is_either)
@@ -91,13 +92,13 @@ def write_frames(path, every, folder, stem):
     for seconds, began, image in _frames(path, every):
         if not frames:
             _remove_frames(folder, stem)
-        file = folder / f"{stem}_{seconds:09.3f}.jpg"
-        with replacing(file) as temporary:
-            image.save(temporary, quality=95)
         place, note = (None, f"no .SRT beside {path.name}")
         if subtitles:
             place, note = subtitles.place_at(seconds)
         time = began and began + timedelta(milliseconds=round(1000 * seconds))
+        file = folder / f"{stem}_{seconds:09.3f}.jpg"
+        with replacing(file) as temporary:
+            image.save(temporary, quality=95, exif=exif_of(place, time))
         frames.append((file, PhotoPlace(place, note, time, seconds)))
     return frames
 

@@ -257,7 +257,7 @@ def test_rows_and_what_is_printed():
     assert [row.get("path_error_metres") for row in rows] == [0, pytest.approx(off), None]
     assert [row["note"] for row in rows] == ["EXIF", "EXIF; off the path", "none"]
     lines = flight.describe(rows, path, np.arange(3.0), 25)
-    assert lines[0].startswith("path: 3 frames in 2 s, 223 m; 1 frames do not fit it")
+    assert lines[0] == "path: 3 frames in 2 s, 223 m; frames off it, which those beside place: 1"
     assert lines[1] == "the path breaks before c: out of reach at --speed 25"
     title, single, along = (" ".join(line.split()) for line in lines[2:])
     assert title == "2 frames with a known place median within 25 m 50 m 100 m"

@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
-from locating.photos import PhotoPlace, list_photos, read_place
+from locating.photos import PhotoPlace, exif_of, list_photos, read_place
 
 GPS = ExifTags.GPS
 GRETZ = {
@@ -95,6 +95,14 @@ def test_time(tmp_path):
 def test_parts_of_a_second(tmp_path, part, microsecond):
     path = photo(tmp_path / "a.jpg", moment="2024:05:17 10:11:12", part=part)
     assert read_place(path).time == datetime(2024, 5, 17, 10, 11, 12, microsecond)
+
+
+@pytest.mark.parametrize("place", [(-33.8568123, 151.2153321), (48.1, -11.5), None])
+@pytest.mark.parametrize("time", [datetime(2024, 5, 17, 10, 11, 12, 33000), None])
+def test_what_is_written_is_read(tmp_path, place, time):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif_of(place, time))
+    found = read_place(tmp_path / "a.jpg")
+    assert found.time == time and found.place == (place and pytest.approx(place, abs=1e-8))
 
 
 def test_what_is_no_image(tmp_path):

@@ -1,5 +1,7 @@
 """Frames of videos that the tests write themselves."""
 
+import csv
+import os
 import re
 import sys
 from datetime import datetime, timezone
@@ -9,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import locate
+import prepare
+from locating.photos import read_place
 from locating.video import photos_and_frames, write_frames
 
 SIZE = (64, 48)
@@ -137,8 +142,9 @@ def test_subtitles_give_the_places(video, workdir):
         "1\n00:00:00,000 --> 00:00:01,000\n[latitude: 22.5] [longitude: 113.9]\n\n"
         "2\n00:00:01,000 --> 00:00:02,000\n[latitude: 0.0] [longitude: 0.0]\n\n"
     )
-    places = [place[:2] for _, place in write_frames(path, 1, workdir / "f", "a")]
-    assert places == [
+    frames = write_frames(path, 1, workdir / "f", "a")
+    assert [read_place(file).place for file, _ in frames] == [(22.5, 113.9), None, None]
+    assert [place[:2] for _, place in frames] == [
         ((22.5, 113.9), "a.SRT"), (None, "the place in a.SRT is zero"),
         (None, "the place in a.SRT is zero"),
     ]  # fmt: skip
@@ -152,7 +158,7 @@ def test_photos_and_videos_together(video, workdir, capsys):
         video(f"{folder}/a.mp4", np.arange(15) / 10)
     photos, known = photos_and_frames(["one", "two"], None, workdir / "f")
     assert [str(photo) for photo in photos] == ["one/photo.jpg", "two/photo.jpg"]
-    assert "2 videos in the folders are passed over, first one/a.mp4" in capsys.readouterr().out
+    assert "2 video(s) in the folders are passed over, first one/a.mp4" in capsys.readouterr().out
     photos, known = photos_and_frames(["one/photo.jpg", "one/a.mp4"], None, workdir / "f")
     assert [photo.name for photo in photos] == ["photo.jpg", "a_00000.000.jpg", "a_00001.000.jpg"]
     assert [place.seconds for place in known] == [None, 0, 1]
@@ -164,6 +170,29 @@ def test_photos_and_videos_together(video, workdir, capsys):
     assert all(photo.is_file() for photo in photos) and capsys.readouterr().out == ""
     with pytest.raises(ValueError, match="--every 2 takes frames of videos, and there is none in"):
         photos_and_frames(["one/photo.jpg"], 2, workdir / "f")
+
+
+def test_a_video_is_located_as_a_flight(video, small_run, workdir, capsys):
+    """The whole command: frames, places by the .SRT, the path, columns of the table."""
+    video("a.mp4", np.arange(31) / 10, began="2024-05-17T10:11:12.000000Z")
+    blocks = [f"00:00:0{i},000 --> 00:00:0{i + 1},000\n[latitude: -33.855] [longitude: "
+              f"{151.202 + i / 2000}]\n" for i in range(4)]  # fmt: skip
+    (workdir / "a.srt").write_text("\n".join(blocks))
+    Image.effect_noise((300, 300), 90).convert("RGB").save("map.png")
+    corners = "-33.85,151.2;-33.85,151.21;-33.86,151.21;-33.86,151.2"
+    prepare.main(["tiles", "map.png", "--corners", corners, "--metres", "400", "--pixels", "32",
+                  "--out", "map"])  # fmt: skip
+    options = "--every 1 --flight --name small --map map --device cpu --num_workers 0"
+    found = locate.main(["a.mp4", *options.split(), "--output", "out/a"])["photos"]
+    names = [f"out/a_frames/a_0000{i}.000.jpg" for i in range(4)]
+    assert [row["photo"] for row in found] == names and all(map(os.path.isfile, names))
+    assert [row["time"] for row in found] == [f"2024-05-17T10:11:{12 + i}+00:00" for i in range(4)]
+    assert [row["true_longitude"] for row in found] == [151.202, 151.2025, 151.203, 151.2035]
+    with open("out/a.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["time"] for row in table] == [row["time"] for row in found]
+    assert all(row["path_error_metres"] and row["note"].startswith("a.srt") for row in table)
+    assert "path: 4 frames in 3 s" in capsys.readouterr().out
 
 
 def test_what_is_no_video(video, workdir, monkeypatch):
