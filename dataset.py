@@ -106,14 +106,15 @@ class TrainingViews(Dataset):
     """All training images of several views; an item is a whole batch, asked for by its draws.
 
     `samples` is {view: [(path, label)]}, `images` {view: imaging.cache.ResizedImages} and
-    `augmentations` {view: Augmentation}. An image depends on its draw alone, never on workers
-    or their order.
+    `augmentations` {view: Augmentation}. `ground`, if known, is {view: (N, 3)}, a row a sample, see
+    `losses.ground_overlap`. An image depends on its draw alone, never on workers or their order.
     """
 
-    def __init__(self, samples, images, augmentations):
+    def __init__(self, samples, images, augmentations, ground=None):
         self.samples = samples
         self.images = images
         self.augmentations = augmentations
+        self.ground = ground
 
     @property
     def needs_processes(self):
@@ -123,8 +124,8 @@ class TrainingViews(Dataset):
     def __getitem__(self, draws):
         """[Draw] -> {view: (images (B, 3, H, W) uint8 channels last, labels (B,) int64)}.
 
-        Further labels follow where the augmentation gives any (`Augmentation.extra_labels`). A
-        view with a single image is left out: batch norm needs two.
+        Where more is known of the images, {field of losses.Output: (B, ...)} follows the labels:
+        `condition`, `ground`. A view with a single image is left out: batch norm needs two.
         """
         by_view = {}
         for draw in draws:
@@ -141,7 +142,10 @@ class TrainingViews(Dataset):
             images[row] = augmentation.load(path, self.images[view], draw.seed, *shared)
         images = torch.from_numpy(images).permute(0, 3, 1, 2)
         labels = torch.tensor([samples[draw.index][1] for draw in draws])
-        return images, labels, *augmentation.extra_labels([draw.seed for draw in draws])
+        more = augmentation.extra_labels([draw.seed for draw in draws])
+        if self.ground is not None:
+            more["ground"] = self.ground[view][[draw.index for draw in draws]]
+        return (images, labels, more) if more else (images, labels)
 
 
 class ImageBatches(Dataset):
@@ -195,7 +199,14 @@ class ThreadLoader:
             return loaded
         if isinstance(loaded, torch.Tensor):
             return loaded.pin_memory()
-        return {view: tuple(x.pin_memory() for x in part) for view, part in loaded.items()}
+        return {view: tuple(map(_pinned, part)) for view, part in loaded.items()}
+
+
+def _pinned(part):
+    """A tensor, or a dict of tensors, in memory from which a GPU copies without waiting."""
+    if isinstance(part, dict):
+        return {name: x.pin_memory() for name, x in part.items()}
+    return part.pin_memory()
 
 
 def batch_loader(dataset, batches, num_workers, pin_memory=False):

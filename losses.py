@@ -23,7 +23,7 @@ from networks.musenet import WeatherLoss
 LOGIT_TERMS = ("instance", "weather")  # need no embedding
 CLASS_TERMS = ("arcface", "cosface", "sphere")  # unit embeddings against trained class vectors
 PAIR_TERMS = ("circle", "contrast", "triplet", "lifted")  # images of a group against each other
-CROSS_VIEW_TERMS = ("infonce", "soft_triplet", "verification", "dwdr")  # a view against another
+CROSS_VIEW_TERMS = ("infonce", "soft_triplet", "verification", "dwdr", "overlap")  # view by view
 TERMS = (*LOGIT_TERMS, *CLASS_TERMS, *PAIR_TERMS, *CROSS_VIEW_TERMS)
 
 
@@ -35,6 +35,7 @@ class Output(NamedTuple):
     embedding: torch.Tensor | None = None  # (B, D), not normalised; None without `return_f`
     weather: torch.Tensor | None = None  # (B, 11), for networks.musenet.WeatherLoss alone
     condition: torch.Tensor | None = None  # (B,) int64, a label, for the same loss
+    ground: torch.Tensor | None = None  # (B, 3), see `ground_overlap`, for the overlap loss alone
 
 
 def as_output(output):
@@ -210,20 +211,23 @@ class CrossViewTerm(nn.Module):
     """Mean of `pair_loss` over the pairs of views that share a building, else 0.
 
     A subclass defines `pair_loss(a (A, D), b (B, D), same (A, B) bool) -> scalar`, which is finite
-    even where no pair is the same.
+    even where no pair is the same; it may define what is the `same`.
     """
 
     def forward(self, outputs, labels):
         embeddings = _embeddings(outputs)
         values, shared = [], []
         for one, other in combinations(embeddings, 2):
-            same = labels[one][:, None] == labels[other]
+            same = self.same(outputs, labels, one, other)
             values.append(self.pair_loss(embeddings[one], embeddings[other], same))
             shared.append(same.any())
         if not values:  # every weight needs a gradient, in all processes
             return sum(0 * x.sum() for x in (*embeddings.values(), *self.parameters()))
         values, shared = torch.stack(values), torch.stack(shared)
         return (values * shared).sum() / shared.sum().clamp(min=1)
+
+    def same(self, outputs, labels, one, other):
+        return labels[one][:, None] == labels[other]
 
     def pair_loss(self, a, b, same):
         raise NotImplementedError
@@ -349,6 +353,42 @@ class DWDRLoss(CrossViewTerm):
         return x / ((weights * x * x).sum(0) + eps).sqrt()
 
 
+class OverlapLoss(InfoNCE):
+    """InfoNCE whose positives count by how much of their ground they share.
+
+    Where places lie close together, images of another one are no pure negatives. With w_ij the
+    `ground_overlap` of images i and j, and p_ij the softmax over j of exp(s) cos(a_i, b_j),
+    L_i = -sum_j w_ij log p_ij / sum_j w_ij, mean over the i that share some, mean of both
+    directions: the loss CWCL (Srinivasa et al., NeurIPS 2023), there with a similarity of features
+    for w. GTA-UAV (Ji et al., AAAI 2025) weights the positive pair alone by this overlap and keeps
+    others that overlap out of the batch. Where no ground is known, images of one building share
+    all of it, and others none.
+    """
+
+    def same(self, outputs, labels, one, other):
+        a, b = (as_output(outputs[view]).ground for view in (one, other))
+        if a is None or b is None:
+            return super().same(outputs, labels, one, other).to(self.logit_scale.dtype)
+        return ground_overlap(a, b)
+
+    def _one_way(self, logits, same):
+        total = same.sum(1)  # (A,)
+        value = -(same * logits.log_softmax(1)).sum(1) / total.where(total > 0, 1)
+        return _mean_where(value, total > 0)
+
+
+def ground_overlap(a, b):
+    """Intersection over union of squares on the ground, (A, 3) and (B, 3) -> (A, B), 0 to 1.
+
+    A square is x and y of its middle and its side, all in one unit; its sides lie along the axes.
+    """
+    apart = (a[:, None, :2] - b[:, :2]).abs()  # (A, B, 2)
+    one, other = a[:, None, 2:], b[:, 2:]  # (A, 1, 1), (B, 1)
+    shared = torch.minimum((one + other) / 2 - apart, torch.minimum(one, other)).clamp(min=0)
+    both = shared.prod(2)  # (A, B)
+    return both / (one[..., 0].square() + other[:, 0].square() - both)
+
+
 def _mean_where(values, mask):
     """Mean of the values where the mask is true; 0 with zero gradients where it never is."""
     return values.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
@@ -395,6 +435,7 @@ def build_losses(
         "soft_triplet": SoftTripletLoss,
         "verification": lambda: VerificationLoss(embedding_dim),
         "dwdr": lambda: DWDRLoss(dwdr_lambda),
+        "overlap": lambda: OverlapLoss(temperature),
     }
     terms = {}
     for name in TERMS:  # a fixed order, so that a seed gives the same weights

@@ -4,6 +4,7 @@ python prepare.py toy --out data/toy                    # render the toy campus
 python prepare.py check data/toy                        # what is there, what is missing
 python prepare.py cvusa downloads/CVUSA --out data/cvusa    # a public data set, by links
 python prepare.py pairs pairs.csv --out data/mine       # your own images
+python prepare.py pairs photos --map map.tif --out data/mine    # photos with GPS, and a map
 python prepare.py wx data/toy --out data/wx             # the test images in ten kinds of weather
 python prepare.py tiles map.tif --out data/map          # a georeferenced map, for locate.py
 

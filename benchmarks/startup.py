@@ -71,7 +71,9 @@ def main(argv=None):
     results, rows = {}, []
     with measure.working_folder():
         small = "--num_train 8 --num_test 4 --num_distractors 0 --drone_frames 2 --image_size 64"
-        prepare.main(["toy", "--out", "toy", *(small.split() if opts.quick else [])])
+        prepare.main(
+            ["toy", "--out", "toy", "--map_plots", "0", *(small.split() if opts.quick else [])]
+        )
         for name, command in commands("toy", opts.quick).items():
             seconds = compare(command, opts.rounds)
             results[name] = {

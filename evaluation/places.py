@@ -27,18 +27,20 @@ class Coordinates(NamedTuple):
 
 
 # ---------------------------------------------------------------- reading
-def read_coordinates(path):
+def read_coordinates(path, more=()):
     """Read `Coordinates` from a table, see the top of this file; other columns are passed over.
 
-    Raises FileNotFoundError or ValueError.
+    Places have the columns `more` too, if any, as further numbers. Raises FileNotFoundError or
+    ValueError.
     """
     header, rows = read_table(path)
     name = next((header.index(column) for column in NAME_COLUMNS if column in header), None)
-    axes = next((axes for axes in AXES if set(axes) <= set(header)), None)
+    axes = next(((*axes, *more) for axes in AXES if {*axes, *more} <= set(header)), None)
     if name is None or axes is None:
+        further = "".join(f",{column}" for column in more)
         raise ValueError(
             f"{path} has the columns {', '.join(header) or 'none'}, expected "
-            "name,latitude,longitude (degrees) or name,x,y (metres)"
+            f"name,latitude,longitude{further} (degrees) or name,x,y{further} (metres)"
         )
     if len(set(header)) < len(header):
         raise ValueError(f"{path} has the columns {', '.join(header)}: name each once")
@@ -52,7 +54,7 @@ def read_coordinates(path):
                 f"{path}, line {line}: {cells[name]} has another place than before: name the "
                 "image with its folder, or remove a line"
             )
-    return Coordinates(places, axes != AXES[0], str(path))
+    return Coordinates(places, "latitude" not in axes, str(path))
 
 
 def _coordinate(text, axis, where):
@@ -68,7 +70,7 @@ def _coordinate(text, axis, where):
 
 
 def places_of(paths, coordinates):
-    """Places (N, 2) float64 of image files by a table of `Coordinates`.
+    """Places (N, 2 or more) float64 of image files by a table of `Coordinates`.
 
     An image's own entry counts before its folder's, and a longer name before a shorter. Raises
     ValueError where an image has no entry.

@@ -36,6 +36,7 @@ DEGREE_SCALE = 5000.0  # SDM's decay per degree, DenseUAV
 # The same along a meridian.
 DEGREE_SCALE_IN_METRES = DEGREE_SCALE / (np.pi / 180 * places.EARTH_RADIUS)
 METRE_SCALE = 0.001  # SDM's decay per metre, GTA-UAV
+RADII = (25, 50, 100)  # metres
 
 
 # ---------------------------------------------------------------- University-160k
@@ -214,6 +215,18 @@ def evaluate_gta(query, gallery, coordinates, positives=None, scores=None):
     }
 
 
+def evaluate_places(query, gallery, coordinates, scores=None):
+    """Photos of one's area: `evaluate`, and by the distance to each query's first image:
+
+    `median_error` in metres, and `within@r`, percent at most r = 25, 50, 100 metres away.
+    """
+    metrics = evaluate(query, gallery, scores=scores)
+    _, *sides = first_places(query, gallery, coordinates, (1,), scores)
+    distances = places.metre_distance(*sides, coordinates.planar)  # (Nq, 1)
+    within = {f"within@{r}": places.recall_within(distances, 1, r) for r in RADII}
+    return {**metrics, "median_error": float(np.median(distances)), **within}
+
+
 def evaluate_university160k(query, gallery, query_list, scores=None):
     """University-160k: the lines of the answer; their truth is known to the challenge's server."""
     lines = answer_lines(query, gallery, query_list, scores=scores)
@@ -241,6 +254,7 @@ PROTOCOLS = {
     "sues200": Protocol(evaluate, takes=("heights",)),
     "denseuav": Protocol(evaluate_denseuav, needs=("coordinates",)),
     "gta": Protocol(evaluate_gta, needs=("coordinates",), takes=("positives",)),
+    "places": Protocol(evaluate_places, needs=("coordinates",)),
     "university160k": Protocol(evaluate_university160k, needs=("query_list",), takes=("answer",)),
 }
 
@@ -336,6 +350,11 @@ def format_protocol(metrics):
         lines = [f"{counts}: the first {ANSWER_LENGTH} of every query"]
     elif name in ("cvusa", "cvact", "vigor"):
         lines = describe_pairs(metrics)
+    elif name == "places":
+        shares = ", ".join(
+            f"{metrics[f'within@{radius}']:.2f} % within {radius} m" for radius in RADII
+        )
+        return f"first image: median error {metrics['median_error']:.1f} m, {shares}"
     else:
         families = ("SDM@", "SDM_metres@", "MA@", "Dis@")
         lines = [published_line(metrics) if "AP" in metrics else _named(metrics, ("recall", "AP_"))]
@@ -360,6 +379,7 @@ PREPARED = {
     "cvact": (("street", "satellite"), {"coordinates": "utm.csv"}),
     "vigor": (("street", "satellite"), {"semi_positives": SEMI_POSITIVES}),
     "denseuav": (("drone", "satellite"), {"coordinates": "coordinates.csv"}),
+    "places": (("drone", "satellite"), {"coordinates": "coordinates.csv"}),
 }
 
 
@@ -367,14 +387,16 @@ def own_metrics(data_dir, task, query, gallery):
     """Metrics by the protocol of the data set that a data folder was converted from.
 
     data_dir: the folder or its test/; task: the views of query and gallery. The data set is what
-    prepare.yaml says, or VIGOR where there is a semi_positives.csv. Returns (metrics of
+    prepare.yaml says, `places` where that tells of maps, or VIGOR where there is a
+    semi_positives.csv. Returns (metrics of
     `evaluate_protocol`, text, warnings): all empty for other data, for tasks that are not the
     published one and where side files are missing; a warning alone where these do not fit.
     """
     try:
         marker = side_files.find_side_file(data_dir, side_files.MARKER)
         if marker:
-            name = str(read_yaml(marker).get("command"))
+            made = read_yaml(marker)
+            name = "places" if made.get("maps") else str(made.get("command"))
         else:
             name = "vigor" if side_files.find_side_file(data_dir, SEMI_POSITIVES) else None
         published_task, names = PREPARED.get(name, (None, {}))

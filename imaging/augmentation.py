@@ -67,14 +67,14 @@ class Augmentation(NamedTuple):
         return self.rearrange(image, random.Random(seed), mirrored, quarters)
 
     def extra_labels(self, seeds):
-        """Labels of what was drawn for the images of B seeds: with weather [(B,) int64], else [].
+        """What was drawn for the images of B seeds: with weather {"condition": (B,) int64}.
 
         A condition is 1 to 10, in the order of weather.CONDITIONS.
         """
         if not self.weather:
-            return []
+            return {}
         drawn = [choose_condition(self.weather, seed) for seed in seeds]
-        return [torch.tensor([CONDITIONS.index(name) + 1 for name in drawn])]
+        return {"condition": torch.tensor([CONDITIONS.index(name) + 1 for name in drawn])}
 
     def before_resizing(self, image, seed):
         """What comes before the resize: uint8 (H, W, 3) -> the same shape."""

@@ -130,9 +130,9 @@ def _distinct(entries):
 
 def _check_sources(entries):
     """ValueError for a source that the layout cannot hold, OSError for one that is no file."""
-    need_files(entry.source for entry in entries)
-    for source, target, _ in entries:
-        if not is_image_name(source):
+    need_files(entry.source for entry in entries if not entry.draw)
+    for source, target, _, draw in entries:
+        if not draw and not is_image_name(source):
             raise ValueError(
                 f"{source} is not read as an image by its name: name a file ending in .jpg, .png, "
                 "..., without a dot at the beginning"
@@ -182,9 +182,14 @@ def _place_all(entries, out, copy, num_workers):
         (out / folder).mkdir(parents=True, exist_ok=True)
         remove_partials(out / folder, "*")
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        waiting = [pool.submit(_write_changed, e, out / e.target) for e in entries if e.change]
+        new = [entry for entry in entries if entry.change or entry.draw]
+        waiting = [pool.submit(_write_new, entry, out / entry.target) for entry in new]
         try:
-            linked = (_place(e.source, out / e.target, copy) for e in entries if not e.change)
+            linked = (
+                _place(entry.source, out / entry.target, copy)
+                for entry in entries
+                if not (entry.change or entry.draw)
+            )
             ways = itertools.chain(linked, (future.result() for future in waiting))
             return dict(Counter(progress_bar(ways, "images", total=len(entries))))
         finally:
@@ -217,16 +222,17 @@ def _place(source, target, copy):
         ) from None
 
 
-def _write_changed(entry, target):
-    """Write the changed image, with the time of its source; returns the way it was done."""
+def _write_new(entry, target):
+    """Write a changed or drawn image, with the time of its source; returns how it was done."""
     if _is_made(entry.source, target, copy=True):
         return "there already"
-    image = Image.fromarray(entry.change(read_image(entry.source)))
+    pixels = entry.draw() if entry.draw else entry.change(read_image(entry.source))
+    image = Image.fromarray(pixels)
     with replacing(target) as temporary:
         image.save(temporary, **(JPEG if entry.target.endswith(".jpg") else {}))
         times = os.stat(entry.source)
         os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
-    return "converted"
+    return "cut" if entry.draw else "converted"
 
 
 def _is_made(source, target, copy):

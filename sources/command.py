@@ -47,6 +47,7 @@ CARRYING_OUT = (
     option("--num_workers", type=positive_int, default=os.cpu_count() or 1,
            help="threads that write the images whose pixels change"),
 )  # fmt: skip
+ORDERED = ("maps", "corners")  # lists in which order and repetition matter
 NOT_PLANNED = ("command", "source", "out", "copy", "dry_run", "num_workers")
 SKIP_MISSING = option("--skip_missing", action="store_true",
                       help="leave out what a split file lists and the copy lacks")  # fmt: skip
@@ -56,10 +57,10 @@ def _convert(planner, opts):
     """Convert a data set by links; returns counts and notes."""
     options = {name: value for name, value in vars(opts).items() if name not in NOT_PLANNED}
     for name, value in options.items():
-        if isinstance(value, list):  # a choice of several: neither order nor repetition matters
+        if isinstance(value, list) and name not in ORDERED:  # a choice of several
             options[name] = sorted(set(value))
     plan = planner(opts.source, **options)
-    mark = _mark(opts, {**plan.mark, **options})
+    mark = _mark(opts, {**options, **plan.mark})
     how = {"copy": opts.copy, "dry_run": opts.dry_run, "num_workers": opts.num_workers}
     return carry_out(plan, opts.out, mark, **how)
 

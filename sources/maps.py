@@ -307,7 +307,8 @@ class Picture:
                     f"{path} has {image.width} x {image.height} pixels: a picture is held in "
                     "memory; make a GeoTIFF of it (gdal_translate), which is read by parts"
                 )
-        self.image = decode_with_alpha(path.read_bytes())
+        # Colours times alpha: of another picture `transform` would make this copy for each square.
+        self.image = decode_with_alpha(path.read_bytes()).convert("RGBa")
         self.bounds = (x.min(), y.min(), x.max(), y.max())
         width, height = self.image.size
         ends = np.array([(0, 0), (width, 0), (width, height), (0, height)], dtype=np.float64)
@@ -327,7 +328,7 @@ class Picture:
             (fine, fine), Image.Transform.PERSPECTIVE, tuple(matrix.flat[:8]),
             Image.Resampling.BICUBIC,
         )  # fmt: skip
-        return np.array(square.reduce(fine // pixels))
+        return np.array(square.reduce(fine // pixels).convert("RGBA"))
 
 
 def unwrapped(longitudes):

@@ -1,4 +1,4 @@
-"""The user's own pairs of images: two folders of files with equal stems, or a CSV file."""
+"""The user's own pairs of images: two folders of files with equal stems, a CSV file, or a map."""
 
 import argparse
 import csv
@@ -10,7 +10,8 @@ from typing import NamedTuple
 from imaging.files import TEST_VIEWS, composed, is_image_name, list_images
 from runtime.cli import natural_int, number_within
 from sources.command import SKIP_MISSING, converter, option
-from sources.plan import Entry, Plan
+from sources.map_pairs import OPTIONS, plan_map_pairs
+from sources.plan import Plan
 from sources.reading import DEGREES, check_numbers, keep_complete, need_folder, read_text
 
 COLUMN_ALIASES = {"building": "id", "lat": "latitude", "lon": "longitude", "lng": "longitude"}
@@ -25,15 +26,21 @@ class Row(NamedTuple):
     place: tuple | None = None  # latitude, longitude in degrees
 
 
-def plan_pairs(sources, *, views=None, test_share=0.2, seed=0, skip_missing=False):
-    """The plan of the user's pairs: `sources` are two folders, or one CSV file.
+def plan_pairs(sources, *, views=None, test_share=0.2, seed=0, skip_missing=False, **map_options):
+    """The plan of the user's pairs: `sources` are two folders, one CSV file, or photos of a map.
 
     `views` names the views of the first and the second; None where the folders or the columns of
     the CSV have the names of views. The CSV has a header, two columns of image paths (relative to
     it), and may have `id`, `latitude`, `longitude`, which give coordinates.csv. Rows of one ID, or
     that share an image, are one building. A share of the buildings, by seed, becomes test/, for
-    queries in both directions; the others train/.
+    queries in both directions; the others train/. With `maps` among `map_options` the sources are
+    photos instead: see `map_pairs.plan_map_pairs`.
     """
+    given = {name: value for name, value in map_options.items() if value is not None}
+    if "maps" in given:
+        return plan_map_pairs(sources, views, test_share, seed, **given)
+    if given:
+        raise ValueError(f"--{next(iter(given))} goes with --map MAP: add it, or leave it out")
     plan = Plan("pairs")
     views, rows, present = _read_pairs([Path(path) for path in sources], views, plan, skip_missing)
     # From all rows: a copy that is completed later keeps its names and its test buildings.
@@ -45,7 +52,7 @@ def plan_pairs(sources, *, views=None, test_share=0.2, seed=0, skip_missing=Fals
         prefixes = ("test/query_", "test/gallery_") if name in test else ("train/",)
         for column, view in enumerate(views):
             for prefix in prefixes:
-                _add_distinct(plan, f"{prefix}{view}/{name}", [row[column] for row in group])
+                plan.add_distinct(f"{prefix}{view}/{name}", [row[column] for row in group])
         places += [[name, *row.place] for row in group if row.place][:1]
     if places:
         plan.add_coordinates(places)
@@ -224,17 +231,6 @@ def _choose_test(names, share, seed):
     return set(sorted(names, key=draw)[:count])
 
 
-def _add_distinct(plan, folder, paths):
-    """Put files into a class folder, each once, renaming those whose name is taken."""
-    taken = set()
-    for path in dict.fromkeys(paths):
-        name = path.name
-        while name.lower() in taken:
-            name = f"{path.stem}_{len(taken)}{path.suffix}"
-        taken.add(name.lower())
-        plan.entries.append(Entry(path, f"{folder}/{name}"))
-
-
 # ---------------------------------------------------------------- options
 def _two_views(text):
     """argparse type: two names of views."""
@@ -248,13 +244,16 @@ def _two_views(text):
 
 COMMANDS = (
     converter("pairs", plan_pairs, "your own pairs of images",
-              "two folders of images with equal stems, or a CSV file of pairs",
+              "two folders of images with equal stems, or a CSV file of pairs; with --map photos "
+              "with GPS, files or folders",
               option("--views", type=_two_views, metavar="FIRST,SECOND",
                      help="views of the two, e.g. drone,satellite; by default the names of the "
                      "folders or columns"),
               option("--test_share", type=number_within(0, 1), default=0.2,
-                     help="share of the buildings that goes to test/"),
-              option("--seed", type=natural_int, default=0, help="which buildings"),
-              SKIP_MISSING, many_sources=True,
+                     help="share of the buildings, or with --map of the photos, that goes to "
+                     "test/"),
+              option("--seed", type=natural_int, default=0,
+                     help="which buildings; with --map: at which side of the area, of four"),
+              SKIP_MISSING, *OPTIONS, many_sources=True,
               example="photos tiles --views drone,satellite --out data/mine"),
 )  # fmt: skip

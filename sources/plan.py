@@ -16,11 +16,15 @@ from sources.reading import repetitions
 
 
 class Entry(NamedTuple):
-    """One image of the layout: where it comes from, where it goes, and what changes its pixels."""
+    """One image of the layout: where it comes from, where it goes, and what changes its pixels.
+
+    What is drawn is a new image, of a `source` that need not be one itself: a map.
+    """
 
     source: Path
     target: str  # such as train/drone/0839/image-01.jpeg
     change: Callable | None = None  # uint8 (H, W, 3) -> uint8 (H', W', 3)
+    draw: Callable | None = None  # () -> uint8 (H, W, 3)
 
 
 @dataclass
@@ -42,6 +46,21 @@ class Plan:
         """Put an image into class `name` of a folder such as train/drone."""
         file_name = f"{source.stem}.jpg" if change else source.name
         self.entries.append(Entry(source, f"{folder}/{name}/{file_name}", change))
+
+    def add_distinct(self, folder, paths):
+        """Put files into a class folder, each once, renaming those whose name is taken.
+
+        Returns their targets.
+        """
+        taken, targets = set(), []
+        for path in dict.fromkeys(paths):
+            name = path.name
+            while name.lower() in taken:
+                name = f"{path.stem}_{len(taken)}{path.suffix}"
+            taken.add(name.lower())
+            targets.append(f"{folder}/{name}")
+            self.entries.append(Entry(path, targets[-1]))
+        return targets
 
     def add_classes(self, folder, classes):
         """Put {ID: image paths} into a folder; a class without images stays as an empty one."""

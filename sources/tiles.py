@@ -46,7 +46,7 @@ def cut_tiles(opts):
     bounds = _bounds(maps, opts.bounds)
     tiles = [tile for metres in opts.metres for tile in plan_tiles(bounds, metres, opts.overlap)]
     for metres in opts.metres:
-        _warn_of_blur(maps, bounds, metres, opts.pixels)
+        warn_of_blur(maps, bounds, metres, opts.pixels)
     if opts.dry_run:
         return _dry_run(maps, tiles, bounds, opts)
     out, mark = Path(opts.out), _mark(opts)
@@ -59,7 +59,7 @@ def cut_tiles(opts):
         kept = [tile for tile, size in zip(tiles, sizes, strict=True) if size]
         if not kept:
             raise ValueError(
-                f"none of {len(tiles)} tiles of {_in_degrees(bounds)} holds "
+                f"none of {len(tiles)} tiles of {in_degrees(bounds)} holds "
                 f"{opts.least_data:.0%} of data: is the map empty there, or --least_data too much?"
             )
         write_tiles(out, [_row(tile, opts.pixels) for tile in kept])
@@ -67,7 +67,7 @@ def cut_tiles(opts):
     found["bytes"] = sum(filter(None, sizes))
     print(
         f"{out}: {found['tiles']} tiles, {found['bytes'] / 2**20:.1f} MiB, "
-        f"{found['without_data']} without data left out, {_in_degrees(bounds)}"
+        f"{found['without_data']} without data left out, {in_degrees(bounds)}"
     )
     return found
 
@@ -121,17 +121,17 @@ def _bounds(maps, asked):
     if part[0] >= part[2] or part[1] >= part[3]:
         raise ValueError(
             f"--bounds {','.join(f'{edge:g}' for edge in asked)} lies outside the map, which "
-            f"reaches over {_in_degrees(whole)}"
+            f"reaches over {in_degrees(whole)}"
         )
     return part
 
 
-def _in_degrees(bounds):
+def in_degrees(bounds):
     (south, north), (west, east) = mercator.unproject(bounds[::2], bounds[1::2])
     return f"W,S,E,N = {west:.6f},{south:.6f},{east:.6f},{north:.6f}"
 
 
-def _warn_of_blur(maps, bounds, metres, pixels):
+def warn_of_blur(maps, bounds, metres, pixels):
     """Say so where a tile has more pixels than the map."""
     middle = (bounds[1] + bounds[3]) / 2
     finest = min(each.resolution for each in maps) / float(mercator.per_ground_metre(middle))
@@ -210,7 +210,7 @@ def _dry_run(maps, tiles, bounds, opts):
         print(f"{count} tiles of {metres:g} m with {opts.pixels} pixels")
     print(
         f"{opts.out}: at most {len(tiles)} tiles, about {size / 2**20:.1f} MiB, "
-        f"{_in_degrees(bounds)}; {len(sizes)} of {len(chosen)} samples have data; nothing written"
+        f"{in_degrees(bounds)}; {len(sizes)} of {len(chosen)} samples have data; nothing written"
     )
     return {"out": str(opts.out), "tiles": len(tiles), "bytes": size}
 

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "evaluate_gpu": GROUND | {"utils", "evaluation"},
 }
 LIBRARY = {"model", "dataset", "losses", "extract", "utils", "random_erasing"}
-MAY_IMPORT["sources"] = GROUND | LIBRARY | {"imaging", "evaluation"}
+MAY_IMPORT["sources"] = GROUND | LIBRARY | {"imaging", "evaluation", "locating"}
 MAY_IMPORT["locating"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks"}
 MAY_IMPORT["training"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks"}
 for door in DOORS - {"evaluate_gpu"}:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -81,6 +82,7 @@ def test_photos_of_tiles_are_found(area, capsys):
     assert points[0]["geometry"]["coordinates"] == [
         found["photos"][0]["longitude"], found["photos"][0]["latitude"]
     ]  # fmt: skip
+    assert '"summary":{"known":2,"of":3,' in Path("locations.html").read_text()
     marks = (
         ElementTree.parse("locations.kml")
         .getroot()
@@ -155,9 +157,56 @@ def test_a_folder_of_pictures_without_places(area, capsys):
     assert found["tiles"][0]["tile"] == str(area.paths[3])
     assert not {"latitude", "confidence"} & found["photos"][0].keys()
     assert "confidence" not in capsys.readouterr().out
+    assert '"map":null,"name":"tiles",' in Path("locations.html").read_text()
     with pytest.raises(SystemExit):
         run("photos", "--map", "map/tiles", "--near", "50,8")
     assert "needs a map with coordinates" in capsys.readouterr().err
+
+
+def test_a_flight(area, workdir, capsys):
+    """Tiles from west to east as photos, named against the order of their times; one lies."""
+    (workdir / "flight").mkdir()
+    row = np.flatnonzero(area.places[:, 0] == area.places[0, 0])
+    for number, tile in enumerate(row):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Make] = "a drone"
+        moment = datetime(2024, 5, 17, 10, 0, 8 * number).strftime("%Y:%m:%d %H:%M:%S")
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = moment
+        for axis, value in zip(("Latitude", "Longitude"), np.abs(area.places[tile]), strict=True):
+            exif.get_ifd(ExifTags.IFD.GPSInfo).update({
+                ExifTags.GPS[f"GPS{axis}Ref"]: "S" if axis == "Latitude" else "E",
+                ExifTags.GPS[f"GPS{axis}"]: (value, 0.0, 0.0),
+            })  # fmt: skip
+        image = Image.open(area.paths[-1 if number == 3 else tile])
+        image.save(f"flight/{9 - number}.png", exif=exif)
+    found = run("flight", "--map", "map", "--flight", "--speed", 30, "--output", "out/f")["photos"]
+    assert len(row) == 7 and [Path(r["photo"]).stem for r in found] == list("9876543")
+    assert [r["time"] for r in found][:2] == ["2024-05-17T10:00:00", "2024-05-17T10:00:08"]
+    assert found[3]["error_metres"] > 600
+    assert all(r["path_error_metres"] < 80 for r in found)
+    out = capsys.readouterr().out
+    assert "path: 7 frames in 48 s" in out and "7 frames with a known place" in out
+    with open("out/f.csv", newline="") as file:
+        assert [float(r["path_error_metres"]) for r in csv.DictReader(file)] == pytest.approx(
+            [r["path_error_metres"] for r in found]
+        )
+    line = json.loads(Path("out/f.geojson").read_text())["features"][-1]["geometry"]
+    assert line["coordinates"] == [[r["path_longitude"], r["path_latitude"]] for r in found]
+
+
+def test_mistakes_about_flights(area, workdir, capsys):
+    """In one test, for they end before anything is read."""
+    for options, message in (
+        (["photos/3.png", "--map", "map", "--flight"], "3.png is but one photo"),
+        (["photos", "--map", "map/tiles", "--flight"], "--flight needs a map with coordinates"),
+        (["photos", "--map", "map", "--every", 2], "--every 2 takes frames of videos"),
+        (["photos", "--map", "map", "--every", 0], "not a number above 0"),
+        (["photos", "--map", "map", "--flight", "--speed", "-1"], "not a number above 0"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run(*options)
+        err = capsys.readouterr().err
+        assert ended.value.code == 2 and message in err and err.count("\n") == 1
 
 
 MISTAKES = [

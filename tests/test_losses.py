@@ -227,7 +227,24 @@ def dwdr_loss(a, b, ya, yb, term, off_diagonal=0.0013):
     return total / 32
 
 
+def overlap_loss(a, b, ya, yb, term, weight=None):
+    """`weight(i, j)`; by default 1 for images of one building."""
+    scale = math.exp(term.logit_scale.item())
+    shares = np.array([[float(y == z) for z in yb] for y in ya]) if weight is None else weight
+    directions = []
+    for x, other, w in ((a, b, shares), (b, a, shares.T)):
+        values = []
+        for i in range(len(x)):
+            logits = [scale * x[i] @ row for row in other]
+            total = math.log(sum(map(math.exp, logits)))
+            if w[i].sum() > 0:
+                values.append(-(w[i] @ (np.array(logits) - total)) / w[i].sum())
+        directions.append(mean(values))
+    return mean(directions)
+
+
 PAIR_LOSSES = {
+    "overlap": overlap_loss,
     "infonce": infonce_loss,
     "soft_triplet": soft_triplet_loss,
     "verification": verification_loss,
@@ -270,6 +287,48 @@ def test_cross_view_terms_equal_their_definitions(name, labels):
     assert term(outputs, y).item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_shared_ground_of_squares():
+    a = torch.tensor([[0.0, 0, 100]])
+    b = torch.tensor([[0.0, 0, 100], [50, 0, 100], [-50, 50, 100], [100, 0, 100], [10, 10, 50],
+                      [500, 0, 100], [40, 0, 60]])  # fmt: skip
+    # Shared over the rest: all; 50 x 100 of 15,000; 50 x 50 of 17,500; an edge alone; a small
+    # square within a large one; nothing; 40 of 60 x 60 within: 2,400 of 10,000 + 3,600 - 2,400.
+    expected = torch.tensor([[1, 1 / 3, 1 / 7, 0, 1 / 4, 0, 2400 / 11200]])
+    torch.testing.assert_close(losses.ground_overlap(a, b), expected)
+    torch.testing.assert_close(losses.ground_overlap(b, a), expected.T)
+
+
+def test_overlap_loss_by_hand():
+    """Cosines 1, 0 and 0, 1 with exp(s) = log 3 make p 3/4 and 1/4; the images share 1/3."""
+    term = make_term("overlap")
+    with torch.no_grad():
+        term.logit_scale.fill_(math.log(math.log(3)))
+    x = torch.eye(2, dtype=torch.float64)
+    ground = torch.tensor([[0.0, 0, 100], [50, 0, 100]], dtype=torch.float64)
+    outputs = {view: Output(x, x, ground=ground) for view in ("satellite", "drone")}
+    labels = {view: torch.tensor([0, 1]) for view in outputs}
+    expected = -(3 / 4) * math.log(3 / 4) - (1 / 4) * math.log(1 / 4)  # weights 1 and 1/3
+    assert term(outputs, labels).item() == pytest.approx(expected, rel=1e-9)
+    apart = {v: y._replace(ground=ground * torch.tensor([9, 1, 1])) for v, y in outputs.items()}
+    assert term(apart, labels).item() == pytest.approx(-math.log(3 / 4), rel=1e-9)
+
+
+def test_overlap_loss_equals_its_definition():
+    outputs, labels = make_batch()
+    generator = torch.Generator().manual_seed(3)
+    ground = {view: 250 * torch.rand(len(y), 3, generator=generator, dtype=torch.float64)
+              for view, y in labels.items()}  # fmt: skip
+    term, x = make_term("overlap"), units(outputs)
+    outputs = {view: y._replace(ground=ground[view]) for view, y in outputs.items()}
+    expected, none = [], 0
+    for a, b in combinations(VIEWS, 2):
+        weight = losses.ground_overlap(ground[a], ground[b]).numpy()
+        none += (weight.sum(0) == 0).sum() + (weight.sum(1) == 0).sum()
+        expected.append(overlap_loss(x[a], x[b], labels[a], labels[b], term, weight))
+    assert none  # an image that shares ground with no other is left out
+    assert term(outputs, labels).item() == pytest.approx(mean(expected), rel=1e-9)
+
+
 def test_every_term_is_tested():
     assert set(TERMS) == {"instance", "weather", *GROUP_LOSSES, *PAIR_LOSSES}
 
@@ -299,7 +358,9 @@ def test_gradients_of_published_terms(name, merge):
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_gradients_of_cross_view_terms(name):
     term = make_term(name)
-    assert len(list(term.parameters())) == {"infonce": 1, "verification": 2}.get(name, 0)
+    assert len(list(term.parameters())) == {"infonce": 1, "overlap": 1, "verification": 2}.get(
+        name, 0
+    )
     check_gradients(term, *make_batch())
 
 

@@ -23,6 +23,7 @@ from networks.musenet import download_ibn_weights
 from runtime import exchange, processes
 from runtime.cli import precision_of
 from runtime.printing import quoted
+from training.ground import read_ground
 from training.optimisation import build_optimizer, load_optimizer, split_parameters
 from training.options import input_views
 from training.samplers import SAMPLERS
@@ -65,7 +66,8 @@ def open_data(opts, pin_memory):
         for view, classes in scanned.items()
     }
     sampler = build_sampler(opts, samples)
-    views = dataset.TrainingViews(samples, images, augmentations(opts))
+    ground = read_ground(opts.data_dir, samples) if opts.loss_weights.get("overlap") else None
+    views = dataset.TrainingViews(samples, images, augmentations(opts), ground)
     loader = dataset.batch_loader(views, sampler, opts.num_workers, pin_memory)
     counts = ", ".join(f"{len(pairs)} {view}" for view, pairs in samples.items())
     print(f"{len(class_names)} buildings, {counts} images, {len(sampler)} steps an epoch")

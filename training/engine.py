@@ -44,7 +44,7 @@ def train_step(training, batch, sizes):
     """One update from a batch {view: (images (B, 3, H, W) uint8, labels (B,) int64)}.
 
     `sizes` {view: images in the batch of each process}: the loss and the wrong answers are those of
-    the batches of all processes. Further elements of a batch are `Augmentation.extra_labels`.
+    the batches of all processes. What else a batch knows, see `TrainingViews`, goes to the losses.
     Returns {term: loss} and {view: wrong answers}, 0-d tensors that stay on the device: to read one
     would make this process wait for a GPU in every step. Without the instance loss no classifier is
     trained, and {view: wrong answers} is empty.
@@ -59,7 +59,7 @@ def train_step(training, batch, sizes):
         outputs = cache.first_pass(lambda part: forward_views(training, part), parts)
     else:
         outputs = forward_views(training, images)
-    outputs = with_conditions(outputs, batch, device)
+    outputs = with_labels(outputs, batch, training.losses, device)
     outputs, labels = exchange.gather_views(outputs, labels, sizes)
     terms = training.losses(outputs, labels)
     loss = sum(terms.values())
@@ -101,15 +101,23 @@ def autocast(device, precision):
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
-def with_conditions(outputs, batch, device):
-    """Outputs that tell the weather, with the true one: the last of (images, labels, condition)."""
+def with_labels(outputs, batch, losses, device):
+    """Outputs with the fields that a batch {view: (images, labels, {field: (B, ...)})} knows.
+
+    Images that no weather was drawn for have the condition 0. In every process a view has the same
+    fields, also one that an empty batch stands for.
+    """
     labelled = {}
     for view, output in outputs.items():
+        _, labels, *more = batch[view]
+        known = more[0] if more else {}
+        fields = {}
         if output.weather is not None:
-            _, labels, *rest = batch[view]
-            condition = rest[0] if rest else torch.zeros_like(labels)
-            output = output._replace(condition=condition.to(device, non_blocking=True))
-        labelled[view] = output
+            fields["condition"] = known.get("condition", torch.zeros_like(labels))
+        if "overlap" in losses:
+            fields["ground"] = known.get("ground", torch.zeros(len(labels), 3))
+        fields = {name: x.to(device, non_blocking=True) for name, x in fields.items()}
+        labelled[view] = output._replace(**fields)
     return labelled
 
 

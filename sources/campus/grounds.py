@@ -20,12 +20,17 @@ class Brush:
 
     def __init__(self, land: Image.Image, yaw: float):
         self.draw = ImageDraw.Draw(land)
+        self.middle = land.width / 2
         self.turn = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
 
     def texels(self, points) -> list[tuple[float, float]]:
         """Columns and rows of the ground map at points (..., 2)."""
         texels = np.reshape(points, (-1, 2)) @ self.turn * (1 / TEXEL, -1 / TEXEL)
-        return [tuple(texel) for texel in (texels + GROUND_TEXELS / 2).tolist()]
+        return [tuple(texel) for texel in (texels + self.middle).tolist()]
+
+    def metres(self, texels) -> np.ndarray:
+        """East and north of the middle (..., 2) at columns and rows of the ground map."""
+        return (np.asarray(texels) - self.middle) * (TEXEL, -TEXEL)
 
     def rect(self, x, y, half_x, half_y, land: int, yaw: float = 0.0) -> None:
         along = np.array([np.cos(yaw), np.sin(yaw)]) * half_x
@@ -49,11 +54,14 @@ class Brush:
 
 
 class Grounds:
-    """Lays out a site in the building's frame: paints the ground, notes what will stand on it."""
+    """Lays out a site in the building's frame: paints the ground, notes what will stand on it.
 
-    def __init__(self, rng: np.random.Generator, yaw: float):
-        self.rng = rng
-        self.land = Image.new("L", (GROUND_TEXELS, GROUND_TEXELS), int(Land.LAWN))
+    With `room`, the half sides of a plot to the east and to the north, nothing stands outside it.
+    """
+
+    def __init__(self, rng: np.random.Generator, yaw: float, room=np.inf, texels=GROUND_TEXELS):
+        self.rng, self.room = rng, room
+        self.land = Image.new("L", (texels, texels), int(Land.LAWN))
         self.brush = Brush(self.land, yaw)
         self.solids: list[Solid] = []
         self.stalls: list[tuple] = []  # x, y and heading
@@ -73,16 +81,19 @@ class Grounds:
             if self.rng.random() < 0.6:
                 roads.append((side, near + depth + 6))
         for side, out in roads:
-            self._road(_beside(side, out, -170), _beside(side, out, 170))
+            self.road(_beside(side, out, -170), _beside(side, out, 170))
         if self.rng.random() < 0.25 or not roads:
             slant = max(reach_x, reach_y) + 22 + self.rng.uniform(-50, 50, 2)
-            self._road((-170.0, slant[0]), (170.0, slant[1]))
+            self.road((-170.0, slant[0]), (170.0, slant[1]))
         for side, out in roads:
             gate = self.rng.uniform(-0.4, 0.4) * min(reach_x, reach_y)
             self.brush.line([_beside(side, 0, gate), _beside(side, out, gate)], 2.6, Land.PATH)
 
-    def _road(self, start, stop) -> None:
-        """A road with footways, a dashed middle line, parked cars and perhaps a row of trees."""
+    def road(self, start, stop, cars=(90, 250, 7), trees=(60, 280)) -> None:
+        """A road with footways, a dashed middle line, parked cars and perhaps a row of trees.
+
+        `cars` are the metres along the road between which they stand, and how many; so are `trees`.
+        """
         start, way = np.array(start), np.subtract(stop, start)
         length = np.linalg.norm(way)
         way /= length
@@ -92,10 +103,11 @@ class Grounds:
         for along in np.arange(self.rng.uniform(0, 6), length, 6.0):
             dash = [start + way * along, start + way * (along + 2.6)]
             self.brush.line(dash, 0.35, Land.MARKING)
-        for along, lane in zip(self.rng.uniform(90, 250, 7), (2, -2, 2, -2, 2, -2, 2), strict=True):
+        for number, along in enumerate(self.rng.uniform(*cars)):
+            lane = -2 if number % 2 else 2
             self.stalls.append((*(start + way * along + beside * lane), np.arctan2(way[1], way[0])))
         if self.rng.random() < 0.65:
-            row = np.arange(60, 280, self.rng.uniform(7, 12))[:, None]
+            row = np.arange(*trees, self.rng.uniform(7, 12))[:, None]
             self.trees += list(start + way * row + beside * self.rng.choice([-7, 7]))
 
     def _fill_strip(self, side: int, near: float, depth: float, along: float) -> None:
@@ -168,17 +180,27 @@ class Grounds:
 
     def neighbour(self, x, y, half_x, half_y) -> None:
         part = self.rng.uniform(0.55, 0.9, 2) * (half_x, half_y)
+        (x0, y0), (x1, y1) = (x, y) - part, (x, y) + part
+        if not self.fits([(x0, y0), (x0, y1), (x1, y0), (x1, y1)]):
+            self.lawn(x, y, half_x, half_y)
+            return
         self.brush.rect(x, y, part[0] + 2, part[1] + 2, Land.PATH)
-        corners, height = (*((x, y) - part), *((x, y) + part)), 3.7 * self.rng.integers(1, 5) + 1
-        self.solids += wing(self.rng, draw_style(self.rng), *corners, height)[:4]
+        height = 3.7 * self.rng.integers(1, 5) + 1
+        self.solids += wing(self.rng, draw_style(self.rng), x0, y0, x1, y1, height)[:4]
         self.scatter(5, x, y, half_x, half_y)
 
-    def plant_trees(self) -> None:
+    def fits(self, points) -> bool:
+        """Whether all points (..., 2) lie on the plot."""
+        return bool((np.abs(points @ self.brush.turn) <= self.room).all())
+
+    def plant_trees(self, scenery: float = SCENERY) -> None:
         """Set a trunk and a crown wherever a tree is wanted and the ground is open."""
         land, common = np.asarray(self.land), self.rng.integers(0, 3)
         for spot in self.trees:
             column, row = self.brush.texels(spot)[0]
-            if np.hypot(*spot) > SCENERY or land[int(row), int(column)] not in OPEN_LAND:
+            if np.hypot(*spot) > scenery or land[int(row), int(column)] not in OPEN_LAND:
+                continue
+            if not self.fits(spot):
                 continue
             species = int(common if self.rng.random() < 0.7 else self.rng.integers(0, 3))
             radius = self.rng.uniform(2.0, 4.3) * (0.75 if species == CONIFER else 1.0)

@@ -5,11 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from sources.campus.camera import FAR, SPIRAL_BOTTOM, Camera
-from sources.campus.grounds import GROUND_TEXELS, TEXEL
+from sources.campus.camera import SPIRAL_BOTTOM, Camera
+from sources.campus.grounds import TEXEL
 from sources.campus.palette import GLASS_COLOUR, LAND_ROUGHNESS, Material
 from sources.campus.scene import Scene
-from sources.campus.site import NOISE_TEXELS
 from sources.campus.solids import FACES, ROUND, Shape
 
 
@@ -33,8 +32,9 @@ class Surface:
     def noise(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """The site's noise at these coordinates, in texels, repeating beyond its edge."""
         row, column = first.astype(np.intp), second.astype(np.intp)
-        wrap = NOISE_TEXELS - 1
-        return self.scene.site.noise.take((row & wrap) * NOISE_TEXELS + (column & wrap))
+        noise = self.scene.site.noise
+        wrap = len(noise) - 1
+        return noise.take((row & wrap) * len(noise) + (column & wrap))
 
     def local(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Solid numbers and the points' coordinates in the solids' own frames."""
@@ -76,10 +76,10 @@ def _paint_ground(surface: Surface) -> None:
     pixels = surface.of(Material.GROUND)
     x, y = surface.point[0, pixels], surface.point[1, pixels]
     # Beyond the map the campus repeats, so that a street view has a horizon.
-    wrap, middle = GROUND_TEXELS - 1, GROUND_TEXELS / 2
-    column = (middle + x / TEXEL).astype(np.intp) & wrap
-    row = (middle - y / TEXEL).astype(np.intp) & wrap
-    land = surface.scene.land.take(row * GROUND_TEXELS + column).astype(np.intp)
+    texels = len(surface.scene.land)
+    column = (texels / 2 + x / TEXEL).astype(np.intp) % texels
+    row = (texels / 2 - y / TEXEL).astype(np.intp) % texels
+    land = surface.scene.land.take(row * texels + column).astype(np.intp)
     mottle = 1 + 0.7 * LAND_ROUGHNESS.take(land) * surface.noise(x * 2.3, y * 2.3)
     np.maximum(mottle, 0.3, out=mottle)
     for channel, shades in zip(surface.colour, surface.scene.palette, strict=True):
@@ -153,7 +153,7 @@ def _sunlit(scene: Scene, point: np.ndarray) -> np.ndarray:
     lamp = scene.lamp
     right, up, depth = np.einsum("ij,jp->ip", lamp.axes.astype(np.float32), point)
     # The lamp looks at the origin from afar; ground near a street's horizon may lie behind it.
-    depth = np.maximum(depth + np.float32(FAR), np.float32(1))
+    depth = np.maximum(depth - np.float32(lamp.axes[2] @ lamp.eye), np.float32(1))
     scale = np.float32(lamp.focal) / depth
     column = np.clip(lamp.size / 2 + right * scale, 0, lamp.size - 1).astype(np.intp)
     row = np.clip(lamp.size / 2 - up * scale, 0, lamp.size - 1).astype(np.intp)

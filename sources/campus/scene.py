@@ -11,7 +11,7 @@ from sources.campus.palette import CAR_COLOURS, LAND_COLOURS, Land, Material
 from sources.campus.site import Site, Stream, random_stream
 from sources.campus.solids import FACES, Solid, SolidTable, cast
 
-LAMP_SIZE = 416  # pixels of the shadow map, both ways
+LAMP_SIZE, LAMP_SPAN = 416, 220.0  # the shadow map of a site: pixels and metres, both ways
 FOLIAGE = {  # season -> colour of the two broad-leaved species and of the conifers
     "spring": [[0.2, 0.3, 0.08], [0.24, 0.27, 0.12], [0.06, 0.12, 0.06]],
     "summer": [[0.08, 0.16, 0.04], [0.11, 0.19, 0.06], [0.05, 0.1, 0.05]],
@@ -43,11 +43,14 @@ class Scene:
     sun: np.ndarray  # (3,) towards the sun
     light: np.ndarray  # (2, 3) float32: colours of the sun and of the sky
     lamp: Camera  # looks down from the sun
-    lamp_inverse: np.ndarray  # (LAMP_SIZE, LAMP_SIZE) inverse depths that the lamp sees
+    lamp_inverse: np.ndarray  # (LAMP_SIZE, LAMP_SIZE), or more, inverse depths that the lamp sees
 
 
-def stage(site: Site, stream: int) -> Scene:
-    """The site on the day that `stream` stands for, with the cars painted on the ground."""
+def stage(site: Site, stream: int, span: float = LAMP_SPAN) -> Scene:
+    """The site on the day that `stream` stands for, with the cars painted on the ground.
+
+    Within `span` metres, both ways, things cast their shadows.
+    """
     rng = random_stream(site.seed, site.building, stream)
     season = str(rng.choice(SEASONS[stream]))
     azimuth, elevation = np.radians(rng.uniform(95, 265)), np.radians(rng.uniform(32, 62))
@@ -65,8 +68,9 @@ def stage(site: Site, stream: int) -> Scene:
         palette[list(lands)] *= np.array(growth) * rng.uniform(low, high)
     tint, strength = rng.normal(1, 0.04, 3), (rng.uniform(2.2, 3.0), rng.uniform(0.55, 0.95))
     light = np.array([[1.0, 0.94, 0.84], [0.82, 0.93, 1.1]]) * np.reshape(strength, (2, 1))
-    lamp = look_at(sun * FAR, (0, 0, 0), 220.0, LAMP_SIZE)
-    lamp_inverse, _ = cast(site.table, lamp, site.grain)
+    wider = span / LAMP_SPAN
+    lamp = look_at(sun * FAR * wider, (0, 0, 0), span, int(LAMP_SIZE * wider))
+    lamp_inverse, _ = cast(site.table, lamp, site.grain_for(lamp.size))
     lamp_inverse[[0, -1]] = lamp_inverse[:, [0, -1]] = 0  # nothing beyond its edge is in shadow
     return Scene(
         site=site, table=site.table, land=_paint_cars(site.land, cars, sun, bodies=True),

@@ -31,13 +31,21 @@ class Site:
     table: SolidTable  # the same as arrays
     land: np.ndarray  # (T, T) uint8 rows of Land, north up
     stalls: np.ndarray  # (S, 3): x, y and heading of the places where a car may stand
-    noise: np.ndarray  # (256, 256) float32, about -1..1
+    noise: np.ndarray  # (256, 256) float32, about -1..1; any power of two
     grain: np.ndarray  # (512, 512) float32, 0..1
     reach: float  # metres from the origin to the building's farthest corner
 
+    def grain_for(self, size: int) -> np.ndarray:
+        """The grain for a picture, at least (size, size)."""
+        return np.resize(self.grain, (size, size)) if size > len(self.grain) else self.grain
 
-def make_site(seed: int, building: int) -> Site:
-    """The building with this ID and its surroundings; the same for the same seed and ID."""
+
+def make_site(seed: int, building: int, room=np.inf) -> Site:
+    """The building with this ID and its surroundings; the same for the same seed and ID.
+
+    With `room`, the half sides of a plot to the east and to the north, (2,) metres, nothing but
+    the building stands outside it.
+    """
     rng = random_stream(seed, building, Stream.SITE)
     family = barred if rng.random() < BARRED_SHARE else FAMILIES[rng.integers(len(FAMILIES))]
     block = family(rng, draw_style(rng))
@@ -46,7 +54,7 @@ def make_site(seed: int, building: int) -> Site:
     block = [solid._replace(x=solid.x - x, y=solid.y - y) for solid in block]
 
     yaw = rng.uniform(0, 2 * np.pi)
-    grounds = Grounds(rng, yaw)
+    grounds = Grounds(rng, yaw, room)
     grounds.surround(reach_x, reach_y)
     grounds.scatter(40, 0, 0, reach_x + 30, reach_y + 30)
     for solid in block:
@@ -59,22 +67,24 @@ def make_site(seed: int, building: int) -> Site:
 
     turn, stalls = grounds.brush.turn, np.array(grounds.stalls)
     stalls = np.column_stack([stalls[:, :2] @ turn, stalls[:, 2] + yaw])
+    on_plot = (np.abs(stalls[:, :2]) <= room).all(1)
     solids = [solid._replace(**dict(zip("xy", (solid.x, solid.y) @ turn, strict=True)),
                              yaw=solid.yaw + yaw) for solid in block + grounds.solids]  # fmt: skip
     texture = random_stream(seed, building, Stream.NOISE)
     return Site(
         seed=seed, building=building, solids=solids, table=SolidTable(solids),
         land=np.asarray(grounds.land),
-        stalls=stalls[np.hypot(stalls[:, 0], stalls[:, 1]) < SCENERY],
-        noise=_draw_noise(texture), grain=texture.random((512, 512), np.float32),
+        stalls=stalls[(np.hypot(stalls[:, 0], stalls[:, 1]) < SCENERY) & on_plot],
+        noise=draw_noise(texture), grain=texture.random((512, 512), np.float32),
         reach=float(np.hypot(reach_x, reach_y)),
     )  # fmt: skip
 
 
-def _draw_noise(rng: np.random.Generator) -> np.ndarray:
-    """Noise (256, 256) float32 of three octaves, about -1..1."""
-    total = np.zeros((NOISE_TEXELS, NOISE_TEXELS), np.float32)
-    for cells, weight in ((256, 0.45), (64, 0.35), (16, 0.3)):
+def draw_noise(rng: np.random.Generator, texels: int = NOISE_TEXELS) -> np.ndarray:
+    """Noise (texels, texels) float32 of three octaves, about -1..1."""
+    total = np.zeros((texels, texels), np.float32)
+    for coarseness, weight in ((1, 0.45), (4, 0.35), (16, 0.3)):
+        cells = texels // coarseness
         octave = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
         total += weight * np.asarray(octave.resize(total.shape, Image.Resampling.BICUBIC))
     return np.clip(total, -1.5, 1.5)

@@ -59,9 +59,12 @@ def photograph(scene: Scene, view: str, frame: int, size: int) -> np.ndarray:
     rng = random_stream(site.seed, site.building, Stream[view.upper()], frame + 1)
     fine = int(size * OVERSAMPLING)
     camera = _aim(site, view, frame, fine, rng)
-    grain = np.resize(site.grain, (fine, fine)) if fine > len(site.grain) else site.grain
-    radiance = shade(scene, camera, *cast(scene.table, camera, grain))
-    return develop(radiance, size, rng, SENSORS[view])
+    return develop(expose(scene, camera), size, rng, SENSORS[view])
+
+
+def expose(scene: Scene, camera: Camera) -> np.ndarray:
+    """Radiance (3, H, W) float32 that a camera sees of a staged scene."""
+    return shade(scene, camera, *cast(scene.table, camera, scene.site.grain_for(camera.size)))
 
 
 def render_view(site: Site, view: str, frame: int = 0, size: int = 256) -> np.ndarray:

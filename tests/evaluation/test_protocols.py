@@ -55,6 +55,21 @@ def test_denseuav_by_hand():
     assert text[4].startswith("MA@3:50.00 MA@5:50.00")
 
 
+def test_places_by_hand():
+    """The first image of one query is right, that of the other 27.2 m off: a meridian's 2**-12."""
+    query, gallery = task([[3, 2, 1], [2, 1, 3]], [0, 1])
+    places = {"0000": (30.0, 120.0), "0001": (30.0, 120.0), "0002": (30.0 + 2.0**-12, 120.0)}
+    metrics = evaluate_protocol(
+        "places", query, gallery, coordinates=Coordinates(places, False, "t")
+    )
+    assert metrics["median_error"] == pytest.approx(2.0**-12 * 111319.4908 / 2)
+    assert [metrics[f"within@{radius}"] for radius in (25, 50, 100)] == [50, 100, 100]
+    assert format_protocol(metrics) == (
+        "first image: median error 13.6 m, 50.00 % within 25 m, 100.00 % within 50 m, 100.00 % "
+        "within 100 m"
+    )
+
+
 def random_places(query, gallery, planar, seed=0):
     """A place for every image, within some hundred metres."""
     generator = np.random.default_rng(seed)
@@ -406,6 +421,7 @@ SEMI = "panorama,latitude,longitude,positive,semi_1\nq0.jpg,1,2,0000,0003\n"
          "semi_positives"),
         (None, STREET, {"semi_positives": SEMI}, "vigor", "semi_positives"),
         ("denseuav", DRONE, {"coordinates": DEGREES}, "denseuav", "coordinates"),
+        ("pairs\nmaps: [a.tif]", DRONE, {"coordinates": DEGREES}, "places", "coordinates"),
     ],
 )  # fmt: skip
 def test_own_metrics_of_a_prepared_folder(tmp_path, command, views, files, protocol, option):

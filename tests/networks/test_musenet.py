@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torchvision
-from conftest import SMALL, fails
+from conftest import SMALL_COMMAND, fails
 from torch import distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -619,7 +619,7 @@ def test_batches_carry_the_condition_that_was_drawn():
         batch = views[[dataset.Draw(v, 0, s) for v in images for s in range(9)]]
     expected = [2 + 1 if weather.choose_condition(("rain", "wind"), s) == "rain" else 9 + 1
                 for s in range(9)]  # fmt: skip
-    assert len(batch["satellite"]) == 2 and batch["drone"][2].tolist() == expected
+    assert len(batch["satellite"]) == 2 and batch["drone"][2]["condition"].tolist() == expected
     assert set(expected) == {3, 10}
 
 
@@ -638,7 +638,7 @@ def test_weather_loss_is_the_cross_entropy_of_the_adapted_views():
 
 
 def test_a_run_under_weather(toy, workdir, capsys):
-    options = ["--data_dir", str(toy), *SMALL, "--share", "--train_all", "--epochs", "2"]
+    options = ["--data_dir", str(toy), *SMALL_COMMAND, "--share", "--train_all", "--epochs", "2"]
     train.main(["--name", "muse", *options, "--musenet", "--weather", "all"])
     lines = (workdir / "model" / "muse" / "log.jsonl").read_text().splitlines()
     first = json.loads(lines[0])

@@ -48,7 +48,7 @@ WRITERS = {
     "answer.txt": lambda p, s: protocols.write_answer(p, ["\t".join(["x" * 999] * 10)] * 5),
     "c.npy": lambda p, s: cache._write_cache(p, [s] * 9, lambda p: PIXELS, (9, 200, 200, 3), 1),
     "copy.png": lambda p, s: carry_out._place(s, p, True),
-    "changed.png": lambda p, s: carry_out._write_changed(plan.Entry(s, p.name, lambda x: x), p),
+    "changed.png": lambda p, s: carry_out._write_new(plan.Entry(s, p.name, lambda x: x), p),
     "views.png": lambda p, s: show.write_sheet(p, [[(Image.fromarray(PIXELS), "a")]]),
     "toy.jpg": lambda p, s: files.write_bytes(p, PIXELS.tobytes()),
 }
