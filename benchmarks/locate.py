@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("cut", "search", "estimate")
 WIDTH = 512
 TOP = 5
-MAPS = {"full": (3000, 10_000, 30_000), "quick": (600,)}  # pixels of a side
+MAPS = {"full": (10_000, 30_000), "quick": (600,)}  # pixels of a side
 METRES_PER_PIXEL = 0.25
 # Tiles of a map, photos, and the indexes to compare with.
 SEARCHES = {
