@@ -1,9 +1,9 @@
 """locations.html: one file that works offline, with the map, the photos and their first tiles.
 
-page.html, page.css and page.js beside this file are the page; what locate.py found goes in as one
-JSON block. Whatever the photos, the tiles and the map, it shows at most PHOTOS photos and TILES
-tiles of each; their pictures take at most PIXELS * BYTES_PER_PIXEL * 4 / 3 bytes (27 MB), the map
-3.4 MB. What is usual is less: 8 MB for 60 photos.
+FILES beside this file are the page; what locate.py found goes in as one JSON block. Whatever the
+photos, the tiles and the map, it shows at most PHOTOS photos and TILES tiles of each; their
+pictures take at most PIXELS * BYTES_PER_PIXEL * 4 / 3 bytes (27 MB), the map 3.4 MB. What is usual
+is less: 8 MB for 60 photos.
 """
 
 import base64
@@ -26,6 +26,7 @@ from runtime.files import write_text
 from runtime.printing import printable
 from runtime.progress import progress_bar
 
+FILES = ("page.html", "page.css", "page_map.js", "page.js")
 PHOTOS = 1000  # shown at most
 TILES = 10  # of a photo, at most
 PIXELS = 32 * 2**20  # of all small pictures together, at most
@@ -191,10 +192,10 @@ def _jpeg(image):
 # ---------------------------------------------------------------- the file
 def _fill(content):
     """The page's text. Nothing but its styles and its script may run, or be fetched."""
-    page, style, script = (
-        Path(__file__).with_suffix(suffix).read_text(encoding="utf-8")
-        for suffix in (".html", ".css", ".js")
+    page, style, map_script, script = (
+        Path(__file__).with_name(name).read_text(encoding="utf-8") for name in FILES
     )
+    script = map_script + script
     data = json.dumps(content, allow_nan=False, separators=(",", ":"))  # in ASCII
     return Template(page).substitute(
         style=style,

@@ -359,6 +359,23 @@ def test_training_under_weather_is_compared(toy, workdir, capsys):
     assert f"baseline + weather {run['waiting']:.0%}" in out
 
 
+def test_training_for_locating_is_compared(workdir, monkeypatch, capsys):
+    benchmark = load_benchmark("locate_training")
+    monkeypatch.setattr(benchmark, "LOSSES", ("overlap",))
+    render_survey(workdir / "toy_map", map_plots=3, flight_photos=4)
+    argv = ["toy_map", "--seeds", "1", "--epochs", "1", "--photos", "9", "--plots", "2"]
+    results = benchmark.main([*argv, "--size", "32"])["results"]
+    assert list(results) == ["centred, overlap", "off-centre, overlap"]
+    names = ["right tile", "median error", "within 25 m", *(f"shift {n}/8" for n in range(4))]
+    assert all(list(run) == names for runs in results.values() for run in runs)
+    (run,) = results["off-centre, overlap"]
+    row = next(line for line in capsys.readouterr().out.splitlines() if "| off-centre" in line)
+    assert [float(cell) for cell in row.split("|")[2:-1]] == pytest.approx(
+        list(run.values()), abs=0.06
+    )
+    assert 0 < run["median error"] < 300 and run["right tile"] % 25 == 0  # of four photos
+
+
 # ---------------------------------------------------------------- locate
 def test_locate_cuts_searches_and_estimates(tmp_path, capsys):
     pytest.importorskip("rasterio", reason="rasterio is not installed")
@@ -380,23 +397,6 @@ def test_locate_cuts_searches_and_estimates(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "| IVF16,Flat " in out and "| tiles/sharpness |" in out
     assert json.loads((tmp_path / "l.json").read_text())["cut"] == found["cut"]
-
-
-def test_training_for_locating_is_compared(workdir, monkeypatch, capsys):
-    benchmark = load_benchmark("locate_training")
-    monkeypatch.setattr(benchmark, "LOSSES", ("overlap",))
-    render_survey(workdir / "toy_map", map_plots=3, flight_photos=4)
-    argv = ["toy_map", "--seeds", "1", "--epochs", "1", "--photos", "9", "--plots", "2"]
-    results = benchmark.main([*argv, "--size", "32"])["results"]
-    assert list(results) == ["centred, overlap", "off-centre, overlap"]
-    names = ["right tile", "median error", "within 25 m", *(f"shift {n}/8" for n in range(4))]
-    assert all(list(run) == names for runs in results.values() for run in runs)
-    (run,) = results["off-centre, overlap"]
-    row = next(line for line in capsys.readouterr().out.splitlines() if "| off-centre" in line)
-    assert [float(cell) for cell in row.split("|")[2:-1]] == pytest.approx(
-        list(run.values()), abs=0.06
-    )
-    assert 0 < run["median error"] < 300 and run["right tile"] % 25 == 0  # of four photos
 
 
 # ---------------------------------------------------------------- startup
