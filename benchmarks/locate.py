@@ -33,12 +33,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("cut", "search", "estimate")
 WIDTH = 512
 TOP = 5
-MAPS = {"full": (3000, 10_000, 30_000), "quick": (600,)}  # pixels of a side
+MAPS = {"full": (10_000, 30_000), "quick": (600,)}  # pixels of a side
 METRES_PER_PIXEL = 0.25
 # Tiles of a map, photos, and the indexes to compare with.
 SEARCHES = {
-    "full": ((10_000, 128, ("HNSW32",)), (100_000, 128, ("HNSW32", "IVF1024,SQ8")),
-             (1_000_000, 128, ("IVF1024,SQ8",))),
+    "full": ((10_000, 64, ("HNSW32",)), (100_000, 64, ("IVF1024,SQ8",)),
+             (1_000_000, 64, ("IVF1024,SQ8",))),
     "quick": ((3000, 16, ("IVF16,Flat",)),),
 }  # fmt: skip
 REACH, NOISE = 60.0, 1.2  # metres over which features change; noise of a photo, of 1 for a tile
@@ -272,7 +272,7 @@ def main(argv=None):
     size, results = "quick" if opts.quick else "full", {}
     if "cut" in opts.parts:
         results["cut"] = cut_maps(MAPS[size])
-        print("\na map cut into tiles of 100 m, one process\n")
+        print("\na map cut into tiles of 100 m, without overlap\n")
         headers = ["pixels of a side", "tiles", "seconds", "s a thousand", "peak MiB"]
         print_table([list(row.values()) for row in results["cut"]], headers)
     if "search" in opts.parts:

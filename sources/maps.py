@@ -17,6 +17,7 @@
 """
 
 import functools
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -80,6 +81,7 @@ class Raster:
 
     def __init__(self, path, crs=None):
         self.path = path
+        os.environ.setdefault("GDAL_CACHEMAX", "256")  # MiB; else 5 % of the machine's memory
         self.rasterio = require("rasterio", f"{path} (a GeoTIFF)", PACKAGES)
         self.vrt, self.warp = (
             require(f"rasterio.{name}", str(path), PACKAGES) for name in ("vrt", "warp")
