@@ -2,9 +2,11 @@
 
 python locate.py photos/ --name two_view --map data/map        # coordinates, tables
 python locate.py photo.jpg --name two_view --map tiles/        # plain pictures: names and scores
+python locate.py flight.mp4 --every 1 --name two_view --map data/map   # a frame a second
 
 The map is a folder that `prepare.py tiles` made, or any folder of pictures. Written are
-locations.csv, .geojson and .kml (a line a photo) and locations_tiles.csv (the first tiles of each).
+locations.csv, .geojson and .kml (a line a photo), locations_tiles.csv (the first tiles of each) and
+locations.html (photos, tiles and map on one page, which works offline).
 """
 
 from pathlib import Path
@@ -12,41 +14,56 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.map_folder import TABLE, MapFolder, read_map
-from evaluation.places import haversine
+from evaluation.places import geodesic
 from imaging.files import TEST_VIEWS
-from locating import outputs
-from locating.photos import list_photos, read_place
-from locating.search import errors_of, estimate, find_tiles, tiles_near
+from locating import confidence, flight, outputs
+from locating.page import write_page
+from locating.photos import list_photos
+from locating.search import errors_of, estimate, first_tiles, spread_of, tiles_near
+from locating.video import photos_and_frames
 from runtime import cli, startup
 from runtime.cli import number_within, positive_int, script
 
 FOR_ESTIMATE = 25  # tiles from which a place is estimated: the neighbours of the best one
+LISTED = max(confidence.RIVALS, flight.CANDIDATES)  # tiles that are found for a photo, at least
 
 
 @script
 def main(argv=None):
     """Locate the photos; returns {"photos": rows of locations.csv, "tiles": of the first tiles}."""
     opts = parse_args(argv)
-    photos, table = list_photos(opts.photos), open_tiles(opts.map)
-    known = [read_place(photo) for photo in photos]
-    chosen = None
-    if opts.near:
-        if table.places is None:
+    table = open_tiles(opts.map)
+    for option in ("near", "flight"):
+        if getattr(opts, option) and table.places is None:
             raise ValueError(
-                f"--near needs a map with coordinates, and {opts.map} is a folder of pictures: "
+                f"--{option} needs a map with coordinates, and {opts.map} is a folder of pictures: "
                 "make one with `python prepare.py tiles`"
             )
-        chosen = tiles_near(table.places, opts.near, opts.within)
+    photos, known = photos_and_frames(opts.photos, opts.every, Path(f"{opts.output}_frames"))
+    if opts.flight:
+        photos, known, seconds = flight.in_order(photos, known)
+    chosen = tiles_near(table.places, opts.near, opts.within) if opts.near else None
     startup.import_torch()
     from locating.features import extract
 
-    tiles, turned = extract(opts, photos, table, keep=table.places is not None)
-    candidates = find_tiles(turned, tiles, max(opts.top, FOR_ESTIMATE), chosen)
-    rows, tile_rows = tabulate(opts, photos, known, table, candidates)
+    tiles, turned, kept = extract(opts, photos, table, keep=table.places is not None)
+    top = max(opts.top, LISTED)
+    candidates = first_tiles(turned, tiles, top, chosen=chosen, factory=opts.index, kept=kept)
+    spread = spread_of(turned, tiles, chosen)
+    rows, tile_rows = tabulate(opts, photos, known, table, candidates, spread)
+    if table.places is not None:
+        add_confidence(opts, rows, (turned, tiles, table, candidates), known, chosen, kept)
+    if opts.flight:
+        path = flight.find_path(candidates, table.places, table.metres, seconds, opts.speed)
+        flight.add_path(rows, known, path)
+    sure = {row["photo"]: row["confidence"] for row in rows if "confidence" in row}
     for row in tile_rows:
-        print(describe(row))
-    write_all(Path(opts.output), rows, tile_rows, table)
-    print_errors(known, rows, table, candidates, chosen)
+        print(describe(row, sure.get(row["photo"])))
+    errors = errors_of_known(known, rows, table, candidates, chosen)
+    write_all(Path(opts.output), rows, tile_rows, table, errors)
+    print_errors(known, errors)
+    if opts.flight:
+        print("\n".join(flight.describe(rows, path, seconds, opts.speed)))
     return {"photos": rows, "tiles": tile_rows}
 
 
@@ -58,12 +75,14 @@ def open_tiles(folder):
     return MapFolder(Path(folder), list_photos([folder]))
 
 
-def tabulate(opts, photos, known, table, candidates):
+def tabulate(opts, photos, known, table, candidates, spread):
     """The rows of locations.csv and of locations_tiles.csv, as dicts."""
     tiles, scores, turns = candidates
     located = table.places is not None
     if located:
-        estimates = estimate(table.places[tiles], table.metres[tiles], scores)
+        near = tiles[:, :FOR_ESTIMATE]
+        best = scores[:, :FOR_ESTIMATE]
+        estimates = estimate(table.places[near], table.metres[near], best, spread)
     rows, tile_rows = [], []
     for index, (photo, carried) in enumerate(zip(photos, known, strict=True)):
         for rank, tile in enumerate(tiles[index, : opts.top]):
@@ -76,7 +95,7 @@ def tabulate(opts, photos, known, table, candidates):
         first = tiles[index, 0]
         row = {
             "photo": str(photo), "score": float(scores[index, 0]),
-            "tile": str(table.paths[first]), "note": carried.note,
+            "tile": str(table.paths[first]), "note": carried.note, **time_of(carried),
             **(_about(estimates[index], table.metres[first], carried) if located else {}),
         }  # fmt: skip
         if carried.place:
@@ -85,18 +104,39 @@ def tabulate(opts, photos, known, table, candidates):
     return rows, tile_rows
 
 
+def add_confidence(opts, rows, searched, known, chosen, kept):
+    """Put a confidence into the rows of locations.csv; says by what it is calibrated."""
+    name = f"{opts.view}-{opts.turns}"
+    places = [carried.place for carried in known]
+    found = confidence.judge(*searched, places, chosen=chosen, kept=kept, name=name)
+    print(found.line)
+    for row, value in zip(rows, found.values, strict=True):
+        if np.isfinite(value):
+            row["confidence"] = float(value)
+
+
 def _about(place, metres, carried):
     """The columns about a place, and about its distance to the one that the photo carries."""
     latitude, longitude = map(float, place)
     found = {"latitude": latitude, "longitude": longitude, "tile_metres": float(metres)}
     if carried.place:
-        found["error_metres"] = float(haversine(*carried.place, latitude, longitude))
+        found["error_metres"] = float(geodesic(*carried.place, latitude, longitude))
     return found
 
 
-def describe(row):
-    """The printed line of a tile."""
-    head = f"{row['photo']}\n" if row["rank"] == 1 else ""
+def time_of(carried):
+    """The column of the moment at which a photo was taken, in ISO 8601; none where unknown."""
+    if not carried.time:
+        return {}
+    parts = "milliseconds" if carried.time.microsecond else "seconds"
+    return {"time": carried.time.isoformat(timespec=parts)}
+
+
+def describe(row, sure=None):
+    """The printed line of a tile; before the first one of a photo, that and how `sure` it is."""
+    head = "" if row["rank"] > 1 else f"{row['photo']}"
+    if head:
+        head += "\n" if sure is None else f"  confidence {sure:.2f}\n"
     text = f"{head}{row['rank']:4d}  score {row['score']:7.4f}"
     if "latitude" in row:
         text += f"  {row['latitude']:.6f}, {row['longitude']:.6f}"
@@ -104,8 +144,8 @@ def describe(row):
     return text + (f"  {row['error_metres']:.0f} m off" if "error_metres" in row else "")
 
 
-def write_all(path, rows, tile_rows, table):
-    """Write the tables; GeoJSON and KML where there are coordinates."""
+def write_all(path, rows, tile_rows, table, errors):
+    """Write the tables and the page; GeoJSON and KML where there are coordinates."""
     outputs.write_table(path.with_suffix(".csv"), outputs.COLUMNS, rows)
     tiles = path.with_name(f"{path.stem}_tiles.csv")
     outputs.write_table(tiles, outputs.TILE_COLUMNS, tile_rows)
@@ -114,34 +154,50 @@ def write_all(path, rows, tile_rows, table):
         for suffix, write in ((".geojson", outputs.write_geojson), (".kml", outputs.write_kml)):
             write(path.with_suffix(suffix), rows)
             written.append(path.with_suffix(suffix))
+    write_page(path.with_suffix(".html"), rows, tile_rows, table, errors and errors.guessing)
+    written.append(path.with_suffix(".html"))
     print(f"written: {', '.join(map(str, written))}")
 
 
-def print_errors(known, rows, table, candidates, chosen):
-    """Print the errors of the photos that carry a place, and how many do not, and why."""
-    absent = [each.note for each in known if each.place is None]
-    for note in dict.fromkeys(absent):
-        print(f"{absent.count(note)} of {len(known)} photos: {note}")
+def errors_of_known(known, rows, table, candidates, chosen):
+    """`Errors` of the photos that carry a place; None where none does, or the map has no places."""
     found = [index for index, each in enumerate(known) if each.place]
     if not found or table.places is None:
-        return
+        return None
     truth = np.array([known[index].place for index in found])
     estimates = np.array([(rows[i]["latitude"], rows[i]["longitude"]) for i in found])
     first = candidates.tiles[found, 0]
     searched = table.places if chosen is None else table.places[chosen]
-    errors = errors_of(truth, estimates, table.places[first], table.metres[first], searched)
-    print("\n".join(errors.lines()))
+    return errors_of(truth, estimates, table.places[first], table.metres[first], searched)
+
+
+def print_errors(known, errors):
+    """Print the errors of the photos that carry a place, and how many do not, and why."""
+    absent = [each.note for each in known if each.place is None]
+    for note in dict.fromkeys(absent):
+        print(f"{absent.count(note)} of {len(known)} photos: {note}")
+    if errors:
+        print("\n".join(errors.lines()))
 
 
 # ---------------------------------------------------------------- options
 def parse_args(argv=None):
     """Options of a search."""
     parser = cli.Parser(
-        description="Say where photos were taken, by the tiles of a map that they match.",
+        description="Say where photos were taken, by the tiles of a map that they match. "
+        "`confidence` is the probability that the place lies in the first tile: of photos with "
+        "0.8, some 80 of 100 do. It is calibrated on the photos of the call whose place is known, "
+        f"where there are {confidence.LEAST}, and stays with the map's features for later calls; "
+        "without these on tiles of the map, each searched for among the others, and is then only "
+        "a guide: two tiles are of one camera, a photo and a tile are not.",
         epilog=cli.example_in(__doc__),
     )
     add = parser.add_argument
-    add("photos", nargs="+", help="photos, or folders with photos anywhere below them")
+    add("photos", nargs="+", help="photos or videos, or folders with photos anywhere below them")
+    add("--every", type=number_within(0, above=True), metavar="SECONDS", help="take a frame of a "
+        "video every so many seconds (of one named by itself 1 without this), also of those in the "
+        "folders; frames are kept in <output>_frames/, their places are from an .SRT of the "
+        "video's name beside it; needs the package av")  # fmt: skip
     cli.add_run_options(parser)
     add("--map", required=True, metavar="DIR", help="map folder of `prepare.py tiles`, where its "
         "features are kept for each run, or a folder of pictures without places")  # fmt: skip
@@ -163,12 +219,25 @@ def parse_args(argv=None):
         metavar="METRES",
         help="how far around --near",
     )
+    add("--flight", **cli.SWITCH, help="the photos are frames of one flight, in the order of their "
+        "times (else of their names, a second apart): find the likeliest path, its places are "
+        "path_latitude and path_longitude")  # fmt: skip
+    add("--speed", type=number_within(0, above=True), default=25.0, metavar="METRES_PER_SECOND",
+        help="largest ground speed of --flight; the tighter, the better the path")  # fmt: skip
+    add("--index", metavar="FACTORY", help="search by an index of faiss, which is kept beside the "
+        "map's features: Flat, HNSW32, IVF1024,SQ8 or another string of its factory; what it "
+        "finds is scored exactly. Without it all tiles are compared")  # fmt: skip
     add("--output", default="locations", metavar="NAME",
         help="name of the written files, without a suffix")  # fmt: skip
     add("--batchsize", type=positive_int, default=128, help="images at once")
     cli.add_precision_options(parser)
     cli.add_machine_options(parser)
-    return parser.parse_args(argv)
+    opts = parser.parse_args(argv)
+    if opts.index and opts.near:
+        parser.error(
+            "--near compares the tiles there one by one, without --index: give one of them"
+        )
+    return opts
 
 
 if __name__ == "__main__":

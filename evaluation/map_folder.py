@@ -62,6 +62,8 @@ def read_map(folder):
         except ValueError as error:
             raise ValueError(f"{where}: {error}: cut the map again") from None
     table = np.array(numbers)  # (N, 8)
-    if not np.isfinite(table).all() or (np.abs(table[:, 0]) > 90).any():
+    _, _, north, south, west, east, metres, _ = table.T
+    flat = (north <= south) | (west == east) | (metres <= 0)
+    if not np.isfinite(table).all() or (np.abs(table[:, 0]) > 90).any() or flat.any():
         raise ValueError(f"{folder / TABLE} holds what is no place on Earth: cut the map again")
     return MapFolder(folder, paths, table[:, :2], table[:, 2:6], table[:, 6])

@@ -37,3 +37,11 @@ def unproject(x, y):
 def per_ground_metre(y):
     """Metres of the projection for one on the ground at height `y` of the plane: 1 / cos(phi)."""
     return np.cosh(np.asarray(y) / RADIUS)
+
+
+def eastwards(x, start):
+    """Metres of the projection from `start` to `x`, the shorter way around the Earth; broadcasts.
+
+    To the east they are positive.
+    """
+    return (np.asarray(x) - start + HALF_WORLD) % (2 * HALF_WORLD) - HALF_WORLD

@@ -8,6 +8,7 @@ read as in `evaluation.side_files`.
 from typing import NamedTuple
 
 import numpy as np
+from geographiclib.geodesic import Geodesic
 
 from evaluation.side_files import check_width, clean, depth, names_of, read_table, with_slashes
 
@@ -102,6 +103,19 @@ def haversine(lat1, lon1, lat2, lon2, radius=EARTH_RADIUS):
     return 2 * radius * np.arcsin(np.sqrt(np.minimum(chord, 1)))
 
 
+def geodesic(lat1, lon1, lat2, lon2):
+    """Length in metres of the shortest way on the ellipsoid of WGS 84; degrees in, broadcast.
+
+    Right to nanometres, but a thousand times as slow as `haversine`: for the errors of photos.
+    Source: Karney, Algorithms for geodesics, Journal of Geodesy 87, 2013, and geographiclib.
+    """
+    return np.vectorize(_geodesic, otypes=[np.float64])(lat1, lon1, lat2, lon2)
+
+
+def _geodesic(*degrees):
+    return Geodesic.WGS84.Inverse(*degrees, Geodesic.DISTANCE)["s12"]
+
+
 def planar_distance(a, b):
     """Euclidean distances of places (..., 2), in their unit."""
     return np.hypot(a[..., 0] - b[..., 0], a[..., 1] - b[..., 1])
@@ -163,6 +177,11 @@ def recall_within(distances, k, radius):
     5 metres), RecallGeo.m of their code.
     """
     return float(100 * np.mean((_first(distances, k) <= radius).any(axis=1)))
+
+
+def share_within(errors, radius):
+    """Percent of errors (N,) that are at most `radius`, in the same unit."""
+    return float(100 * np.mean(np.asarray(errors) <= radius))
 
 
 def _first(distances, k):

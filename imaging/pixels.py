@@ -35,10 +35,13 @@ CONVERT = (
 )
 
 
-def read_image(path):
-    """Decode an image file to uint8 (H, W, 3); an OSError names a file that cannot be read."""
+def read_image(path, near=0):
+    """Decode an image file to uint8 (H, W, 3); an OSError names a file that cannot be read.
+
+    With `near` a JPEG may be decoded to fewer pixels, at least `near` either way.
+    """
     try:
-        return decode_file(path)[0]
+        return decode_file(path, near)[0]
     except Unreadable as fault:
         raise fault.error(path) from None
 
@@ -48,11 +51,8 @@ def read_thumbnail(path, side):
 
     A JPEG is decoded near this size. Raises as `read_image`.
     """
-    try:
-        pixels, _ = decode_file(path, near=side)
-    except Unreadable as fault:
-        raise fault.error(path) from None
-    return np.asarray(ImageOps.pad(Image.fromarray(pixels), (side, side), color="#e8e8e8"))
+    whole = Image.fromarray(read_image(path, near=side))
+    return np.asarray(ImageOps.pad(whole, (side, side), color="#e8e8e8"))
 
 
 def decode_file(path, near=0):

@@ -1,12 +1,15 @@
 """Features of photos and of a map's tiles by a run; a map's are computed once and kept beside it.
 
-<map>/features/<key>.npy, float32 (M, D). The key is a digest of the run's weights and options, of
-the tiles' names, sizes and times, and of how features are computed: features of other weights, or
-of a map that has changed, are not found by it.
+<map>/features/<run>-<tiles>.npy, float32 (M, D). <run> is a digest of the run's weights and options
+and of how features are computed, <tiles> one of the tiles' names, sizes and times: features of
+other weights, or of a map that has changed, are not found by it. Once there are new ones of a
+changed map, those of the old tiles are removed, with what was made of them (index, calibration).
 """
 
 import functools
 import hashlib
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +22,16 @@ from networks.inference import inference_copy
 from runtime import cli, startup
 from runtime.files import replacing
 
+VERSION = 1  # of the features: raised when the same weights and tiles give others
+BLOCK = 2**16  # tiles whose features are held in memory until they are written
+
 
 def extract(opts, photos, table, keep):
-    """Features (M, D) of the tiles of a `MapFolder`, and (T, N, D) of photos in `opts.turns` turns.
+    """(features (M, D) of the tiles of a `MapFolder`, (T, N, D) of photos, the kept file).
 
-    `opts` are those of locate.py. With `keep` the map's are kept, and found again. Raises
-    ValueError where the run does not know a view.
+    `opts` are those of locate.py; the photos are turned in `opts.turns` ways. With `keep` the map's
+    features are kept, found again, and mapped; else the third is None. Raises ValueError where the
+    run does not know a view.
     """
     device = utils.select_device(opts.device, opts.gpu_ids)
     startup.keep_freed_memory()
@@ -45,20 +52,21 @@ def extract(opts, photos, table, keep):
             description=description,
         )
 
-    tiles = None
+    of_tiles = functools.partial(features, opts.map_view, description="map")
     if keep:
         checkpoint = utils.find_checkpoint(utils.run_folder(opts.name), opts.which_epoch)
-        settings = (opts.map_view, cli.precision_of(opts))
-        path = table.folder / "features" / f"{_key(checkpoint, run_opts, table, settings)}.npy"
-        tiles = _find(path)
-    if tiles is None:
-        tiles = features(opts.map_view, table.paths, "map")
-        if keep:
-            with replacing(path) as temporary:
-                np.save(temporary, tiles)
-            tiles = _find(path)
+        settings = (VERSION, sorted(run_opts.items()), opts.map_view, cli.precision_of(opts))
+        path = kept_file(table, Path(checkpoint).read_bytes(), settings)
+        tiles = _find(path, len(table.paths))
+        if tiles is None:
+            _write(path, table.paths, of_tiles)
+            _remove_old(path)
+            tiles = _find(path, len(table.paths))
+    else:
+        path, tiles = None, of_tiles(table.paths)
     turns = [functools.partial(turn, quarters=4 // opts.turns * i) for i in range(opts.turns)]
-    return tiles, np.stack([features(opts.view, photos, "photos", each) for each in turns])
+    photos = np.stack([features(opts.view, photos, "photos", each) for each in turns])
+    return tiles, photos, path
 
 
 def turn(image, _, quarters):
@@ -66,20 +74,48 @@ def turn(image, _, quarters):
     return np.ascontiguousarray(np.rot90(image, quarters))
 
 
-def _key(checkpoint, run_opts, table, settings):
-    digest = hashlib.sha256(Path(checkpoint).read_bytes())
-    digest.update(repr((sorted(run_opts.items()), settings)).encode())
+# ---------------------------------------------------------------- kept features
+def kept_file(table, weights, settings):
+    """Where the features of a `MapFolder` are kept, by the bytes of the weights and settings."""
+    run, tiles = hashlib.sha256(weights), hashlib.sha256()
+    run.update(repr(settings).encode())
     for path in table.paths:
         about = path.stat()
-        digest.update(f"{path.name} {about.st_size} {about.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+        name = os.path.relpath(path, table.folder)
+        tiles.update(f"{name!r} {about.st_size} {about.st_mtime_ns}\n".encode())
+    name = f"{run.hexdigest()[:16]}-{tiles.hexdigest()[:16]}.npy"
+    return table.folder / "features" / name
 
 
-def _find(path):
+def _write(path, paths, features):
+    """Write the features of tiles as .npy, a block at a time."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        for start in range(0, len(paths), BLOCK):
+            block = features(paths[start : start + BLOCK])
+            if start == 0:
+                header = {"descr": "<f4", "fortran_order": False}
+                header["shape"] = (len(paths), block.shape[1])
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(block, "<f4"))
+
+
+def _find(path, count):
     """The features in a file, mapped; None where there is none."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
         raise OSError(f"{path} cannot be read ({error}): remove it") from None
+    if found.ndim != 2 or len(found) != count:
+        raise OSError(f"{path} holds an array {found.shape}, expected {count} rows: remove it")
+    return found
+
+
+def _remove_old(path):
+    """Remove what is left of the map as it was before, of any run: no search finds it again."""
+    tiles = path.stem.partition("-")[2]
+    for other in path.parent.glob(f"{'[0-9a-f]' * 16}-{'[0-9a-f]' * 16}*"):
+        if other.name[17:33] != tiles:
+            with suppress(OSError):  # another search has it open, on Windows
+                other.unlink()

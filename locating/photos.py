@@ -6,7 +6,7 @@ A place comes from the GPS block of EXIF (with its hemispheres), else from the d
 
 import math
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,18 +26,20 @@ class PhotoPlace(NamedTuple):
     place: tuple[float, float] | None  # latitude and longitude, degrees of WGS 84
     note: str  # where the place is from, or why there is none
     time: datetime | None  # when it was taken, by its own clock
+    seconds: float | None = None  # of a video's frame: since the first frame
 
 
-def list_photos(names):
+def list_photos(names, wanted=is_image_name):
     """The image files that names stand for: files, and folders with all images below them.
 
-    Raises FileNotFoundError for a name of nothing, ValueError for a folder without images, OSError
-    for what has the name of an image and is no file.
+    `wanted` says which paths in a folder count. Raises FileNotFoundError for a name of nothing,
+    ValueError for a folder without images, OSError for what has the name of an image and is no
+    file.
     """
     photos = []
     for name in map(Path, names):
         if name.is_dir():
-            found = sorted(filter(is_image_name, name.rglob("*")))
+            found = sorted(filter(wanted, name.rglob("*")))
             if not found:
                 raise ValueError(f"{name} holds no images: name a folder of photos")
             photos += found
@@ -55,8 +57,11 @@ def read_place(path):
         with Image.open(path) as image:
             exif = image.getexif()
             gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
-            moment = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
-            moment = moment or exif.get(ExifTags.Base.DateTime)
+            taken = exif.get_ifd(ExifTags.IFD.Exif)
+            moment = taken.get(ExifTags.Base.DateTimeOriginal)
+            part = taken.get(ExifTags.Base.SubsecTimeOriginal)
+            if not moment:
+                moment, part = exif.get(ExifTags.Base.DateTime), taken.get(ExifTags.Base.SubsecTime)
             xmp = image.info.get("xmp") or b""
     except (OSError, SyntaxError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -65,7 +70,7 @@ def read_place(path):
     if place is None:
         place, found = _from_xmp(xmp)
         note = found or note
-    return PhotoPlace(place, note, _time(moment))
+    return PhotoPlace(place, note, _time(moment, part))
 
 
 def _from_exif(gps):
@@ -87,7 +92,7 @@ def _from_exif(gps):
         if not abs(degrees) <= LIMITS[axis]:  # nan too
             return None, f"the {axis} in EXIF is undefined"
         values[axis] = degrees if letter in "NE" else -degrees
-    return _unless_zero(values, "EXIF")
+    return usable_place(**values, source="EXIF")
 
 
 def _degrees(parts):
@@ -108,19 +113,25 @@ def _from_xmp(xmp):
             values[axis] = float(found[1])
         except (TypeError, ValueError):
             return None, ""
-        if abs(values[axis]) > LIMITS[axis]:
-            return None, f"the {axis} in XMP is no number of degrees"
-    return _unless_zero(values, "XMP")
+    return usable_place(**values, source="XMP")
 
 
-def _unless_zero(values, source):
-    if not any(values.values()):
+def usable_place(latitude, longitude, source):
+    """((latitude, longitude), source), or (None, why it is no place) for zeros and no degrees."""
+    for axis, value in (("latitude", latitude), ("longitude", longitude)):
+        if not abs(value) <= LIMITS[axis]:
+            return None, f"the {axis} in {source} is no number of degrees"
+    if not (latitude or longitude):
         return None, f"the place in {source} is zero"
-    return (values["latitude"], values["longitude"]), source
+    return (latitude, longitude), source
 
 
-def _time(text):
+def _time(text, part=None):
+    """The datetime of EXIF's text; `part` are the digits of the fraction of a second."""
     try:
-        return datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+        moment = datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S")
     except ValueError:
         return None
+    digits = str(part or "").strip("\0 ")
+    fraction = float(f"0.{digits}") if digits.isascii() and digits.isdigit() else 0
+    return moment + timedelta(seconds=fraction)

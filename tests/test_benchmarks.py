@@ -377,6 +377,29 @@ def test_training_for_locating_is_compared(workdir, monkeypatch, capsys):
     assert 0 < run["median error"] < 300 and run["right tile"] % 25 == 0  # of four photos
 
 
+# ---------------------------------------------------------------- locate
+def test_locate_cuts_searches_and_estimates(tmp_path, capsys):
+    pytest.importorskip("rasterio", reason="rasterio is not installed")
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    benchmark = load_benchmark("locate")
+    found = benchmark.main(["--quick", "--rounds", "1", "--json", str(tmp_path / "l.json")])
+    (cut,) = found["cut"]
+    assert (cut["pixels"], cut["tiles"]) == (600, 4)  # 150 m: two tiles of 100 m a side
+    assert cut["a thousand"] == pytest.approx(250 * cut["seconds"]) and cut["peak_mib"] > 10
+    ways = {row["way"]: row for row in found["search"]}
+    assert list(ways) == ["all at once", "blocks", "IVF16,Flat"]
+    assert ways["blocks"]["first"] >= 0.99 and ways["blocks"]["built"] == 0
+    assert 0 < ways["IVF16,Flat"]["of_five"] <= 1 and ways["IVF16,Flat"]["built"] > 0
+    assert ways["blocks"]["mib"] < 8  # two blocks' scores at most
+    for row in found["estimate"]:
+        assert row["settings"]["25/1"] < row["centre"]
+    mean, worst = benchmark.summarise(found["estimate"])["25/1"]
+    assert 0 < mean <= worst < 1
+    out = capsys.readouterr().out
+    assert "| IVF16,Flat " in out and "| tiles/sharpness |" in out
+    assert json.loads((tmp_path / "l.json").read_text())["cut"] == found["cut"]
+
+
 # ---------------------------------------------------------------- startup
 def test_startup_compares_whole_commands(monkeypatch, capsys):
     """With --help for the two commands, whose options are parsed: they take a minute."""

@@ -3,17 +3,21 @@
 import csv
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
+from conftest import fails
 from PIL import ExifTags, Image
 
 import locate
 import prepare
+import utils
 from evaluation.map_folder import read_map
-from evaluation.places import haversine
+from evaluation.places import geodesic
 
 NORTH, WEST, SOUTH, EAST = -33.85, 151.20, -33.859, 151.212
 FAST = ["--name", "small", "--device", "cpu", "--num_workers", "0"]
@@ -56,16 +60,21 @@ def test_photos_of_tiles_are_found(area, capsys):
         assert (row["true_latitude"], row["true_longitude"]) == pytest.approx(
             area.places[index], abs=1e-5
         )
-        error = haversine(row["latitude"], row["longitude"], *area.places[index])
+        error = geodesic(row["latitude"], row["longitude"], *area.places[index])
         assert row["error_metres"] == pytest.approx(error, abs=1) and error < 150
     assert by_name["photos/nowhere.jpg"].get("error_metres") is None
     out = capsys.readouterr().out
+    for row in found["photos"]:
+        assert f"{row['photo']}  confidence {row['confidence']:.2f}\n" in out
+        assert 0 < row["confidence"] < 1
+    assert "calibrated on 42 tiles searched for among the others: a guide only" in out
     assert "2 photos with a known place: median error" in out
     assert "1 of 3 photos: no place in EXIF or XMP" in out
 
     with open("locations.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["photo"] for row in rows] == [row["photo"] for row in found["photos"]]
+    assert float(rows[0]["confidence"]) == pytest.approx(found["photos"][0]["confidence"], abs=1e-6)
     assert float(rows[0]["latitude"]) == pytest.approx(found["photos"][0]["latitude"], abs=1e-6)
     with open("locations_tiles.csv", newline="") as file:
         assert [row["rank"] for row in csv.DictReader(file)] == ["1", "2", "3"] * 3
@@ -73,6 +82,7 @@ def test_photos_of_tiles_are_found(area, capsys):
     assert points[0]["geometry"]["coordinates"] == [
         found["photos"][0]["longitude"], found["photos"][0]["latitude"]
     ]  # fmt: skip
+    assert '"summary":{"known":2,"of":3,' in Path("locations.html").read_text()
     marks = (
         ElementTree.parse("locations.kml")
         .getroot()
@@ -83,15 +93,30 @@ def test_photos_of_tiles_are_found(area, capsys):
     )
 
 
-def test_features_of_a_map_are_computed_once(area, monkeypatch):
+def test_features_of_a_map_are_computed_once(area, small_run, capsys):
     first = run("photos", "--map", "map")
-    (kept,) = (area.folder / "features").iterdir()
+    folder = area.folder / "features"
+    (kept,) = folder.glob("*.npy")
     times = kept.stat().st_mtime_ns
     assert run("photos", "--map", "map") == first
     assert kept.stat().st_mtime_ns == times
-    Image.new("RGB", (64, 64)).save(area.paths[3])  # the map has changed: they are computed again
+    # Other weights and other options have features of their own.
+    path = small_run / "net_009.pth"
+    weights = torch.load(path)
+    utils.save_tensors(path, {name: value + 0.01 for name, value in weights.items()})
     assert run("photos", "--map", "map") != first
-    assert len(list((area.folder / "features").iterdir())) == 2
+    run("photos", "--map", "map", "--map_view", "drone")
+    assert len(list(folder.glob("*.npy"))) == 3 and kept.stat().st_mtime_ns == times
+    # A tile of the same size in bytes at another time: the map has changed, all are of the past.
+    others = set(folder.iterdir())
+    content = bytearray(area.paths[3].read_bytes())
+    content[-9] ^= 1
+    area.paths[3].write_bytes(content)
+    run("photos", "--map", "map")
+    (new,) = folder.glob("*.npy")
+    assert new not in others and not others & set(folder.iterdir())
+    new.write_bytes(new.read_bytes()[:-9])
+    fails(locate.main, ["photos", "--map", "map", *FAST], capsys, new.name, "remove it")
 
 
 def test_a_turned_photo(area):
@@ -101,6 +126,20 @@ def test_a_turned_photo(area):
     found = run("turned.png", "--map", "map", "--turns", 4)["tiles"][0]
     assert found["tile"] == str(area.paths[7]) and found["turned"] == 270
     assert found["score"] > straight["score"]
+
+
+def test_an_index_finds_the_same(area, capsys):
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    exact = run("photos", "--map", "map", "--turns", 2)
+    for _ in range(2):  # made, and found again
+        assert run("photos", "--map", "map", "--turns", 2, "--index", "Flat") == exact
+    (index,) = (area.folder / "features").glob("*.faiss")
+    run("photos/3.png", "--map", "map/tiles", "--index", "Flat")  # nothing is kept there
+    fails(lambda options: run(*options), ["photos", "--map", "map", "--index", "Flat32"], capsys,
+          "--index Flat32 cannot be made of 42 features")  # fmt: skip
+    index.write_text("no index")
+    fails(locate.main, ["photos", "--map", "map", *FAST, "--view", "satellite", "--index", "Flat"],
+          capsys, index.name, "remove it")  # fmt: skip
 
 
 def test_only_around_a_place(area, capsys):
@@ -116,22 +155,77 @@ def test_only_around_a_place(area, capsys):
 def test_a_folder_of_pictures_without_places(area, capsys):
     found = run("photos/3.png", "--map", "map/tiles", "--top", 2)
     assert found["tiles"][0]["tile"] == str(area.paths[3])
-    assert "latitude" not in found["photos"][0]
+    assert not {"latitude", "confidence"} & found["photos"][0].keys()
+    assert "confidence" not in capsys.readouterr().out
+    assert '"map":null,"name":"tiles",' in Path("locations.html").read_text()
     with pytest.raises(SystemExit):
         run("photos", "--map", "map/tiles", "--near", "50,8")
     assert "needs a map with coordinates" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options, message", [
+def test_a_flight(area, workdir, capsys):
+    """Tiles from west to east as photos, named against the order of their times; one lies."""
+    (workdir / "flight").mkdir()
+    row = np.flatnonzero(area.places[:, 0] == area.places[0, 0])
+    for number, tile in enumerate(row):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Make] = "a drone"
+        moment = datetime(2024, 5, 17, 10, 0, 8 * number).strftime("%Y:%m:%d %H:%M:%S")
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = moment
+        for axis, value in zip(("Latitude", "Longitude"), np.abs(area.places[tile]), strict=True):
+            exif.get_ifd(ExifTags.IFD.GPSInfo).update({
+                ExifTags.GPS[f"GPS{axis}Ref"]: "S" if axis == "Latitude" else "E",
+                ExifTags.GPS[f"GPS{axis}"]: (value, 0.0, 0.0),
+            })  # fmt: skip
+        image = Image.open(area.paths[-1 if number == 3 else tile])
+        image.save(f"flight/{9 - number}.png", exif=exif)
+    found = run("flight", "--map", "map", "--flight", "--speed", 30, "--output", "out/f")["photos"]
+    assert len(row) == 7 and [Path(r["photo"]).stem for r in found] == list("9876543")
+    assert [r["time"] for r in found][:2] == ["2024-05-17T10:00:00", "2024-05-17T10:00:08"]
+    assert found[3]["error_metres"] > 600
+    assert all(r["path_error_metres"] < 80 for r in found)
+    out = capsys.readouterr().out
+    assert "path: 7 frames in 48 s" in out and "7 frames with a known place" in out
+    with open("out/f.csv", newline="") as file:
+        assert [float(r["path_error_metres"]) for r in csv.DictReader(file)] == pytest.approx(
+            [r["path_error_metres"] for r in found]
+        )
+    line = json.loads(Path("out/f.geojson").read_text())["features"][-1]["geometry"]
+    assert line["coordinates"] == [[r["path_longitude"], r["path_latitude"]] for r in found]
+
+
+def test_mistakes_about_flights(area, workdir, capsys):
+    """In one test, for they end before anything is read."""
+    for options, message in (
+        (["photos/3.png", "--map", "map", "--flight"], "3.png is but one photo"),
+        (["photos", "--map", "map/tiles", "--flight"], "--flight needs a map with coordinates"),
+        (["photos", "--map", "map", "--every", 2], "--every 2 takes frames of videos"),
+        (["photos", "--map", "map", "--every", 0], "not a number above 0"),
+        (["photos", "--map", "map", "--flight", "--speed", "-1"], "not a number above 0"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run(*options)
+        err = capsys.readouterr().err
+        assert ended.value.code == 2 and message in err and err.count("\n") == 1
+
+
+MISTAKES = [
     (["gone.jpg", "--map", "map"], "photo gone.jpg not found"),
     (["photos", "--map", "gone"], "gone"),
     (["photos", "--map", "map", "--map_view", "street"], "trained on satellite, drone, not on"),
     (["photos", "--map", "map", "--near", "95,8"], "is not latitude,longitude in degrees"),
+    (["photos", "--map", "map", "--near", "nan,8"], "is not latitude,longitude in degrees"),
+    (["photos", "--map", "map", "--near", "89,8"], "no tile of the map is there, the nearest is"),
+    (["photos", "--map", "map", "--near", "-33.855,151.21", "--within", "0"], "not a number above"),
+    (["photos", "--map", "map", "--near", "-33.855,151.21", "--index", "Flat"], "without --index"),
+    (["photos", "--map", "empty"], "empty holds no images"),
+    (["empty", "--map", "map"], "empty holds no images"),
     (["map.png", "text.jpg", "--map", "map"], "text.jpg cannot be read as an image"),
-])  # fmt: skip
-def test_mistakes_are_one_line(area, workdir, capsys, options, message):
+]  # fmt: skip
+
+
+def test_mistakes_are_one_line(area, workdir, capsys):
     (workdir / "text.jpg").write_text("no image")
-    with pytest.raises(SystemExit) as ended:
-        run(*options)
-    err = capsys.readouterr().err
-    assert ended.value.code == 2 and message in err and err.count("\n") == 1
+    (workdir / "empty").mkdir()
+    for options, message in MISTAKES:
+        fails(lambda options: run(*options), options, capsys, message)

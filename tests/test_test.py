@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from conftest import SMALL, fails
+from conftest import NARROW, SMALL, fails
 from PIL import Image
 from torch import nn
 
@@ -104,7 +104,7 @@ def test_only_the_folders_of_the_task_are_opened(toy, small_run, workdir, tmp_pa
 
 def test_epoch_asked_for_is_loaded(toy, small_run, workdir, capsys):
     """Published defect 13: --which_epoch was ignored."""
-    other = model.build_model(8, backbone="resnet18")
+    other = model.build_model(8, backbone=NARROW)
     utils.save_tensors(small_run / "net_019.pth", other.state_dict())
     run_test(toy, "--which_epoch", "9")
     first = scipy.io.loadmat("pytorch_result.mat")["query_f"]
@@ -346,7 +346,7 @@ def test_bad_run_folders(toy, small_run, workdir, capsys):
     for text, expected in (
         ("a: [", "is not YAML"),
         ("words", "holds a str"),
-        (good.replace("resnet18", "resnet50"), "another architecture"),
+        (good.replace(NARROW, "resnet50"), "another architecture"),
         (good.replace("nclasses: 8", "nclasses: 9"), "classifier.classifier.0.bias is (8,)"),
     ):
         (small_run / "opts.yaml").write_text(text)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, fails
+from conftest import NARROW, SMALL, SMALL_COMMAND, fails, narrow_resnet
 from PIL import Image
 
 import train
@@ -84,7 +84,7 @@ def test_what_is_printed_of_the_options(toy, workdir, capsys):
     run_training(toy, "told", "--epochs", "1", "--train_all", "--share")
     (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("run ")]
     assert line.removeprefix("run model/told on cpu: ").split() == [
-        *("backbone=resnet18", "backbone_lr=1.0", "batchsize=4", f"data_dir={toy}", "device=cpu"),
+        *(f"backbone={NARROW}", "backbone_lr=1.0", "batchsize=4", f"data_dir={toy}", "device=cpu"),
         *("epochs=1", "h=32", "no_pretrained=True", "num_workers=0", "pad=2", "share=True"),
         *("step_size=1", "train_all=True", "w=32"),
     ]
@@ -194,7 +194,8 @@ def test_killed_while_writing_any_file(toy, workdir, monkeypatch, write):
 
 
 def test_sigkill_and_resume(toy, workdir):
-    options = ["--epochs", "60", "--train_all", "--name", "killed", "--data_dir", str(toy), *SMALL]
+    options = ["--epochs", "60", "--train_all", "--name", "killed", "--data_dir", str(toy)]
+    options += SMALL_COMMAND
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *options],
@@ -336,14 +337,14 @@ def test_spawned_workers(toy, workdir):
     )
     script = workdir / "spawned.py"
     script.write_text(code)
-    argv = ["--name", "spawned", "--data_dir", str(toy), *SMALL, "--train_all"]
-    options = ["--epochs", "1", "--num_workers", "1", "--color_jitter"]
+    argv = ["--data_dir", str(toy), *SMALL_COMMAND, "--train_all", "--epochs", "1"]
+    argv += ["--color_jitter"]
     subprocess.run(
-        [sys.executable, str(script), *argv, *options],
+        [sys.executable, str(script), "--name", "spawned", *argv, "--num_workers", "1"],
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    run_training(toy, "forked", "--epochs", "1", "--train_all", "--color_jitter")
+    train.main(["--name", "forked", *argv])
     assert same(weights("spawned"), weights("forked"))
 
 
@@ -510,14 +511,12 @@ def test_a_run_of_an_earlier_version_resumes(toy, workdir):
 
 def test_given_weights_are_used(toy, workdir, capsys):
     """Published defect 27: ImageNet weights could come only by download."""
-    import torchvision
-
-    state = torchvision.models.resnet18().state_dict()
+    state = narrow_resnet().state_dict()
     state["conv1.weight"].zero_()
-    torch.save(state, "resnet18.pth")
+    torch.save(state, "narrow.pth")
     options = [part for part in SMALL if part != "--no_pretrained"]
     argv = ["--name", "w", "--data_dir", str(toy), *options, "--epochs", "1", "--lr", "1e-9"]
-    train.main([*argv, "--weights", "resnet18.pth"])
+    train.main([*argv, "--weights", "narrow.pth"])
     assert weights("w")["model_2.model.conv1.weight"].abs().max() < 1e-6
     fails(train.main, ["--name", "v", *argv[2:], "--weights", "no.pth"], capsys, "no.pth not found")
 

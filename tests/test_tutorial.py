@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from conftest import NARROW
+
 import test
 from imaging.files import scan_classes
 
@@ -16,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALLER = {
     "prepare.py toy": "--num_train 3 --num_test 18 --num_distractors 2 --drone_frames 13 "
     "--image_size 32 --num_workers 0 --map_plots 0",
-    "train.py": "--backbone resnet18 --no_pretrained --h 32 --w 32 --pad 2 --batchsize 4 "
+    "train.py": f"--backbone {NARROW} --no_pretrained --h 32 --w 32 --pad 2 --batchsize 4 "
     "--epochs 1 --num_workers 0",
     "--which_epoch 59": "--which_epoch last",
     "test.py": "--num_workers 0",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, fails
+from conftest import SMALL_COMMAND, fails
 
 import model
 import test as test_script
@@ -53,7 +53,7 @@ def hidden(folder):
 
 @ROUNDS
 def test_two_trainings_of_one_name(toy, workdir, turn):
-    base = ["train.py", "--name", "one", "--data_dir", toy, "--epochs", "1", *SMALL]
+    base = ["train.py", "--name", "one", "--data_dir", toy, "--epochs", "1", *SMALL_COMMAND]
     ends = start_both(base, [*base, "--share"])
     share = only_one(ends, "or choose another --name") == 1
     opts = utils.read_opts("model/one")
@@ -67,10 +67,11 @@ def test_two_trainings_of_one_name(toy, workdir, turn):
 @ROUNDS
 def test_two_tests_on_one_output(toy, small_run, workdir, turn):
     names = ["small", "wide"]
-    opts = utils.read_opts(small_run)
-    utils.write_opts("model/wide", {**opts, "pool": "gem"})
-    wide = model.build_model(8, backbone="resnet18", pool="gem")
-    utils.save_tensors("model/wide/net_009.pth", wide.state_dict())
+    opts = {**utils.read_opts(small_run), "backbone": "resnet18"}
+    for name, pool in zip(names, ("avg", "gem"), strict=True):
+        utils.write_opts(f"model/{name}", {**opts, "pool": pool})
+        network = model.build_model(8, backbone="resnet18", pool=pool)
+        utils.save_tensors(f"model/{name}/net_009.pth", network.state_dict())
     commands = [
         ["test.py", "--name", name, "--test_dir", toy, "--num_workers", 0] for name in names
     ]
@@ -85,7 +86,7 @@ def test_two_tests_on_one_output(toy, small_run, workdir, turn):
 
 @ROUNDS
 def test_two_runs_on_one_cache(toy, workdir, turn):
-    base = ["train.py", "--data_dir", toy, "--epochs", "1", "--cache", "disk", *SMALL]
+    base = ["train.py", "--data_dir", toy, "--epochs", "1", "--cache", "disk", *SMALL_COMMAND]
     ends = start_both([*base, "--name", "a"], [*base, "--name", "b"])
     assert [code for code, _ in ends] == [0, 0], ends
     first, second = (utils.load_tensors(f"model/{name}/net_last.pth") for name in "ab")

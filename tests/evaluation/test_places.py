@@ -9,6 +9,7 @@ from ranking_tasks import task, write
 
 from evaluation.places import (
     degree_distance,
+    geodesic,
     haversine,
     mean_distance,
     metre_accuracy,
@@ -17,6 +18,7 @@ from evaluation.places import (
     read_coordinates,
     recall_within,
     sdm,
+    share_within,
 )
 from evaluation.protocols import evaluate_protocol
 
@@ -121,6 +123,44 @@ def test_haversine_equals_the_angle_between_vectors():
     np.testing.assert_allclose(found, angles, atol=1e-7)
     lat, lon = np.mgrid[-90:91:1.7, -180:181:1.7]  # for some, rounding makes the sine exceed 1
     np.testing.assert_allclose(haversine(lat, lon, -lat, lon + 180, radius=1), math.pi, atol=1e-7)
+
+
+def test_geodesic_against_published_lengths():
+    """An arc of the equator, a quarter of a meridian, and two published worked examples."""
+    axis, flattening = 6378137.0, 1 / 298.257223563
+    assert geodesic(0, 0, 0, 1) == pytest.approx(axis * math.pi / 180, abs=1e-6)
+    # Helmert's series for the quarter of a meridian, with n = f / (2 - f).
+    n = flattening / (2 - flattening)
+    quarter = math.pi / 2 * axis / (1 + n) * (1 + n**2 / 4 + n**4 / 64)
+    assert geodesic(0, 20, 90, -70) == pytest.approx(quarter, abs=1e-4)
+    assert geodesic(-90, 0, 90, 55) == pytest.approx(2 * quarter, abs=1e-4)
+    # Flinders Peak to Buninyong (Geoscience Australia's example of Vincenty's formula).
+    flinders = -(37 + 57 / 60 + 3.7203 / 3600), 144 + 25 / 60 + 29.5244 / 3600
+    buninyong = -(37 + 39 / 60 + 10.1561 / 3600), 143 + 55 / 60 + 35.3839 / 3600
+    assert geodesic(*flinders, *buninyong) == pytest.approx(54972.271, abs=1e-3)
+    # New York to London, the example of GeographicLib's GeodSolve.
+    assert geodesic(40.6, -73.8, 51.6, -0.5) == pytest.approx(5551759.400, abs=1e-3)
+
+
+def test_geodesic_in_every_hemisphere_and_beside_the_sphere():
+    north = geodesic(48.1, 11.5, 48.2, 11.7)
+    for signs in ((-1, 1), (1, -1), (-1, -1)):  # the ellipsoid is the same on all sides
+        mirrored = (48.1, 11.5, 48.2, 11.7) * np.array([*signs, *signs])
+        assert geodesic(*mirrored) == pytest.approx(north, abs=1e-6)
+    across = geodesic(-17, 179.999, -17, -179.999)  # of the 180th meridian
+    assert across == pytest.approx(geodesic(-17, 10, -17, 10.002), abs=1e-6) and across < 213
+    assert geodesic(12, -180, 12, 180) == pytest.approx(0, abs=1e-6)
+    generator = np.random.default_rng(0)
+    a, b = generator.uniform((-89, -180), (89, 180), (2, 40, 2))
+    on_sphere = haversine(a[:, :1], a[:, 1:], b[:, 0], b[:, 1])
+    found = geodesic(a[:, :1], a[:, 1:], b[:, 0], b[:, 1])
+    assert found.shape == (40, 40)
+    np.testing.assert_allclose(found, on_sphere, rtol=7e-3)
+
+
+def test_share_within_counts_the_edge():
+    assert share_within([10, 25, 25.1, 99], 25) == 50
+    assert share_within([0.0], 0) == 100 and share_within([1.0], 0.5) == 0
 
 
 def test_degrees_are_planar_and_rounded_as_published():

@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
-from locating.photos import list_photos, read_place
+from locating.photos import PhotoPlace, list_photos, read_place
 
 GPS = ExifTags.GPS
 GRETZ = {
@@ -19,12 +19,14 @@ GRETZ = {
 PLACE = (48 + 8 / 60 + 24.9 / 3600, 11 + 33 / 60 + 36 / 3600)
 
 
-def photo(path, gps=None, xmp=None, moment=None):
+def photo(path, gps=None, xmp=None, moment=None, part=None):
     exif = Image.Exif()
     if gps:
         exif.get_ifd(ExifTags.IFD.GPSInfo).update(gps)
     if moment:
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = moment
+    if part:
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.SubsecTimeOriginal] = part
     settings = {"xmp": xmp} if xmp else {}
     Image.new("RGB", (8, 8)).save(path, exif=exif, **settings)
     return path
@@ -54,7 +56,7 @@ def test_no_place_is_said(tmp_path, changes, note):
 
 def test_a_photo_without_any(tmp_path):
     found = read_place(photo(tmp_path / "a.jpg"))
-    assert found == (None, "no place in EXIF or XMP", None)
+    assert found == PhotoPlace(None, "no place in EXIF or XMP", None)
 
 
 @pytest.mark.parametrize("text", [
@@ -85,6 +87,14 @@ def test_time(tmp_path):
     found = read_place(photo(tmp_path / "a.jpg", moment="2024:05:17 10:11:12"))
     assert found.time == datetime(2024, 5, 17, 10, 11, 12)
     assert read_place(photo(tmp_path / "b.jpg", moment="no time")).time is None
+
+
+@pytest.mark.parametrize("part, microsecond", [
+    ("5", 500000), ("042", 42000), ("50 ", 500000), ("", 0), ("?", 0), ("1234567", 123457),
+])  # fmt: skip
+def test_parts_of_a_second(tmp_path, part, microsecond):
+    path = photo(tmp_path / "a.jpg", moment="2024:05:17 10:11:12", part=part)
+    assert read_place(path).time == datetime(2024, 5, 17, 10, 11, 12, microsecond)
 
 
 def test_what_is_no_image(tmp_path):

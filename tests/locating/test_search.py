@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from evaluation import mercator
+from evaluation.index import open_index
 from evaluation.places import haversine
-from locating.search import errors_of, estimate, find_tiles, tiles_near, within
+from locating import search
+from locating.search import errors_of, estimate, find_by_index, find_tiles, tiles_near
 
 
 def unit(rows):
@@ -43,6 +45,41 @@ def test_only_chosen_tiles_and_a_mapped_file(features, tmp_path):
     assert (
         found.tiles[:, 0].tolist() == (100 + (photos[0] @ tiles[chosen].T).argmax(axis=1)).tolist()
     )
+
+
+@pytest.mark.parametrize("turns", [1, 4])
+def test_blocks_of_tiles_and_of_photos_change_nothing(features, monkeypatch, turns):
+    """Of equal tiles the first counts, wherever a block ends."""
+    photos, tiles = features
+    tiles = np.concatenate([tiles, tiles[:100], tiles[40:41]])
+    chosen = np.arange(3, 560)
+    whole = [find_tiles(photos[:turns], tiles, 9, rows) for rows in (None, chosen)]
+    monkeypatch.setattr(search, "BLOCK", 37)
+    monkeypatch.setattr(search, "PHOTOS", 8)
+    monkeypatch.setattr(search, "RESCORED", 11)
+    for expected, rows in zip(whole, (None, chosen), strict=True):
+        found = find_tiles(photos[:turns], tiles, 9, rows)
+        assert (found.tiles == expected.tiles).all() and (found.turns == expected.turns).all()
+        assert found.scores == pytest.approx(expected.scores, abs=1e-6)
+    assert (np.diff(whole[0].scores, axis=1) <= 0).all()
+    equal = whole[0].scores[:, 1:] == whole[0].scores[:, :-1]
+    assert equal.any() and (np.diff(whole[0].tiles, axis=1)[equal] > 0).all()
+
+
+@pytest.mark.parametrize("turns", [1, 4])
+def test_an_index_gives_what_exact_search_gives(features, turns):
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    photos, tiles = features
+    exact = find_tiles(photos[:turns], tiles, 5)
+    for factory in ("Flat", "SQ4"):  # of rough scores, 4 x 5 candidates hold most of the first
+        found = find_by_index(photos[:turns], tiles, 5, open_index(tiles, factory))
+        assert (found.tiles == exact.tiles).mean() > (0.5 if factory == "SQ4" else 0.999)
+        same = found.tiles == exact.tiles
+        assert found.scores[same] == pytest.approx(exact.scores[same], abs=1e-6)
+        assert (np.diff(found.scores, axis=1) <= 0).all()
+    # Of 16 lists 8 are searched, some 250 tiles: more are searched for exactly.
+    found = find_by_index(photos[:1, :3], tiles, 400, open_index(tiles, "IVF16,Flat"))
+    assert (found.tiles == find_tiles(photos[:1, :3], tiles, 400).tiles).all()
 
 
 def places_around(latitude, longitude, metres):
@@ -92,10 +129,50 @@ def test_errors_by_hand():
     first = np.array([(0.0, 0.0), (0.0, 0.0011)])
     grid = np.array([(0.0, 0.0), (0.0, 0.001), (0.0, 0.002)])
     found = errors_of(truth, estimates, first, np.array([30.0, 30.0]), grid)
-    metre = np.pi / 180 * 6378137
+    metre = np.pi / 180 * 6378137  # for a degree, on the equator
     assert found.metres == pytest.approx([0.0001 * metre, 0.001 * metre])
     assert found.first == pytest.approx([0, 0.0001 * metre], abs=1e-6)
     assert found.guessing == pytest.approx(0.001 * metre)
     assert found.within_tile == 100  # 11 m of 15 m
-    assert within([10, 25, 26, 99], 25) == 50
     assert "median error 61.2 m (guessing: 111 m), 50.0 % within 25 m" in found.lines()[0]
+
+
+def test_errors_are_on_the_ellipsoid():
+    """A thousandth of a degree of a meridian at 60 degrees north: 111.412 m, 111.319 on a sphere.
+
+    M = a (1 - e^2) / (1 - e^2 sin^2 phi)^1.5, the radius of curvature along a meridian.
+    """
+    squared = 0.00669437999014
+    curvature = 6378137 * (1 - squared) / (1 - squared * 0.75) ** 1.5
+    truth, estimate = np.array([(60.0, 5.0)]), np.array([(60.001, 5.0)])
+    found = errors_of(truth, estimate, truth, np.array([300.0]), truth)
+    expected = curvature * np.pi / 180 / 1000
+    assert expected == pytest.approx(111.412, abs=1e-3)
+    assert found.metres[0] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_true_place_at_a_pole_is_far_from_all_tiles():
+    place = np.array([(70.0, 5.0)])
+    found = errors_of(np.array([(90.0, 0.0)]), place, place, np.array([100.0]), place)
+    assert found.within_tile == 0 and found.metres[0] == pytest.approx(2232e3, rel=1e-2)
+
+
+def test_estimate_is_by_scores_in_their_spread():
+    """A tile one spread below the best, 50 m to the east: it counts 1 / e."""
+    places = places_around(48.1, 11.5, 50)[None, [0, 7]]
+    side = haversine(*places[0, 0], *places[0, 1])
+    for spread in (0.02, np.array([0.3])):
+        found = estimate(places, np.full((1, 2), 100.0), np.array([[0.9, 0.9]]), spread)
+        assert haversine(*places[0, 0], *found[0]) == pytest.approx(side / 2, rel=1e-3)
+        scores = np.array([[0.9, 0.9 - float(np.squeeze(spread))]])
+        found = estimate(places, np.full((1, 2), 100.0), scores, spread)
+        share = np.exp(-1) / (1 + np.exp(-1))
+        assert haversine(*places[0, 0], *found[0]) == pytest.approx(share * side, rel=1e-3)
+
+
+def test_spread_by_hand():
+    photos = np.array([[[1, 0], [0.6, 0.8]], [[0, 1], [0.8, 0.6]]], dtype=np.float32)
+    tiles = np.array([[1, 0], [0, 1], [-1, 0]], dtype=np.float32)
+    best = [[1, 1, 0], [0.8, 0.8, -0.6]]  # of the two turns
+    assert search.spread_of(photos, tiles) == pytest.approx(np.std(best, axis=1))
+    assert search.spread_of(photos, tiles, np.array([0, 1])) == pytest.approx([1e-6, 1e-6])

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torchvision
-from conftest import SMALL, fails
+from conftest import SMALL_COMMAND, fails
 from torch import distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -638,7 +638,7 @@ def test_weather_loss_is_the_cross_entropy_of_the_adapted_views():
 
 
 def test_a_run_under_weather(toy, workdir, capsys):
-    options = ["--data_dir", str(toy), *SMALL, "--share", "--train_all", "--epochs", "2"]
+    options = ["--data_dir", str(toy), *SMALL_COMMAND, "--share", "--train_all", "--epochs", "2"]
     train.main(["--name", "muse", *options, "--musenet", "--weather", "all"])
     lines = (workdir / "model" / "muse" / "log.jsonl").read_text().splitlines()
     first = json.loads(lines[0])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from conftest import SMALL, fails, without_batch_norm
+from conftest import SMALL, SMALL_COMMAND, fails, without_batch_norm
 from PIL import Image
 
 import test as test_script
@@ -38,7 +38,7 @@ for argv in json.loads(sys.argv[1]):
 """
 ONE_FAILS = """
 import sys
-import train
+import conftest, train
 from runtime import processes
 from training import engine
 original = engine.train_step
@@ -85,7 +85,7 @@ def network_without_batch_norm(opts, class_num):
     network = model.build_model(
         class_num,
         tuple(opts.view_names),
-        backbone="resnet18",
+        backbone=opts.backbone,
         droprate=0,
         return_f="infonce" in opts.loss_weights,
     )
@@ -234,8 +234,8 @@ def test_gathered_rows_carry_gradients_to_their_process(several):
 
 def test_a_run_of_two_processes(toy, workdir, one_thread, capsys):
     """One process writes and prints; features of two are bit for bit those of one."""
-    options = ["--data_dir", toy, *SMALL, "--name", "run", "--epochs", "1", "--batchsize", "2"]
-    code, out, err = launch(ROOT / "train.py", *options)
+    options = ["--data_dir", toy, *SMALL_COMMAND, "--epochs", "1", "--batchsize", "2"]
+    code, out, err = launch(ROOT / "train.py", "--name", "run", *options)
     assert code == 0, err
     lines = out.splitlines()
     assert [line.split()[0] for line in lines] == ["7", "2", "run", "epoch", "weights:"], out
