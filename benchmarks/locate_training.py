@@ -1,11 +1,12 @@
 """What off-centre training tiles and positives by overlap are worth, when photos are to be located.
 
-python benchmarks/locate_training.py data/toy_map
+python benchmarks/locate_training.py
 
-Another area of the toy is rendered. Photos at random places of it, and its map, become training
-pairs (`prepare.py pairs PHOTOS --map MAP`), with tiles centred on their photos or off them; each
-kind trains a network by InfoNCE and one by the overlap loss. The photos of the flight over the
-given area are located on its map, and searched, shifted more and more, by `test.py`.
+An area of the toy is rendered: its map, and photos at random places, which all face north, so that
+a short training is enough. `prepare.py pairs PHOTOS --map MAP` makes training pairs of one part of
+it, with tiles centred on their photos or off them; each kind trains a network by InfoNCE and one by
+the overlap loss. The photos of the other part are located on the whole map, and searched among the
+tiles of that part, shifted more and more, by `test.py`.
 """
 
 import sys
@@ -28,36 +29,42 @@ LOSSES = ("infonce", "overlap")
 
 
 # ---------------------------------------------------------------- data
-def render_photos(folder, seed, plots, count):
-    """The map of an area in `folder`/map, and in `folder`/flight photos at random places of it."""
+def plan_photos(frame, seed, count):
+    """The shots of photos at random places of an area."""
+    from sources.campus.survey import ALTITUDE, TILT, Shot
+
+    rng = np.random.default_rng(seed)
+    reach = frame.tiles * frame.tile_metres / 2 - METRES  # no photo shows what is beyond the map
+    places = rng.uniform(-reach, reach, (count, 2))
+    moves = rng.normal(0, (3, 0.07, 1.5, 1.5), (count, 4))  # gusts
+    return [
+        Shot(np.array([*place, ALTITUDE + lift]), heading, TILT + tilt, roll)
+        for place, (lift, heading, tilt, roll) in zip(places, moves, strict=True)
+    ]
+
+
+def render_area(opts, seed=1):
+    """The map of an area in area/map, photos in area/photos."""
     from sources.campus import survey
     from sources.campus.area import make_area
     from sources.campus.scene import stage
     from sources.campus.site import Stream
 
-    survey.render_survey(folder, seed=seed, map_plots=plots, flight_photos=0)
-    area, frame = make_area(seed, plots), survey.lay_out(plots)
+    survey.render_survey("area", seed=seed, map_plots=opts.plots, flight_photos=0)
+    area, frame = make_area(seed, opts.plots), survey.lay_out(opts.plots)
     scene = stage(area, Stream.DRONE, 2 * area.reach)
-    rng = np.random.default_rng(seed)
-    reach = frame.tiles * frame.tile_metres / 2 - METRES  # no photo shows what is beyond the map
-    for number in range(count):
-        eye = np.array([*rng.uniform(-reach, reach, 2), survey.ALTITUDE + rng.normal(0, 3)])
-        shot = survey.Shot(eye, rng.uniform(0, 2 * np.pi), survey.TILT, rng.normal(0, 1.5))
-        photo = survey.take_photo(scene, shot, number)
-        path = Path(folder, "flight", f"photo_{number + 1:04d}.jpg")
-        survey.write_photo(path, photo, frame.degrees(*eye[:2]), number)
+    for number, shot in enumerate(plan_photos(frame, seed, opts.photos)):
+        photo, place = survey.take_photo(scene, shot, number), frame.degrees(*shot.eye[:2])
+        survey.write_photo(Path(f"area/photos/{number:04d}.jpg"), photo, place, number)
 
 
-def make_data(opts):
-    """Render and cut training pairs; of the given area a map folder and a test folder."""
+def cut_area(opts):
+    """The map folder, and a data folder for each of TILES."""
     import prepare
 
-    render_photos("there", 1, opts.plots, opts.photos)
     pixels = ["--metres", METRES, "--pixels", 2 * opts.size]
-    jobs = [["tiles", f"{opts.area}/map", "--out", "map", *pixels]]
-    jobs += [["pairs", f"{opts.area}/flight", "--map", f"{opts.area}/map", "--test_share", 1,
-              "--off_centre", 0, "--out", "test", *pixels]]  # fmt: skip
-    jobs += [["pairs", "there/flight", "--map", "there/map", "--test_share", 0, "--out", name,
+    jobs = [["tiles", "area/map", "--out", "map", *pixels]]
+    jobs += [["pairs", "area/photos", "--map", "area/map", "--test_share", 0.25, "--out", name,
               "--off_centre", share, *pixels] for name, share in TILES.items()]  # fmt: skip
     for job in jobs:
         prepare.main([str(word) for word in job])
@@ -73,7 +80,7 @@ def run_options(tiles, loss, seed, opts):
         "backbone_lr": 1, "schedule": "cosine", "warm_epoch": 1, "cache": "ram",
         "device": opts.device,
     }  # fmt: skip
-    switches = ["overwrite", "train_all", "share", "no_pretrained", "joint_flips"]
+    switches = ["overwrite", "train_all", "share", "no_pretrained", "joint_flips", "no_turn"]
     argv = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return [*argv, *(f"--{name}" for name in switches)]
 
@@ -84,18 +91,18 @@ def run_network(tiles, loss, seed, opts):
 
     with quietly():
         train.main(run_options(tiles, loss, seed, opts))
-        return measure_run(opts)
+        return measure_run(tiles, opts)
 
 
-def measure_run(opts):
+def measure_run(tiles, opts):
     """Locate and test by the run: metrics by name, recalls and shares in percent, metres."""
     import locate
     import test
 
     shifts = "shift=" + ",".join(str(eighths * opts.size // 8) for eighths in SHIFTS)
     run = ["--name", "run", "--device", opts.device]
-    found = locate.main([f"{opts.area}/flight", "--map", "map", "--turns", "4", *run])["photos"]
-    tested = test.main(["--test_dir", "test", "--perturb", shifts, "--output", "test.npz", *run])
+    found = locate.main([f"{tiles}/test/query_drone", "--map", "map", *run])["photos"]
+    tested = test.main(["--test_dir", tiles, "--perturb", shifts, "--output", "test.npz", *run])
     errors = [row["error_metres"] for row in found]
     return {
         "right tile": 100 * float(np.mean(first_is_nearest(found))),
@@ -127,11 +134,10 @@ def parse_args(argv=None):
     """Options of the comparison."""
     parser = Parser(description=__doc__.splitlines()[0], epilog=example_in(__doc__))
     add = parser.add_argument
-    add("area", help="map and flight of the toy, as `prepare.py toy` makes them")
     add("--seeds", type=positive_int, default=3, help="runs of a network")
     add("--epochs", type=positive_int, default=24, help="each shows every tile once")
-    add("--photos", type=positive_int, default=300, help="to train on")
-    add("--plots", type=positive_int, default=8, help="buildings along each side of their area")
+    add("--photos", type=positive_int, default=500, help="of the area")
+    add("--plots", type=positive_int, default=8, help="buildings along each of its sides")
     add("--size", type=positive_int, default=64, help="of the images, pixels")
     add("--device", default="cpu", choices=("cpu", "cuda"), help="where to run")
     add("--json", metavar="FILE", help="write all metrics to this file")
@@ -142,12 +148,12 @@ def parse_args(argv=None):
 def main(argv=None):
     """Render, train and locate, print the table; returns what --json writes."""
     opts = parse_args(argv)
-    opts.area = str(Path(opts.area).resolve())
     target = opts.json and Path(opts.json).resolve()
     results = {f"{tiles}, {loss}": [] for tiles in TILES for loss in LOSSES}
     with measure.working_folder():
         with quietly():
-            make_data(opts)
+            render_area(opts)
+            cut_area(opts)
         for seed in range(opts.seeds):
             for name, runs in results.items():
                 runs.append(run_network(*name.split(", "), seed, opts))
