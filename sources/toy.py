@@ -22,7 +22,8 @@ def make_toy(opts):
 
     Returns {"out", "rendered"} with the numbers of pictures in it, the same of the map as "map".
     """
-    out, found = Path(opts.out), {}
+    out = Path(opts.out)
+    tiles = survey.lay_out(opts.map_plots).tiles ** 2 if opts.map_plots else 0
 
     def render_campus(folder, spec):
         total = opts.num_train + opts.num_test + opts.num_distractors
@@ -35,8 +36,7 @@ def make_toy(opts):
             )
 
     def render_survey(folder, spec):
-        total = survey.lay_out(opts.map_plots).tiles ** 2 + opts.flight_photos
-        with progress_bar(None, "map and flight", total=total) as bar:
+        with progress_bar(None, "map and flight", total=tiles + opts.flight_photos) as bar:
             return survey.render_survey(folder, **spec, progress=bar.update)
 
     found = _make(out, _spec(opts, CAMPUS), render.VERSION, render_campus)

@@ -24,6 +24,7 @@ from sources.campus.views import OVERSAMPLING, expose
 
 VERSION = 1  # of the map and the photos: raised when the same seed renders others
 PLACE = (48.6, 11.56)  # latitude and longitude, degrees, of the map's north-western tile
+LARGEST = 12  # plots along a side; memory grows by the square, 0.5 GB for 6
 ZOOM, TILE_PIXELS = 18, 256  # 0.39 m a pixel there
 ABOVE = 10 * FAR  # metres; so far up, the map's tiles see no side of a building
 PHOTO_SIZE = 384  # pixels
@@ -70,6 +71,7 @@ def render_survey(
     The buildings are those of no data folder of the campus (see area.py). The map is of autumn or
     winter, the flight of spring or summer, under another sun. The bytes depend on the numbers
     alone. `progress` is called after each web tile and each photo. Returns the numbers of files.
+    Raises ValueError for too many plots.
     """
     area, frame = make_area(seed, map_plots), lay_out(map_plots)
     radiance = look_down(stage(area, Stream.SATELLITE, 2 * area.reach), frame, progress)
@@ -86,7 +88,9 @@ def render_survey(
 
 
 def lay_out(plots: int) -> Frame:
-    """The frame of an area: as many web tiles as it fills."""
+    """The frame of an area: as many web tiles as it fills. ValueError for too many plots."""
+    if not 1 <= plots <= LARGEST:
+        raise ValueError(f"map_plots is {plots}, expected an integer from 1 to {LARGEST}")
     side = 2 * mercator.HALF_WORLD / 2**ZOOM
     x, y = mercator.project(*PLACE)
     tiles = int(plots * PLOT * mercator.per_ground_metre(y) / side)

@@ -64,4 +64,5 @@ def test_toy_refuses_bad_numbers(workdir, capsys):
                           ("--map_plots", "-1"), ("--flight_photos", "0")):  # fmt: skip
         fails(prepare.main, ["toy", option, value], capsys, option)
     fails(prepare.main, ["toy", "--drone_frames", "55"], capsys, "55")
+    fails(prepare.main, ["toy", "--map_plots", "13"], capsys, "map_plots is 13, expected")
     assert not (workdir / "data" / "toy").exists()
