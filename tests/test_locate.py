@@ -34,16 +34,21 @@ def area(small_run, workdir):
     table = read_map("map")
     (workdir / "photos").mkdir()
     for index in (3, 11):
-        exif = Image.Exif()
-        exif[ExifTags.Base.Make] = "a drone"
-        latitude, longitude = table.places[index]
-        exif.get_ifd(ExifTags.IFD.GPSInfo).update({
-            ExifTags.GPS.GPSLatitudeRef: "S", ExifTags.GPS.GPSLatitude: (-latitude, 0.0, 0.0),
-            ExifTags.GPS.GPSLongitudeRef: "E", ExifTags.GPS.GPSLongitude: (longitude, 0.0, 0.0),
-        })  # fmt: skip
-        Image.open(table.paths[index]).save(f"photos/{index}.png", exif=exif)
+        save_photo(table, index, f"photos/{index}.png")
     shutil.copy(table.paths[5], "photos/nowhere.jpg")
     return table
+
+
+def save_photo(table, index, name):
+    """A tile as a photo that carries its place in EXIF."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "a drone"
+    latitude, longitude = table.places[index]
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({
+        ExifTags.GPS.GPSLatitudeRef: "S", ExifTags.GPS.GPSLatitude: (-latitude, 0.0, 0.0),
+        ExifTags.GPS.GPSLongitudeRef: "E", ExifTags.GPS.GPSLongitude: (longitude, 0.0, 0.0),
+    })  # fmt: skip
+    Image.open(table.paths[index]).save(name, exif=exif)
 
 
 def run(*options):
@@ -126,6 +131,23 @@ def test_a_turned_photo(area):
     found = run("turned.png", "--map", "map", "--turns", 4)["tiles"][0]
     assert found["tile"] == str(area.paths[7]) and found["turned"] == 270
     assert found["score"] > straight["score"]
+
+
+def test_photos_with_places_calibrate_later_ones(area, capsys):
+    for index in range(20):
+        save_photo(area, 2 * index, f"photos/{2 * index}.png")
+    found = run("photos", "--map", "map")["photos"]
+    assert "calibrated on 22 photos with a known place\n" in capsys.readouterr().out
+    # All are right: Platt's target for a photo without a place, of the 21 others for one with.
+    sure = {row["photo"]: row["confidence"] for row in found}
+    assert sure["photos/nowhere.jpg"] == pytest.approx(23 / 24, abs=0.01)
+    assert sure["photos/4.png"] == pytest.approx(22 / 23, abs=0.01)
+    later = run("photos/nowhere.jpg", "--map", "map")["photos"][0]
+    assert "22 photos with a known place of an earlier call" in capsys.readouterr().out
+    assert later["confidence"] == pytest.approx(sure["photos/nowhere.jpg"], abs=1e-4)
+    near = f"{area.places[0][0]},{area.places[0][1]}"
+    run("photos/nowhere.jpg", "--map", "map", "--near", near, "--within", "250")
+    assert "confidence: none" in capsys.readouterr().out  # of four tiles
 
 
 def test_an_index_finds_the_same(area, capsys):
