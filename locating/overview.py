@@ -36,8 +36,7 @@ class Overview(NamedTuple):
         end = mercator.LARGEST_LATITUDE
         x, y = mercator.project(np.clip(latitude, -end, end), longitude)
         middle = self.left + self.picture.width / 2 * self.per_pixel
-        world = 2 * mercator.HALF_WORLD
-        x = middle + (x - middle + mercator.HALF_WORLD) % world - mercator.HALF_WORLD
+        x = middle + mercator.eastwards(x, middle)
         return float(x - self.left) / self.per_pixel, float(self.top - y) / self.per_pixel
 
 

@@ -36,6 +36,6 @@ def _squares(rows, middle, table):
     if table.planar:
         return torch.from_numpy(rows - [*middle[:2], 0]).float()
     (x, y), (x0, y0) = (mercator.project(*each[..., :2].T) for each in (rows, middle))
-    x = (x - x0 + mercator.HALF_WORLD) % (2 * mercator.HALF_WORLD) - mercator.HALF_WORLD
+    x = mercator.eastwards(x, x0)
     sides = rows[:, 2] * mercator.per_ground_metre(y)
     return torch.from_numpy(np.stack([x, y - y0, sides], axis=1)).float()

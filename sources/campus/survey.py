@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from evaluation import mercator
+from locating.photos import exif_of
 from runtime.files import write_bytes
 from sources.campus.area import AREA_ID, PLOT, make_area
 from sources.campus.camera import FAR, Camera, look_at
@@ -213,17 +214,5 @@ def take_photo(scene: Scene, shot: Shot, number: int) -> np.ndarray:
 
 def write_photo(path: Path, photo: np.ndarray, place, seconds: int) -> None:
     """Write a photo with its place, (latitude, longitude), and time, seconds after take-off."""
-    exif = Image.Exif()
-    moment = (TAKE_OFF + timedelta(seconds=seconds)).strftime("%Y:%m:%d %H:%M:%S")
-    exif[ExifTags.Base.DateTime] = moment
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = moment
-    gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
-    for value, letters, tag, reference in zip(
-        place, ("NS", "EW"),
-        (ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLongitude),
-        (ExifTags.GPS.GPSLatitudeRef, ExifTags.GPS.GPSLongitudeRef), strict=True,
-    ):  # fmt: skip
-        gps[reference] = letters[int(value < 0)]
-        minutes, rest = divmod(round(abs(float(value)) * 3_600_000), 60_000)  # a step is 3 cm
-        gps[tag] = (*divmod(minutes, 60), TiffImagePlugin.IFDRational(rest, 1000))
+    exif = exif_of(tuple(map(float, place)), TAKE_OFF + timedelta(seconds=seconds))
     write_bytes(path, _jpeg(Image.fromarray(photo), exif=exif))
