@@ -27,7 +27,7 @@ demo: $(VENV)/run.stamp
 	$(RUN) evaluate_gpu.py
 	$(RUN) demo.py --query_index 233
 	$(RUN) prepare.py tiles data/toy_map/map --metres 110,130 --overlap 0.75 --pixels 128 --out data/toy_tiles
-	$(RUN) locate.py data/toy_map/flight --name toy --map data/toy_tiles --turns 4 --top 1
+	$(RUN) locate.py data/toy_map/flight --name toy --map data/toy_tiles --turns 4 --flight --speed 15
 
 test: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # flags and order. 18 x 13 drone queries are enough for --query_index 233.
 SMALLER = {
     "prepare.py toy": "--num_train 3 --num_test 18 --num_distractors 2 --drone_frames 13 "
-    "--image_size 32 --num_workers 0 --map_plots 0",
+    "--image_size 32 --num_workers 0 --map_plots 3 --flight_photos 4",
     "train.py": f"--backbone {NARROW} --no_pretrained --h 32 --w 32 --pad 2 --batchsize 4 "
     "--epochs 1 --num_workers 0",
     "--which_epoch 59": "--which_epoch last",
