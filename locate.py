@@ -9,13 +9,14 @@ locations.csv, .geojson and .kml (a line a photo), locations_tiles.csv (the firs
 locations.html (photos, tiles and map on one page, which works offline).
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from evaluation.map_folder import TABLE, MapFolder, read_map
 from evaluation.places import geodesic
-from imaging.files import TEST_VIEWS
+from imaging.files import TEST_VIEWS, is_image_name
 from locating import confidence, flight, outputs
 from locating.page import write_page
 from locating.photos import list_photos
@@ -60,7 +61,7 @@ def main(argv=None):
     for row in tile_rows:
         print(describe(row, sure.get(row["photo"])))
     errors = errors_of_known(known, rows, table, candidates, chosen)
-    write_all(Path(opts.output), rows, tile_rows, table, errors)
+    write_all(opts.output, rows, tile_rows, table, errors)
     print_errors(known, errors)
     if opts.flight:
         print("\n".join(flight.describe(rows, path, seconds, opts.speed)))
@@ -70,9 +71,20 @@ def main(argv=None):
 # ---------------------------------------------------------------- results
 def open_tiles(folder):
     """The `MapFolder` of a map folder, or of a folder of plain pictures."""
-    if Path(folder, TABLE).is_file():
+    folder = Path(folder)
+    if (folder / TABLE).is_file():
         return read_map(folder)
-    return MapFolder(Path(folder), list_photos([folder]))
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"map {folder} not found: name a map folder, as `prepare.py tiles` makes it, or a "
+            "folder of pictures"
+        )
+    if folder.is_dir() and not any(map(is_image_name, folder.rglob("*"))):
+        raise ValueError(
+            f"map {folder} holds neither {TABLE} nor pictures: make a map folder with "
+            f"`python prepare.py tiles`, or name a folder of pictures"
+        )
+    return MapFolder(folder, list_photos([folder]))
 
 
 def tabulate(opts, photos, known, table, candidates, spread):
@@ -144,19 +156,17 @@ def describe(row, sure=None):
     return text + (f"  {row['error_metres']:.0f} m off" if "error_metres" in row else "")
 
 
-def write_all(path, rows, tile_rows, table, errors):
+def write_all(name, rows, tile_rows, table, errors):
     """Write the tables and the page; GeoJSON and KML where there are coordinates."""
-    outputs.write_table(path.with_suffix(".csv"), outputs.COLUMNS, rows)
-    tiles = path.with_name(f"{path.stem}_tiles.csv")
-    outputs.write_table(tiles, outputs.TILE_COLUMNS, tile_rows)
-    written = [path.with_suffix(".csv"), tiles]
+    outputs.write_table(f"{name}.csv", outputs.COLUMNS, rows)
+    outputs.write_table(f"{name}_tiles.csv", outputs.TILE_COLUMNS, tile_rows)
+    written = [f"{name}.csv", f"{name}_tiles.csv"]
     if table.places is not None:
         for suffix, write in ((".geojson", outputs.write_geojson), (".kml", outputs.write_kml)):
-            write(path.with_suffix(suffix), rows)
-            written.append(path.with_suffix(suffix))
-    write_page(path.with_suffix(".html"), rows, tile_rows, table, errors and errors.guessing)
-    written.append(path.with_suffix(".html"))
-    print(f"written: {', '.join(map(str, written))}")
+            write(f"{name}{suffix}", rows)
+            written.append(f"{name}{suffix}")
+    write_page(f"{name}.html", rows, tile_rows, table, errors and errors.guessing)
+    print(f"written: {', '.join([*written, f'{name}.html'])}")
 
 
 def errors_of_known(known, rows, table, candidates, chosen):
@@ -212,18 +222,13 @@ def parse_args(argv=None):
         help="match the photo turned so many ways, the best counts: where its heading is unknown",
     )
     add("--near", type=cli.place, metavar="LAT,LON", help="search only around this place")
-    add(
-        "--within",
-        type=number_within(0, above=True),
-        default=1000.0,
-        metavar="METRES",
-        help="how far around --near",
-    )
+    add("--within", type=number_within(0, above=True), metavar="METRES",
+        help="how far around --near (if left out: 1000)")  # fmt: skip
     add("--flight", **cli.SWITCH, help="the photos are frames of one flight, in the order of their "
         "times (else of their names, a second apart): find the likeliest path, its places are "
         "path_latitude and path_longitude")  # fmt: skip
-    add("--speed", type=number_within(0, above=True), default=25.0, metavar="METRES_PER_SECOND",
-        help="largest ground speed of --flight; the tighter, the better the path")  # fmt: skip
+    add("--speed", type=number_within(0, above=True), metavar="METRES_PER_SECOND",
+        help="largest ground speed of --flight, if known (if left out: 25)")  # fmt: skip
     add("--index", metavar="FACTORY", help="search by an index of faiss, which is kept beside the "
         "map's features: Flat, HNSW32, IVF1024,SQ8 or another string of its factory; what it "
         "finds is scored exactly. Without it all tiles are compared")  # fmt: skip
@@ -237,6 +242,14 @@ def parse_args(argv=None):
         parser.error(
             "--near compares the tiles there one by one, without --index: give one of them"
         )
+    for option, other, default in (("within", "near", 1000.0), ("speed", "flight", 25.0)):
+        if getattr(opts, option) is None:
+            setattr(opts, option, default)
+        elif not getattr(opts, other):
+            parser.error(f"--{option} goes with --{other}: add it, or leave --{option} out")
+    name = os.path.basename(opts.output)
+    if name == ".." or name != Path(opts.output).name:  # a folder: ., out/
+        parser.error(f"--output {opts.output} is no name of a file: give one, such as locations")
     return opts
 
 

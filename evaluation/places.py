@@ -14,6 +14,7 @@ from evaluation.side_files import check_width, clean, depth, names_of, read_tabl
 
 EARTH_RADIUS = 6_378_137.0  # metres: the equator's, as DenseUAV; the Earth's mean is 6 371 009
 COORDINATE_FILES = ("coordinates.csv", "utm.csv")  # in a data folder: degrees, metres
+RADII = (25, 50, 100)  # metres within which the shares of photos are told
 NAME_COLUMNS = ("name", "building", "image", "path")
 AXES = (("latitude", "longitude"), ("x", "y"), ("easting", "northing"))
 

@@ -36,7 +36,6 @@ DEGREE_SCALE = 5000.0  # SDM's decay per degree, DenseUAV
 # The same along a meridian.
 DEGREE_SCALE_IN_METRES = DEGREE_SCALE / (np.pi / 180 * places.EARTH_RADIUS)
 METRE_SCALE = 0.001  # SDM's decay per metre, GTA-UAV
-RADII = (25, 50, 100)  # metres
 
 
 # ---------------------------------------------------------------- University-160k
@@ -223,7 +222,7 @@ def evaluate_places(query, gallery, coordinates, scores=None):
     metrics = evaluate(query, gallery, scores=scores)
     _, *sides = first_places(query, gallery, coordinates, (1,), scores)
     distances = places.metre_distance(*sides, coordinates.planar)  # (Nq, 1)
-    within = {f"within@{r}": places.recall_within(distances, 1, r) for r in RADII}
+    within = {f"within@{r}": places.recall_within(distances, 1, r) for r in places.RADII}
     return {**metrics, "median_error": float(np.median(distances)), **within}
 
 
@@ -352,7 +351,7 @@ def format_protocol(metrics):
         lines = describe_pairs(metrics)
     elif name == "places":
         shares = ", ".join(
-            f"{metrics[f'within@{radius}']:.2f} % within {radius} m" for radius in RADII
+            f"{metrics[f'within@{radius}']:.2f} % within {radius} m" for radius in places.RADII
         )
         return f"first image: median error {metrics['median_error']:.1f} m, {shares}"
     else:

@@ -9,6 +9,7 @@ those of another. From a margin to a probability leads a logistic curve that nev
   like its neighbours more than a photo does.
 """
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -48,15 +49,17 @@ def judge(photos, tiles, table, candidates, known, *, chosen=None, kept=None, na
     """The `Confidence` of photos (T, N, D) on a map.
 
     tiles (M, D) are the features of the `MapFolder` table, of which rows `chosen` were searched;
-    `candidates` hold RIVALS tiles, or all. `known` lists (latitude, longitude), or None, of each
-    photo. Calibrations on a whole map are kept beside the file of its features, `kept`, those by
-    photos under a `name` for what else they depend on.
+    `candidates` hold RIVALS tiles at least, or all. `known` lists (latitude, longitude), or None,
+    of each photo. Calibrations on a whole map are kept beside the file of its features, `kept`,
+    those by photos under a `name` for what else they depend on, and not replaced by fewer photos.
     """
     gallery = Gallery(tiles, squares_of(table), chosen)
+    candidates = Candidates(*(each[:, :RIVALS] for each in candidates))  # as of `by_tiles`
     margins = margins_of(photos, gallery, candidates)
     files = [None, None]
     if kept and chosen is None:
-        files = [kept.with_name(f"{kept.stem}-confidence-{each}.yaml")
+        places = hashlib.sha256(np.column_stack([table.places, table.metres]).tobytes())
+        files = [kept.with_name(f"{kept.stem}-confidence-{places.hexdigest()[:8]}-{each}.yaml")
                  for each in (f"photos-{name}", "tiles")]  # fmt: skip
     with_place = np.array([i for i, place in enumerate(known) if place is not None], dtype=int)
     with_place = with_place[np.isfinite(margins[with_place])]
@@ -65,7 +68,9 @@ def judge(photos, tiles, table, candidates, known, *, chosen=None, kept=None, na
         truth = np.array([known[i] for i in with_place])
         right = lies_within(truth, table.places[first], table.metres[first])
         calibration = fit(margins[with_place], right)
-        _write(files[0], calibration)
+        kept_one = _read(files[0])
+        if kept_one is None or kept_one.count <= calibration.count:
+            _write(files[0], calibration)
         values = calibration.probabilities(margins)
         values[with_place] = cross_fitted(margins[with_place], right)
         return Confidence(values, _line(f"{len(right)} photos with a known place"))

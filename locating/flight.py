@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import solveh_banded
 
 from evaluation import mercator
-from evaluation.places import geodesic, metre_distance, share_within
+from evaluation.places import RADII, geodesic, metre_distance, share_within
 from locating.search import estimate
 
 CANDIDATES = 100  # tiles of a frame that the path may take
@@ -26,7 +26,7 @@ LOST = 4.0  # cost of a frame off the path, as of a tile so many units below the
 BREAK = 40.0  # cost of going on out of reach: ten lost frames, for lies come in rows
 FAR = 6.0  # cost of going as far as can be reached; half as far costs a quarter
 BEAM = 400  # ends of paths that are followed at once
-SPREAD = 0.15  # of the scores, for `search.estimate` around the path, in units
+AROUND = 0.15  # `spread` of `search.estimate` around the path, in units
 SIGMA = 0.25  # standard deviation of an observed place, in sides of its tile
 CRUISE = 0.25  # standard deviation of a velocity, north and east, in largest speeds
 STEADY = 20.0  # seconds after which a velocity is forgotten
@@ -57,19 +57,31 @@ def in_order(photos, known):
             "--flight cannot order photos by their cameras' clock and videos by theirs, which is "
             "UTC: locate the photos and the videos by themselves"
         )
-    timed = None not in times and len(set(times)) > 1
+    timed = None not in times and len(set(times)) > 1 and not _interleaved(known)
     order = sorted(range(len(photos)), key=lambda i: (times[i] if timed else 0, names[i]))
     photos, known = [photos[i] for i in order], [known[i] for i in order]
     if timed:
         seconds = np.array([(place.time - known[0].time).total_seconds() for place in known])
         return photos, known, _spread(seconds)
     if all(place.seconds is not None for place in known):  # of videos, one after another
+        if None not in times and len(set(times)) > 1:
+            print("the times of the videos overlap: one counts after another, by their names")
         steps = np.diff([place.seconds for place in known])
         return photos, known, np.concatenate([[0], np.cumsum(np.where(steps > 0, steps, 1))])
     why = f"{times.count(None)} of {len(photos)} photos carry no time"
     why = why if None in times else "all photos carry the same time"
     print(f"{why}: the order of the flight is that of their names, a second apart")
     return photos, known, np.arange(len(photos), dtype=np.float64)
+
+
+def _interleaved(known):
+    """Whether frames are of several videos which, by their times, ran at once."""
+    if any(place.seconds is None for place in known):
+        return False
+    times, first = [place.time for place in known], [place.seconds == 0 for place in known]
+    videos = np.split(np.arange(len(known)), np.flatnonzero(first)[1:])
+    spans = sorted((times[rows[0]], times[rows[-1]]) for rows in videos)
+    return any(begin <= end for (_, end), (begin, _) in zip(spans, spans[1:], strict=False))
 
 
 def _natural(photo):
@@ -104,7 +116,7 @@ def find_path(candidates, places, metres, seconds, speed):
     first = np.argsort(np.arange(scores.shape[1]) != chosen[seen, None], axis=1, kind="stable")
     around = [np.take_along_axis(each[seen], first, 1) for each in (sides, scores)]
     observed = estimate(
-        np.take_along_axis(places[seen], first[..., None], 1), *around, unit * SPREAD
+        np.take_along_axis(places[seen], first[..., None], 1), *around, unit * AROUND
     )
     found = np.empty((len(seconds), 2))
     for begin, end in zip([0, *breaks], [*breaks, len(seconds)], strict=True):
@@ -272,6 +284,6 @@ def describe(rows, path, seconds, speed):
         title = f"{len(pairs)} frames with a known place"
         lines.append(f"{title:32s}   median  within 25 m     50 m    100 m")
         for name, errors in zip(("single frames", "path"), np.transpose(pairs), strict=True):
-            near = "  ".join(f"{share_within(errors, metres):5.1f} %" for metres in (25, 50, 100))
+            near = "  ".join(f"{share_within(errors, metres):5.1f} %" for metres in RADII)
             lines.append(f"{name:32s} {np.median(errors):6.1f} m      {near}")
     return lines

@@ -4,6 +4,7 @@ import json
 from xml.etree import ElementTree
 
 from runtime.files import table_text, write_text
+from runtime.printing import printable
 
 COLUMNS = ("photo", "time", "latitude", "longitude", "confidence", "score", "tile", "tile_metres",
            "true_latitude", "true_longitude", "error_metres", "path_latitude", "path_longitude",
@@ -59,7 +60,7 @@ def write_kml(path, rows):
     document = ElementTree.SubElement(root, "Document")
     for row in rows:
         mark = ElementTree.SubElement(document, "Placemark")
-        ElementTree.SubElement(mark, "name").text = row["photo"]
+        ElementTree.SubElement(mark, "name").text = printable(row["photo"])
         about = f"score {row['score']:.3f}"
         if row.get("confidence") is not None:
             about += f", confidence {row['confidence']:.2f}"

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation import mercator
-from evaluation.places import share_within
+from evaluation.places import RADII, share_within
 from imaging.pixels import read_image
 from locating.overview import draw_overview
 from runtime.files import write_text
@@ -122,7 +122,7 @@ def _summary(rows, guessing):
     if not errors:
         return None
     summary = {"known": len(errors), "of": len(rows), "median": float(np.median(errors))}
-    summary["within"] = {metres: share_within(errors, metres) for metres in (25, 50, 100)}
+    summary["within"] = {metres: share_within(errors, metres) for metres in RADII}
     summary["guessing"] = guessing and float(guessing)
     paths = [row["path_error_metres"] for row in rows if row.get("path_error_metres") is not None]
     summary["path_median"] = float(np.median(paths)) if paths else None

@@ -6,6 +6,7 @@ A place comes from the GPS block of EXIF (with its hemispheres), else from the d
 
 import math
 import re
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,9 @@ from imaging.files import is_image_name, need_files
 
 LIMITS = {"latitude": 90, "longitude": 180}  # degrees
 # <tag>="1.5" or <tag>1.5</tag>; DJI's older cameras spell it Longtitude.
-XMP_NUMBER = r"[\w-]+:G[pP][sS]{name}(?:=\"|>)\s*([-+]?[\d.]+)"
+XMP_VALUE = r"[\w-]+:G[pP][sS]{name}(?:=\"|>)([^\"<]*)"
+# 33,51.5S or 33,51,30S. Source: XMP Specification, part 2, GPSCoordinate.
+XMP_COORDINATE = re.compile(r"(\d+),(\d+(?:\.\d*)?)(?:,(\d+(?:\.\d*)?))?([NSEW])")
 XMP_NAMES = {"latitude": "Latitude", "longitude": "Longt?itude"}
 
 
@@ -48,6 +51,11 @@ def list_photos(names, wanted=is_image_name):
         else:
             raise FileNotFoundError(f"photo {name} not found: name a file, or a folder of photos")
     need_files(photos)
+    for photo in photos:
+        try:
+            str(photo).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{photo} has a name that is not UTF-8: rename it") from None
     return list(dict.fromkeys(photos))
 
 
@@ -60,8 +68,10 @@ def read_place(path):
             taken = exif.get_ifd(ExifTags.IFD.Exif)
             moment = taken.get(ExifTags.Base.DateTimeOriginal)
             part = taken.get(ExifTags.Base.SubsecTimeOriginal)
+            offset = taken.get(ExifTags.Base.OffsetTimeOriginal)
             if not moment:
                 moment, part = exif.get(ExifTags.Base.DateTime), taken.get(ExifTags.Base.SubsecTime)
+                offset = taken.get(ExifTags.Base.OffsetTime)
             xmp = image.info.get("xmp") or b""
     except (OSError, SyntaxError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -70,7 +80,7 @@ def read_place(path):
     if place is None:
         place, found = _from_xmp(xmp)
         note = found or note
-    return PhotoPlace(place, note, _time(moment, part))
+    return PhotoPlace(place, note, _time(moment, part, offset))
 
 
 def exif_of(place, time):
@@ -81,6 +91,9 @@ def exif_of(place, time):
             ExifTags.Base.DateTimeOriginal: time.strftime("%Y:%m:%d %H:%M:%S"),
             ExifTags.Base.SubsecTimeOriginal: f"{time.microsecond:06d}",
         })  # fmt: skip
+        if time.tzinfo:
+            offset = time.isoformat()[-6:]  # +00:00
+            exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.OffsetTimeOriginal] = offset
     if place:
         latitude, longitude = place
         exif.get_ifd(ExifTags.IFD.GPSInfo).update({
@@ -127,12 +140,21 @@ def _from_xmp(xmp):
     text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else str(xmp)
     values = {}
     for axis, name in XMP_NAMES.items():
-        found = re.search(XMP_NUMBER.replace("{name}", name), text)
+        found = re.search(XMP_VALUE.replace("{name}", name), text)
         try:
-            values[axis] = float(found[1])
+            values[axis] = _xmp_degrees(found[1].strip())
         except (TypeError, ValueError):
             return None, ""
     return usable_place(**values, source="XMP")
+
+
+def _xmp_degrees(text):
+    """Degrees as drone makers write them, +33.85, or as XMP does; ValueError for others."""
+    found = XMP_COORDINATE.fullmatch(text)
+    if not found:
+        return float(text)
+    degrees = float(found[1]) + float(found[2]) / 60 + float(found[3] or 0) / 3600
+    return -degrees if found[4] in "SW" else degrees
 
 
 def usable_place(latitude, longitude, source):
@@ -145,12 +167,14 @@ def usable_place(latitude, longitude, source):
     return (latitude, longitude), source
 
 
-def _time(text, part=None):
-    """The datetime of EXIF's text; `part` are the digits of the fraction of a second."""
+def _time(text, part=None, offset=None):
+    """The datetime of EXIF's text, of its fraction of a second, and of its offset from UTC."""
     try:
         moment = datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S")
     except ValueError:
         return None
     digits = str(part or "").strip("\0 ")
     fraction = float(f"0.{digits}") if digits.isascii() and digits.isdigit() else 0
+    with suppress(ValueError):
+        moment = moment.replace(tzinfo=datetime.strptime(str(offset).strip("\0 "), "%z").tzinfo)
     return moment + timedelta(seconds=fraction)

@@ -6,19 +6,18 @@ import numpy as np
 
 from evaluation import mercator
 from evaluation.index import candidates, open_index
-from evaluation.places import geodesic, metre_distance, share_within
+from evaluation.places import RADII, geodesic, metre_distance, share_within
 from evaluation.ranking import k_largest, score_blocks
 from runtime.progress import progress_bar
 
 BLOCK = 2**15  # tiles at a time: 64 MiB of features of 512 numbers
 PHOTOS = 256  # photos at a time against these: 32 MiB of scores
 CANDIDATES = 4  # tiles that an index is asked for, for each that is wanted
-RESCORED = 64  # photos at a time whose candidates are scored again
+SCORED_AGAIN = 2**24  # numbers at a time of candidates that are scored again: 64 MiB
 SAMPLE = 2**12  # tiles over which a photo's scores are spread
 # How fast a tile's weight falls with its score, in `estimate`: one that is so many standard
 # deviations of the photo's scores below the best counts 1 / e. By benchmarks/locate.py.
 SHARPNESS = 1.0
-SPREAD = 0.1  # that standard deviation, where it is not known
 
 
 class Candidates(NamedTuple):
@@ -101,8 +100,9 @@ def score_again(photos, tiles, rows, top):
     A row of -1 stands for no tile.
     """
     found = []
-    for start in range(0, len(rows), RESCORED):
-        some, part = rows[start : start + RESCORED], slice(start, start + RESCORED)
+    count = max(1, SCORED_AGAIN // (rows.shape[1] * tiles.shape[1]))  # photos
+    for start in range(0, len(rows), count):
+        some, part = rows[start : start + count], slice(start, start + count)
         by_turn = np.einsum("tbd,bcd->tbc", photos[:, part], tiles[some])
         scores = np.where(some < 0, -np.inf, by_turn.max(axis=0))
         order = np.lexsort((some, -scores))[:, :top]
@@ -137,7 +137,7 @@ def spread_of(photos, tiles, chosen=None):
 
 
 # ---------------------------------------------------------------- places
-def estimate(places, metres, scores, spread=SPREAD):
+def estimate(places, metres, scores, spread):
     """Where photos were taken, by the tiles that overlap the best one: (N, 2) degrees.
 
     places (N, K, 2) of the tiles' centres in degrees, metres (N, K) their sides and scores (N, K),
@@ -166,7 +166,7 @@ class Errors(NamedTuple):
 
     def lines(self):
         """What is printed at the end."""
-        shares = [f"{share_within(self.metres, m):.1f} % within {m} m" for m in (25, 50, 100)]
+        shares = [f"{share_within(self.metres, m):.1f} % within {m} m" for m in RADII]
         shares.append(f"{self.within_tile:.1f} % within the tile")
         return [
             f"{len(self.metres)} photos with a known place: median error "

@@ -47,7 +47,12 @@ def photos_and_frames(names, every, folder):
             f"{len(videos)} video(s) in the folders are passed over, first {videos[0]}: "
             "--every 1 takes a frame a second"
         )
-    files = list_photos(names, is_image_name if every is None else _is_either)
+    made = folder.resolve()  # of an earlier run: these frames are made again
+
+    def wanted(path):
+        return _is_either(path) and made not in path.resolve().parents
+
+    files = list_photos(names, is_image_name if every is None else wanted)
     if every is not None and not any(map(is_video_name, files)):
         raise ValueError(
             f"--every {every:g} takes frames of videos, and there is none in "

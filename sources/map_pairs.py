@@ -7,6 +7,7 @@ shows. Test photos are searched among a regular grid of tiles, as `prepare.py ti
 """
 
 import functools
+import hashlib
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,14 @@ from runtime.progress import progress_bar
 from sources.command import option
 from sources.maps import open_map
 from sources.plan import Entry, Plan
-from sources.tiles import cut_tile, in_degrees, parse_corners, plan_tiles, warn_of_blur
+from sources.tiles import (
+    cut_tile,
+    in_degrees,
+    marks_of,
+    parse_corners,
+    plan_tiles,
+    warn_of_blur,
+)
 
 VIEWS = ("drone", "satellite")  # of the photos, of the map
 CUTS = 4  # tiles of a training place
@@ -61,10 +69,10 @@ def plan_map_pairs(sources, views, test_share, seed, *, maps, metres=100.0, pixe
     sides of the tiles, of which a photo is taken to show as much.
     """
     plan = Plan("pairs")
-    plan.mark = {"maps": [str(Path(path).resolve()) for path in maps], "metres": metres,
-                 "pixels": pixels, "off_centre": off_centre,
-                 "corners": corners and [list(corner) for corner in corners]}  # fmt: skip
     opened = [open_map(path, corners, crs) for path in maps]
+    plan.mark = {"maps": marks_of(maps), "metres": metres, "pixels": pixels,
+                 "off_centre": off_centre,
+                 "corners": corners and [list(corner) for corner in corners]}  # fmt: skip
     photos = _photos_on_map(sources, opened, metres, off_centre, plan)
     warn_of_blur(opened, _reach(photos.boxes()), metres, pixels)
     tile_entry = functools.partial(_tile_entry, opened, Path(maps[0]), pixels)
@@ -77,6 +85,9 @@ def plan_map_pairs(sources, views, test_share, seed, *, maps, metres=100.0, pixe
         [name, f"{latitude:.8f}", f"{longitude:.8f}", f"{metres:g}"]
         for name, latitude, longitude in rows
     ])  # fmt: skip
+    # Tiles of the same names elsewhere are others, which the files' times do not tell.
+    places = hashlib.sha256(plan.sidecars["coordinates.csv"].encode())
+    plan.mark["places"] = places.hexdigest()[:16]
     return plan
 
 
@@ -95,7 +106,8 @@ def _photos_on_map(sources, maps, metres, off_centre, plan):
     plan.notes += [f"{note}; left out" for note in without]
     paths = [path for path, each in zip(paths, known, strict=True) if each.place]
     degrees = np.array([each.place for each in known if each.place])
-    x, y = mercator.project(degrees[:, 0], degrees[:, 1])
+    limit = mercator.LARGEST_LATITUDE  # a place beyond is off the map too
+    x, y = mercator.project(np.clip(degrees[:, 0], -limit, limit), degrees[:, 1])
     left = min(each.bounds[0] for each in maps)
     x = left + (x - left) % (2 * mercator.HALF_WORLD)  # of a map across the 180th meridian
     photos = Photos(paths, degrees, np.stack([x, y], 1), metres * mercator.per_ground_metre(y))

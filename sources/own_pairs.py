@@ -38,6 +38,8 @@ def plan_pairs(sources, *, views=None, test_share=0.2, seed=0, skip_missing=Fals
     """
     given = {name: value for name, value in map_options.items() if value is not None}
     if "maps" in given:
+        if skip_missing:
+            raise ValueError("--skip_missing goes with a CSV file, not with --map: leave it out")
         return plan_map_pairs(sources, views, test_share, seed, **given)
     if given:
         raise ValueError(f"--{next(iter(given))} goes with --map MAP: add it, or leave it out")

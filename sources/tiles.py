@@ -216,16 +216,21 @@ def _dry_run(maps, tiles, bounds, opts):
 
 
 # ---------------------------------------------------------------- the folder
-def _mark(opts):
-    """How the folder is made, as plain values: another way needs another folder."""
-    maps = []
-    for path in map(Path, opts.map):
+def marks_of(maps):
+    """What tells maps from others: their paths and, of files, sizes and times."""
+    marks = []
+    for path in map(Path, maps):
         about = path.stat()
         size = [about.st_size, about.st_mtime_ns] if path.is_file() else []
-        maps.append([str(path.resolve()), *size])
+        marks.append([str(path.resolve()), *size])
+    return marks
+
+
+def _mark(opts):
+    """How the folder is made, as plain values: another way needs another folder."""
     names = ("metres", "overlap", "pixels", "bounds", "corners", "crs", "least_data")
     options = json.loads(json.dumps({name: getattr(opts, name) for name in names}))
-    return {"command": "tiles", "source": maps, "version": VERSION, **options}
+    return {"command": "tiles", "source": marks_of(opts.map), "version": VERSION, **options}
 
 
 def _is_finished(out, mark):

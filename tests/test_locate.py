@@ -201,18 +201,19 @@ def test_a_flight(area, workdir, capsys):
             })  # fmt: skip
         image = Image.open(area.paths[-1 if number == 3 else tile])
         image.save(f"flight/{9 - number}.png", exif=exif)
-    found = run("flight", "--map", "map", "--flight", "--speed", 30, "--output", "out/f")["photos"]
+    options = ["--flight", "--speed", 30, "--output", "out/f.1"]
+    found = run("flight", "--map", "map", *options)["photos"]
     assert len(row) == 7 and [Path(r["photo"]).stem for r in found] == list("9876543")
     assert [r["time"] for r in found][:2] == ["2024-05-17T10:00:00", "2024-05-17T10:00:08"]
     assert found[3]["error_metres"] > 600
     assert all(r["path_error_metres"] < 80 for r in found)
     out = capsys.readouterr().out
     assert "path: 7 frames in 48 s" in out and "7 frames with a known place" in out
-    with open("out/f.csv", newline="") as file:
+    with open("out/f.1.csv", newline="") as file:
         assert [float(r["path_error_metres"]) for r in csv.DictReader(file)] == pytest.approx(
             [r["path_error_metres"] for r in found]
         )
-    line = json.loads(Path("out/f.geojson").read_text())["features"][-1]["geometry"]
+    line = json.loads(Path("out/f.1.geojson").read_text())["features"][-1]["geometry"]
     assert line["coordinates"] == [[r["path_longitude"], r["path_latitude"]] for r in found]
 
 
@@ -233,14 +234,18 @@ def test_mistakes_about_flights(area, workdir, capsys):
 
 MISTAKES = [
     (["gone.jpg", "--map", "map"], "photo gone.jpg not found"),
-    (["photos", "--map", "gone"], "gone"),
+    (["photos", "--map", "gone"], "map gone not found: name a map folder"),
+    (["photos", "--map", "map", "--within", "50"], "--within goes with --near"),
+    (["photos", "--map", "map", "--speed", "5"], "--speed goes with --flight"),
+    (["photos", "--map", "map", "--output", "."], "--output . is no name of a file"),
+    (["photos", "--map", "map", "--output", "out/"], "--output out/ is no name of a file"),
     (["photos", "--map", "map", "--map_view", "street"], "trained on satellite, drone, not on"),
     (["photos", "--map", "map", "--near", "95,8"], "is not latitude,longitude in degrees"),
     (["photos", "--map", "map", "--near", "nan,8"], "is not latitude,longitude in degrees"),
     (["photos", "--map", "map", "--near", "89,8"], "no tile of the map is there, the nearest is"),
     (["photos", "--map", "map", "--near", "-33.855,151.21", "--within", "0"], "not a number above"),
     (["photos", "--map", "map", "--near", "-33.855,151.21", "--index", "Flat"], "without --index"),
-    (["photos", "--map", "empty"], "empty holds no images"),
+    (["photos", "--map", "empty"], "map empty holds neither tiles.csv nor pictures"),
     (["empty", "--map", "map"], "empty holds no images"),
     (["map.png", "text.jpg", "--map", "map"], "text.jpg cannot be read as an image"),
 ]  # fmt: skip

@@ -149,9 +149,19 @@ def test_photos_with_places_calibrate_the_others(world, tmp_path):
     assert later.values[::2] == pytest.approx(found.values[::2], abs=1e-6)
     other = judge(photos, tiles, table, candidates, [None] * 400, kept=kept, name="drone-4")
     assert "tiles searched for among the others: a guide only" in other.line
-    names = {"key-confidence-photos-drone-1.yaml", "key-confidence-tiles.yaml"}
-    assert {file.name for file in tmp_path.iterdir()} == names
-    (tmp_path / "key-confidence-photos-drone-1.yaml").write_text("intercept: 1\n")
+    few = [place if i < 30 else None for i, place in enumerate(places)]
+    judge(photos, tiles, table, candidates, few, kept=kept, name="drone-1")
+    again = judge(photos, tiles, table, candidates, [None] * 400, kept=kept, name="drone-1")
+    assert np.array_equal(again.values, later.values)  # fewer photos do not replace it
+    more = find_tiles(photos, tiles, 3 * RIVALS)  # of --top 300
+    again = judge(photos, tiles, table, more, [None] * 400, kept=kept, name="drone-1")
+    assert np.array_equal(again.values, later.values)
+    elsewhere = table._replace(places=table.places + 0.01)
+    moved = judge(photos, tiles, elsewhere, candidates, [None] * 400, kept=kept, name="drone-1")
+    assert "a guide only" in moved.line
+    (file,) = tmp_path.glob("key-confidence-*-photos-drone-1.yaml")
+    assert len(list(tmp_path.glob("key-confidence-*-tiles.yaml"))) == 2
+    file.write_text("intercept: 1\n")
     with pytest.raises(ValueError, match="holds no calibration: remove it"):
         judge(photos, tiles, table, candidates, [None] * 400, kept=kept, name="drone-1")
 

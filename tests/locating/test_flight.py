@@ -57,6 +57,18 @@ def test_order_within_videos_without_a_clock(capsys):
     assert seconds.tolist() == [0, 5, 6, 13.5] and capsys.readouterr().out == ""
 
 
+def test_videos_that_ran_at_once_follow_one_another(capsys):
+    """Chapters of one recording may all carry the time at which it began."""
+    photos = [Path(name) for name in ("a_0.jpg", "a_1.jpg", "b_0.jpg", "b_1.jpg")]
+    known = [each._replace(time=at(each.seconds)) for each in places(seconds=[0.0, 1.0] * 2)]
+    found, _, seconds = in_order(photos, known)
+    assert found == photos and seconds.tolist() == [0, 1, 2, 3]
+    assert "the times of the videos overlap" in capsys.readouterr().out
+    later = [*known[:2], *(each._replace(time=at(60 + each.seconds)) for each in known[2:])]
+    assert in_order(photos[::-1], later[::-1])[2].tolist() == [0, 1, 60, 61]
+    assert capsys.readouterr().out == ""
+
+
 def test_what_is_no_flight():
     with pytest.raises(ValueError, match="--flight needs frames of a flight, and a.jpg is but one"):
         in_order([Path("a.jpg")], places([at(0)]))
@@ -226,7 +238,7 @@ class Simulation:
         """(errors of the single frames, of the path, the path), metres."""
         found = find_tiles(self.photos[None], self.features, flight.CANDIDATES)
         near = found.tiles[:, :25]
-        single = estimate(self.places[near], self.metres[near], found.scores[:, :25])
+        single = estimate(self.places[near], self.metres[near], found.scores[:, :25], 0.1)
         path = find_path(found, self.places, self.metres, self.seconds, speed)
         return *(haversine(*self.truth.T, *each.T) for each in (single, path.places)), path
 

@@ -44,3 +44,10 @@ def test_files(tmp_path, path, kind):
     found = [[[float(x) for x in pair.split(",")] for pair in text.split()] for text in lines]
     assert found == (expected if kind != "LineString" else [expected])
     assert len(list(tree.iter(f"{namespace}Point"))) == 2
+
+
+def test_a_control_character_in_a_name_leaves_kml_well_formed(tmp_path):
+    row = {"photo": "a\x01\nb.jpg", "latitude": 1.0, "longitude": 2.0, "score": 0.5}
+    write_kml(tmp_path / "a.kml", [row])
+    names = [each.text for each in ElementTree.parse(tmp_path / "a.kml").iter() if each.text]
+    assert any("b.jpg" in name and "\n" not in name for name in names)

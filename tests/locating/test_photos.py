@@ -1,7 +1,8 @@
 """Photos to locate, and the places that they carry."""
 
 import os
-from datetime import datetime
+import sys
+from datetime import datetime, timezone
 
 import pytest
 from PIL import ExifTags, Image
@@ -64,6 +65,7 @@ def test_a_photo_without_any(tmp_path):
     '<x><rdf:x drone-dji:GpsLatitude="-33.8568" drone-dji:GpsLongtitude="151.2153"/></x>',
     "<x><drone-parrot:GPSLatitude>-33.8568</drone-parrot:GPSLatitude>"
     "<drone-parrot:GPSLongitude>151.2153</drone-parrot:GPSLongitude></x>",
+    '<x exif:GPSLatitude="33,51.408S" exif:GPSLongitude="151,12,55.08E"/>',
 ])  # fmt: skip
 def test_place_of_the_drones_maker(tmp_path, text):
     void = GRETZ | {GPS.GPSStatus: "V"}
@@ -71,6 +73,12 @@ def test_place_of_the_drones_maker(tmp_path, text):
         found = read_place(photo(tmp_path / "a.jpg", gps, xmp=text.encode()))
         assert found.place == pytest.approx((-33.8568, 151.2153))
         assert found.note == "XMP"
+
+
+@pytest.mark.parametrize("latitude", ["33,51.4", "33.8S", "", "1.2.3"])
+def test_no_place_in_xmp_is_guessed(tmp_path, latitude):
+    text = f'<x exif:GPSLatitude="{latitude}" exif:GPSLongitude="151,12,55.08E"/>'
+    assert read_place(photo(tmp_path / "a.jpg", xmp=text.encode())).place is None
 
 
 def test_exif_counts_before_xmp(tmp_path):
@@ -98,11 +106,15 @@ def test_parts_of_a_second(tmp_path, part, microsecond):
 
 
 @pytest.mark.parametrize("place", [(-33.8568123, 151.2153321), (48.1, -11.5), None])
-@pytest.mark.parametrize("time", [datetime(2024, 5, 17, 10, 11, 12, 33000), None])
+@pytest.mark.parametrize("time", [
+    datetime(2024, 5, 17, 10, 11, 12, 33000), datetime(2024, 5, 17, tzinfo=timezone.utc), None,
+])  # fmt: skip
 def test_what_is_written_is_read(tmp_path, place, time):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif_of(place, time))
     found = read_place(tmp_path / "a.jpg")
-    assert found.time == time and found.place == (place and pytest.approx(place, abs=1e-8))
+    assert repr(found.time) == repr(time) and found.place == (
+        place and pytest.approx(place, abs=1e-8)
+    )
 
 
 def test_what_is_no_image(tmp_path):
@@ -123,6 +135,14 @@ def test_files_and_folders(tmp_path):
         list_photos([tmp_path / "empty"])
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg not found"):
         list_photos(["gone.jpg"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names of any bytes")
+def test_a_name_that_no_table_can_hold(tmp_path):
+    path = photo(tmp_path / "a.jpg").rename(tmp_path / os.fsdecode(b"a\xff.jpg"))
+    for names in ([path], [tmp_path]):
+        with pytest.raises(ValueError, match="has a name that is not UTF-8: rename it"):
+            list_photos(names)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX pipes")

@@ -56,7 +56,7 @@ def test_blocks_of_tiles_and_of_photos_change_nothing(features, monkeypatch, tur
     whole = [find_tiles(photos[:turns], tiles, 9, rows) for rows in (None, chosen)]
     monkeypatch.setattr(search, "BLOCK", 37)
     monkeypatch.setattr(search, "PHOTOS", 8)
-    monkeypatch.setattr(search, "RESCORED", 11)
+    monkeypatch.setattr(search, "SCORED_AGAIN", 3000)
     for expected, rows in zip(whole, (None, chosen), strict=True):
         found = find_tiles(photos[:turns], tiles, 9, rows)
         assert (found.tiles == expected.tiles).all() and (found.turns == expected.turns).all()
@@ -98,21 +98,21 @@ def places_around(latitude, longitude, metres):
 def test_estimate_by_the_neighbours(latitude, longitude):
     places = places_around(latitude, longitude, 50)[None]
     sides = np.full((1, 9), 100.0)
-    even = estimate(places, sides, np.zeros((1, 9)))
+    even = estimate(places, sides, np.zeros((1, 9)), 0.1)
     assert haversine(latitude, longitude, *even[0]) < 0.01
-    sure = estimate(places, sides, np.array([[1.0] + [0.0] * 8]))
+    sure = estimate(places, sides, np.array([[1.0] + [0.0] * 8]), 0.1)
     assert haversine(*places[0, 0], *sure[0]) < 1e-3
     # A tile as good, half a side to the east: the middle of both.
     scores = np.full((1, 9), -9.0)
     scores[0, 0] = scores[0, 7] = 0.5
-    between = estimate(places, sides, scores)
+    between = estimate(places, sides, scores, 0.1)
     half = haversine(*places[0, 0], *places[0, 7]) / 2
     assert haversine(*places[0, 0], *between[0]) == pytest.approx(half, rel=1e-3)
 
 
 def test_tiles_elsewhere_do_not_count():
     places = np.array([[(48.1, 11.5), (48.2, 11.5)]])
-    found = estimate(places, np.full((1, 2), 100.0), np.array([[0.5, 0.5]]))
+    found = estimate(places, np.full((1, 2), 100.0), np.array([[0.5, 0.5]]), 0.1)
     assert found[0] == pytest.approx((48.1, 11.5))
 
 

@@ -168,6 +168,8 @@ def test_photos_and_videos_together(video, workdir, capsys):
         "a-2_00000.000.jpg", "a-2_00001.000.jpg", "photo.jpg",
     ]  # fmt: skip
     assert all(photo.is_file() for photo in photos) and capsys.readouterr().out == ""
+    again, _ = photos_and_frames([workdir], 0.5, workdir / "f")  # frames are no photos of it
+    assert sum(photo.name == "photo.jpg" for photo in again) == 2 and len(again) == 2 + 2 * 3
     with pytest.raises(ValueError, match="--every 2 takes frames of videos, and there is none in"):
         photos_and_frames(["one/photo.jpg"], 2, workdir / "f")
 

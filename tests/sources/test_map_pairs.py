@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import prepare
 import test as test_script
 import train
 from evaluation import mercator
+from locating.photos import exif_of, read_place
 from sources.map_pairs import Photos, choose_side, group_places
 
 CORNERS = f"{NORTH},{WEST};{NORTH},{EAST};{SOUTH},{EAST};{SOUTH},{WEST}"
@@ -209,6 +211,13 @@ def test_again_and_after_a_stop(data, workdir, capsys):
     fails(
         prepare.main, [*argv, folder, "--pixels", "64"], capsys, "was made with pixels 32, not 64"
     )
+    # Photos of the same names elsewhere: their tiles are others, though the map is the same.
+    photos = shutil.copytree(area / "photos", workdir / "moved")
+    first = sorted(photos.iterdir())[0]
+    image, (latitude, longitude) = Image.open(first), read_place(first).place
+    image.save(first, exif=exif_of((latitude + 1e-4, longitude), None))
+    fails(prepare.main, ["pairs", photos, *argv[2:], folder, "--pixels", "32"], capsys,
+          "was made with places")  # fmt: skip
 
 
 # ---------------------------------------------------------------- from photos to coordinates
@@ -249,5 +258,8 @@ def test_mistakes_are_one_line(area, workdir, capsys):
     fails(prepare.main, argv, capsys, "too few places to split", "0 photos to train on, 1 to test")
     fails(prepare.main, [*argv, "--map", "nothing.tif"], capsys, "map nothing.tif not found")
     fails(prepare.main, ["pairs", photos, "--metres", "50"], capsys, "--metres goes with --map")
+    fails(prepare.main, [*argv, "--skip_missing"], capsys, "--skip_missing goes with a CSV file")
+    save_photos(photos, [(88.0, 11.51), (48.106, 11.51)])
+    fails(prepare.main, argv, capsys, "too few places to split")  # the pole is only off the map
     fails(prepare.main, [*argv, "--off_centre", "0.6"], capsys, "not a number from 0 to 0.5")
     assert not (workdir / "data").exists()
