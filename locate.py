@@ -26,6 +26,7 @@ from runtime import cli, startup
 from runtime.cli import number_within, positive_int, script
 
 FOR_ESTIMATE = 25  # tiles from which a place is estimated: the neighbours of the best one
+PRINTED = 20  # photos at most
 LISTED = max(confidence.RIVALS, flight.CANDIDATES)  # tiles that are found for a photo, at least
 
 
@@ -57,9 +58,7 @@ def main(argv=None):
     if opts.flight:
         path = flight.find_path(candidates, table.places, table.metres, seconds, opts.speed)
         flight.add_path(rows, known, path)
-    sure = {row["photo"]: row["confidence"] for row in rows if "confidence" in row}
-    for row in tile_rows:
-        print(describe(row, sure.get(row["photo"])))
+    print_tiles(rows, tile_rows)
     errors = errors_of_known(known, rows, table, candidates, chosen)
     write_all(opts.output, rows, tile_rows, table, errors)
     print_errors(known, errors)
@@ -142,6 +141,17 @@ def time_of(carried):
         return {}
     parts = "milliseconds" if carried.time.microsecond else "seconds"
     return {"time": carried.time.isoformat(timespec=parts)}
+
+
+def print_tiles(rows, tile_rows):
+    """Print the first tiles of the photos, of many photos the best tile of some."""
+    step = -(-len(rows) // PRINTED)
+    sure = {row["photo"]: row.get("confidence") for row in rows[::step]}
+    for row in tile_rows:
+        if row["photo"] in sure and (step == 1 or row["rank"] == 1):
+            print(describe(row, sure[row["photo"]]))
+    if step > 1:
+        print(f"{len(sure)} of {len(rows)} photos are printed, all are in the files")
 
 
 def describe(row, sure=None):

@@ -256,3 +256,15 @@ def test_mistakes_are_one_line(area, workdir, capsys):
     (workdir / "empty").mkdir()
     for options, message in MISTAKES:
         fails(lambda options: run(*options), options, capsys, message)
+
+
+def test_of_many_photos_some_are_printed(capsys):
+    rows = [{"photo": f"{i}.jpg", "confidence": 0.5} for i in range(50)]
+    tiles = [{"photo": row["photo"], "rank": rank, "score": 0.1, "tile": "t.jpg"}
+             for row in rows for rank in (1, 2)]  # fmt: skip
+    locate.print_tiles(rows[:20], tiles[:40])
+    assert capsys.readouterr().out.count("score") == 40
+    locate.print_tiles(rows, tiles)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "0.jpg  confidence 0.50" and lines[2] == "3.jpg  confidence 0.50"
+    assert lines[-1] == "17 of 50 photos are printed, all are in the files" and len(lines) == 35
