@@ -10,12 +10,14 @@ locations.html (photos, tiles and map on one page, which works offline).
 """
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from evaluation.map_folder import TABLE, MapFolder, read_map
 from evaluation.places import geodesic
+from evaluation.side_files import MARKER
 from imaging.files import TEST_VIEWS, is_image_name
 from locating import confidence, flight, outputs
 from locating.page import write_page
@@ -24,9 +26,12 @@ from locating.search import errors_of, estimate, first_tiles, spread_of, tiles_n
 from locating.video import photos_and_frames
 from runtime import cli, startup
 from runtime.cli import number_within, positive_int, script
+from runtime.printing import quoted
 
 FOR_ESTIMATE = 25  # tiles from which a place is estimated: the neighbours of the best one
+MAP_SUFFIXES = (".tif", ".tiff", ".vrt", ".mbtiles")  # of maps that `prepare.py tiles` cuts
 PRINTED = 20  # photos at most
+HARDLY_BETTER = 0.8  # of the error of guessing
 LISTED = max(confidence.RIVALS, flight.CANDIDATES)  # tiles that are found for a photo, at least
 
 
@@ -73,6 +78,15 @@ def open_tiles(folder):
     folder = Path(folder)
     if (folder / TABLE).is_file():
         return read_map(folder)
+    if (folder / MARKER).is_file():
+        raise FileNotFoundError(
+            f"{folder} was begun by prepare.py and holds no {TABLE}: run `prepare.py tiles` again"
+        )
+    if folder.suffix.lower() in MAP_SUFFIXES or any(folder.glob("[0-9]*/[0-9]*/[0-9]*.*")):
+        raise ValueError(
+            f"{folder} is a map: cut it first, with "
+            f"`python prepare.py tiles {quoted(folder)} --out data/map`"
+        )
     if not folder.exists():
         raise FileNotFoundError(
             f"map {folder} not found: name a map folder, as `prepare.py tiles` makes it, or a "
@@ -198,6 +212,10 @@ def print_errors(known, errors):
         print(f"{absent.count(note)} of {len(known)} photos: {note}")
     if errors:
         print("\n".join(errors.lines()))
+        if np.median(errors.metres) > HARDLY_BETTER * errors.guessing:
+            print("warning: that is hardly better than guessing: a run that was trained on other "
+                  "ground is a poor guide; train on photos of this area (`prepare.py pairs PHOTOS "
+                  "--map MAP`)", file=sys.stderr)  # fmt: skip
 
 
 # ---------------------------------------------------------------- options

@@ -64,7 +64,7 @@ def _build(faiss, features, factory):
     except RuntimeError as error:
         raise ValueError(
             f"--index {factory} cannot be made of {len(features)} features ({_reason(error)}): "
-            "try Flat, HNSW32 or IVF1024,SQ8"
+            "try Flat, HNSW32 or, of many more tiles than lists, IVF1024,SQ8"
         ) from None
     return index
 

@@ -105,6 +105,7 @@ function makeMap(about) {
       fit(photos.flatMap((photo) => [photo.estimate, photo.path_place, photo.truth]));
     }
     show();
+    draw(); // a new size has cleared the canvas: not only with the next frame
   }
 
   // ---- drawing

@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation import mercator
+from evaluation.map_folder import TABLE
 from imaging.files import IMAGE_SUFFIXES, Unreadable, need_file
 from imaging.pixels import decode_with_alpha
 from runtime.optional import require
@@ -236,6 +237,8 @@ class TileFolder(WebTiles):
                 numbers = file.parent.name, file.stem
                 if file.suffix.lower() in IMAGE_SUFFIXES and all(map(str.isdecimal, numbers)):
                     files[int(numbers[0]), int(numbers[1])] = file
+        if (path / TABLE).is_file():
+            raise ValueError(f"{path} is a map that was cut already: give the map it was cut from")
         if not files:
             raise ValueError(
                 f"{path} holds no tiles: expected <zoom>/<column>/<row>.png, as gdal2tiles.py "

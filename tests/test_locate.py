@@ -245,6 +245,9 @@ MISTAKES = [
     (["photos", "--map", "map", "--near", "89,8"], "no tile of the map is there, the nearest is"),
     (["photos", "--map", "map", "--near", "-33.855,151.21", "--within", "0"], "not a number above"),
     (["photos", "--map", "map", "--near", "-33.855,151.21", "--index", "Flat"], "without --index"),
+    (["photos", "--map", "half"], "was begun by prepare.py and holds no tiles.csv"),
+    (["photos", "--map", "area.tif"], "area.tif is a map: cut it first"),
+    (["photos", "--map", "web"], "web is a map: cut it first"),
     (["photos", "--map", "empty"], "map empty holds neither tiles.csv nor pictures"),
     (["empty", "--map", "map"], "empty holds no images"),
     (["map.png", "text.jpg", "--map", "map"], "text.jpg cannot be read as an image"),
@@ -253,7 +256,10 @@ MISTAKES = [
 
 def test_mistakes_are_one_line(area, workdir, capsys):
     (workdir / "text.jpg").write_text("no image")
-    (workdir / "empty").mkdir()
+    for folder in ("empty", "half", "web/18/5"):
+        (workdir / folder).mkdir(parents=True)
+    for name in ("half/prepare.yaml", "web/18/5/7.jpg", "area.tif"):
+        (workdir / name).touch()
     for options, message in MISTAKES:
         fails(lambda options: run(*options), options, capsys, message)
 
