@@ -27,9 +27,9 @@ from locating.video import photos_and_frames
 from runtime import cli, startup
 from runtime.cli import number_within, positive_int, script
 from runtime.printing import quoted
+from sources.maps import is_map
 
 FOR_ESTIMATE = 25  # tiles from which a place is estimated: the neighbours of the best one
-MAP_SUFFIXES = (".tif", ".tiff", ".vrt", ".mbtiles")  # of maps that `prepare.py tiles` cuts
 PRINTED = 20  # photos at most
 HARDLY_BETTER = 0.8  # of the error of guessing
 LISTED = max(confidence.RIVALS, flight.CANDIDATES)  # tiles that are found for a photo, at least
@@ -59,7 +59,7 @@ def main(argv=None):
     spread = spread_of(turned, tiles, chosen)
     rows, tile_rows = tabulate(opts, photos, known, table, candidates, spread)
     if table.places is not None:
-        add_confidence(opts, rows, (turned, tiles, table, candidates), known, chosen, kept)
+        add_confidence(opts, rows, (tiles, table, candidates, spread), known, chosen, kept)
     if opts.flight:
         path = flight.find_path(candidates, table.places, table.metres, seconds, opts.speed)
         flight.add_path(rows, known, path)
@@ -82,7 +82,7 @@ def open_tiles(folder):
         raise FileNotFoundError(
             f"{folder} was begun by prepare.py and holds no {TABLE}: run `prepare.py tiles` again"
         )
-    if folder.suffix.lower() in MAP_SUFFIXES or any(folder.glob("[0-9]*/[0-9]*/[0-9]*.*")):
+    if is_map(folder):
         raise ValueError(
             f"{folder} is a map: cut it first, with "
             f"`python prepare.py tiles {quoted(folder)} --out data/map`"
@@ -266,6 +266,12 @@ def parse_args(argv=None):
     cli.add_precision_options(parser)
     cli.add_machine_options(parser)
     opts = parser.parse_args(argv)
+    check_options(parser, opts)
+    return opts
+
+
+def check_options(parser, opts):
+    """Refuse options that do not go together; fill in what is left out."""
     if opts.index and opts.near:
         parser.error(
             "--near compares the tiles there one by one, without --index: give one of them"
@@ -278,7 +284,6 @@ def parse_args(argv=None):
     name = os.path.basename(opts.output)
     if name == ".." or name != Path(opts.output).name:  # a folder: ., out/
         parser.error(f"--output {opts.output} is no name of a file: give one, such as locations")
-    return opts
 
 
 if __name__ == "__main__":

@@ -39,6 +39,12 @@ def per_ground_metre(y):
     return np.cosh(np.asarray(y) / RADIUS)
 
 
+def square(latitude, longitude, metres):
+    """(x, y, side) of a square with this middle and side on the ground; all broadcast."""
+    x, y = project(latitude, longitude)
+    return x, y, metres * per_ground_metre(y)
+
+
 def eastwards(x, start):
     """Metres of the projection from `start` to `x`, the shorter way around the Earth; broadcasts.
 

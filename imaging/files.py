@@ -196,6 +196,18 @@ def need_file(path):
         raise Unreadable(f"{what}, not a file", "rename it or move it away")
 
 
+def need_utf8(name, shown=None):
+    """Raise a ValueError for a name that is not UTF-8, which no table can hold.
+
+    `shown` is the path to rename, where it is another one.
+    """
+    try:
+        os.fspath(name).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(shown or name).decode(errors="backslashreplace")
+        raise ValueError(f"{shown} has a name that is not UTF-8: rename it") from None
+
+
 def need_files(paths):
     """Raise an OSError for the first of the paths that is no file."""
     for path in paths:

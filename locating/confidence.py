@@ -45,17 +45,18 @@ class Confidence(NamedTuple):
     line: str  # by what they are calibrated, to be printed
 
 
-def judge(photos, tiles, table, candidates, known, *, chosen=None, kept=None, name=""):
-    """The `Confidence` of photos (T, N, D) on a map.
+def judge(tiles, table, candidates, spread, known, *, chosen=None, kept=None, name=""):
+    """The `Confidence` of N photos on a map.
 
     tiles (M, D) are the features of the `MapFolder` table, of which rows `chosen` were searched;
-    `candidates` hold RIVALS tiles at least, or all. `known` lists (latitude, longitude), or None,
+    `candidates` hold RIVALS tiles at least, or all; `spread` (N,) is that of the photos' scores, of
+    `search.spread_of`. `known` lists (latitude, longitude), or None,
     of each photo. Calibrations on a whole map are kept beside the file of its features, `kept`,
     those by photos under a `name` for what else they depend on, and not replaced by fewer photos.
     """
     gallery = Gallery(tiles, squares_of(table), chosen)
     candidates = Candidates(*(each[:, :RIVALS] for each in candidates))  # as of `by_tiles`
-    margins = margins_of(photos, gallery, candidates)
+    margins = margins_of(candidates, gallery, spread)
     files = [None, None]
     if kept and chosen is None:
         places = hashlib.sha256(np.column_stack([table.places, table.metres]).tobytes())
@@ -114,8 +115,7 @@ class Squares(NamedTuple):
 
 def squares_of(table):
     """The `Squares` of a `MapFolder`."""
-    x, y = mercator.project(table.places[:, 0], table.places[:, 1])
-    return Squares(x, y, table.metres * mercator.per_ground_metre(y))
+    return Squares(*mercator.square(*table.places.T, table.metres))
 
 
 class Gallery(NamedTuple):
@@ -136,8 +136,8 @@ class Gallery(NamedTuple):
         return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 
 
-def margins_of(photos, gallery, candidates):
-    """The margins (N,) of photos (T, N, D).
+def margins_of(candidates, gallery, spread):
+    """The margins (N,) of photos, `spread` (N,) of whose scores they are measured in.
 
     Where all `candidates` overlap the first, the last of them stands for the best that does not;
     nan where there is no other.
@@ -148,7 +148,7 @@ def margins_of(photos, gallery, candidates):
     last = np.where(np.isfinite(scores), scores, np.inf).min(axis=1)
     more = scores.shape[1] < len(gallery.rows)
     rivals = np.where(np.isfinite(rivals), rivals, last if more else np.nan)
-    return (scores[:, 0] - rivals) / spread_of(photos, gallery.tiles, gallery.chosen)
+    return (scores[:, 0] - rivals) / spread
 
 
 # ---------------------------------------------------------------- calibration
@@ -204,7 +204,7 @@ def by_tiles(gallery):
     order = np.argsort(-scores, axis=1, kind="stable")
     others = Candidates(*(np.take_along_axis(each, order, axis=1) for each in
                           (found.tiles, scores, found.turns)))  # fmt: skip
-    margins = margins_of(queries, gallery, others)
+    margins = margins_of(others, gallery, spread_of(queries, gallery.tiles, gallery.chosen))
     usable = np.isfinite(margins)
     if np.count_nonzero(usable) < LEAST:
         return None

@@ -92,9 +92,8 @@ def _photos(rows, tile_rows, index, overview, map_folder):
         }  # fmt: skip
         if overview:
             tile |= _place(row, "", overview)
-            _, y = mercator.project(row["latitude"], row["longitude"])
-            side = row["tile_metres"] * mercator.per_ground_metre(y) / overview.per_pixel
-            tile["side"] = round(float(side), 3)
+            *_, side = mercator.square(row["latitude"], row["longitude"], row["tile_metres"])
+            tile["side"] = round(float(side / overview.per_pixel), 3)
         by_name[row["photo"]]["tiles"].append(tile)
     return photos
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
-from imaging.files import is_image_name, need_files
+from imaging.files import is_image_name, need_files, need_utf8
 
 LIMITS = {"latitude": 90, "longitude": 180}  # degrees
 # <tag>="1.5" or <tag>1.5</tag>; DJI's older cameras spell it Longtitude.
@@ -52,10 +52,7 @@ def list_photos(names, wanted=is_image_name):
             raise FileNotFoundError(f"photo {name} not found: name a file, or a folder of photos")
     need_files(photos)
     for photo in photos:
-        try:
-            str(photo).encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{photo} has a name that is not UTF-8: rename it") from None
+        need_utf8(photo)
     return list(dict.fromkeys(photos))
 
 

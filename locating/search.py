@@ -191,6 +191,5 @@ def lies_within(places, tile_places, sides):
     """Whether places (..., 2) lie in tiles of centres (..., 2) and `sides` (...) in metres."""
     limit = mercator.LARGEST_LATITUDE  # a place near a pole, where no tile is, is far from all
     x, y = mercator.project(np.clip(places[..., 0], -limit, limit), places[..., 1])
-    tile_x, tile_y = mercator.project(tile_places[..., 0], tile_places[..., 1])
-    half = sides / 2 * mercator.per_ground_metre(tile_y)
-    return (np.abs(mercator.eastwards(x, tile_x)) <= half) & (np.abs(y - tile_y) <= half)
+    tile_x, tile_y, side = mercator.square(tile_places[..., 0], tile_places[..., 1], sides)
+    return np.maximum(np.abs(mercator.eastwards(x, tile_x)), np.abs(y - tile_y)) <= side / 2

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from evaluation.side_files import MARKER
-from imaging.files import is_image_name, need_files
+from imaging.files import is_image_name, need_files, need_utf8
 from imaging.pixels import read_image
 from runtime.files import read_yaml, remove_partials, replacing, write_text, write_yaml
 from runtime.locks import sole_writer
@@ -142,11 +142,7 @@ def _check_sources(entries):
                 f"{printable(source)} has a line break or another control character in its name, "
                 "which breaks the lines of tables: rename it"
             )
-        try:
-            target.encode()
-        except UnicodeEncodeError:
-            shown = os.fsencode(source).decode(errors="backslashreplace")
-            raise ValueError(f"{shown} has a name that is not UTF-8: rename it") from None
+        need_utf8(target, shown=source)
 
 
 def _check_output(out, mark, targets):

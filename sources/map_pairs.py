@@ -107,10 +107,11 @@ def _photos_on_map(sources, maps, metres, off_centre, plan):
     paths = [path for path, each in zip(paths, known, strict=True) if each.place]
     degrees = np.array([each.place for each in known if each.place])
     limit = mercator.LARGEST_LATITUDE  # a place beyond is off the map too
-    x, y = mercator.project(np.clip(degrees[:, 0], -limit, limit), degrees[:, 1])
+    latitude = np.clip(degrees[:, 0], -limit, limit)
+    x, y, sides = mercator.square(latitude, degrees[:, 1], metres)
     left = min(each.bounds[0] for each in maps)
     x = left + (x - left) % (2 * mercator.HALF_WORLD)  # of a map across the 180th meridian
-    photos = Photos(paths, degrees, np.stack([x, y], 1), metres * mercator.per_ground_metre(y))
+    photos = Photos(paths, degrees, np.stack([x, y], 1), sides)
     on_map = np.flatnonzero(_have_data(maps, photos.boxes(off_centre), NO_PADDING))
     outside = len(paths) - len(on_map)
     if not len(on_map):

@@ -43,6 +43,24 @@ NO_GEOREFERENCE = (
 )
 
 
+def is_map(path):
+    """Whether a path is a map by its suffix, or a z/x/y folder; a picture may be one too."""
+    path = Path(path)
+    return path.suffix.lower() in {*RASTERS, ".mbtiles"} or bool(path.is_dir() and _web_tiles(path))
+
+
+def _web_tiles(folder):
+    """{(zoom, column, row): file} of the finest zoom level of a z/x/y folder, rows as named."""
+    zooms = [int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()]
+    files = {}
+    for zoom in sorted(zooms, reverse=True)[:1]:
+        for file in (folder / str(zoom)).glob("*/*"):
+            numbers = file.parent.name, file.stem
+            if file.suffix.lower() in IMAGE_SUFFIXES and all(map(str.isdecimal, numbers)):
+                files[zoom, int(numbers[0]), int(numbers[1])] = file
+    return files
+
+
 def open_map(path, corners=None, crs=None):
     """Open a map file or folder; see the top of this file.
 
@@ -230,21 +248,16 @@ class TileFolder(WebTiles):
     """A folder z/x/y.png (or .jpg, .webp); of several zoom levels the finest counts."""
 
     def __init__(self, path):
-        zooms = [int(p.name) for p in path.iterdir() if p.is_dir() and p.name.isdecimal()]
-        files = {}
-        for zoom in sorted(zooms, reverse=True)[:1]:
-            for file in (path / str(zoom)).glob("*/*"):
-                numbers = file.parent.name, file.stem
-                if file.suffix.lower() in IMAGE_SUFFIXES and all(map(str.isdecimal, numbers)):
-                    files[int(numbers[0]), int(numbers[1])] = file
         if (path / TABLE).is_file():
             raise ValueError(f"{path} is a map that was cut already: give the map it was cut from")
-        if not files:
+        found = _web_tiles(path)
+        if not found:
             raise ValueError(
                 f"{path} holds no tiles: expected <zoom>/<column>/<row>.png, as gdal2tiles.py "
                 "--xyz and map downloaders write them"
             )
-        zoom = max(zooms)
+        zoom = next(iter(found))[0]
+        files = {(column, row): file for (_, column, row), file in found.items()}
         if (path / "tilemapresource.xml").is_file():
             files = {(x, 2**zoom - 1 - y): file for (x, y), file in files.items()}
         self.files = files

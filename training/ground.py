@@ -35,7 +35,6 @@ def _squares(rows, middle, table):
         raise ValueError(f"{table.source} has metres of {rows[:, 2].min():g}: a side is above 0")
     if table.planar:
         return torch.from_numpy(rows - [*middle[:2], 0]).float()
-    (x, y), (x0, y0) = (mercator.project(*each[..., :2].T) for each in (rows, middle))
-    x = mercator.eastwards(x, x0)
-    sides = rows[:, 2] * mercator.per_ground_metre(y)
-    return torch.from_numpy(np.stack([x, y - y0, sides], axis=1)).float()
+    x, y, sides = mercator.square(*rows.T)
+    x0, y0 = mercator.project(*middle[:2])
+    return torch.from_numpy(np.stack([mercator.eastwards(x, x0), y - y0, sides], axis=1)).float()

@@ -13,7 +13,6 @@ radiance into what one particular sensor would have recorded. Lengths are metres
 y to the north, z up from the ground; the building stands at the origin.
 """
 
-import io
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +27,7 @@ from runtime.files import write_bytes, write_text
 from sources.campus.camera import SPIRAL_FRAMES, spiral_frames
 from sources.campus.scene import Scene, stage, stand_cars
 from sources.campus.site import Stream, make_site, random_stream
-from sources.campus.views import photograph, render_view
+from sources.campus.views import jpeg, photograph, render_view
 
 VERSION = 1  # of the pictures: raised when the same seed renders others
 FIRST_TEST_ID = 5001  # train IDs start at 1, so neither split's size moves the other's buildings
@@ -71,10 +70,9 @@ def _folders(job: Job, view: str) -> list[str]:
 
 def _save(job: Job, view: str, name: str, picture: np.ndarray) -> None:
     """Write the picture as JPEG to every folder that shows it."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=90)
+    content = jpeg(Image.fromarray(picture))
     for folder in _folders(job, view):
-        write_bytes(Path(job.out_dir, folder, f"{job.building:04d}", name), buffer.getvalue())
+        write_bytes(Path(job.out_dir, folder, f"{job.building:04d}", name), content)
 
 
 def render_building(job: Job) -> dict[str, int]:

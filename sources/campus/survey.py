@@ -21,7 +21,7 @@ from sources.campus.camera import FAR, Camera, look_at
 from sources.campus.light import SENSORS, develop
 from sources.campus.scene import Scene, stage
 from sources.campus.site import Stream, random_stream
-from sources.campus.views import OVERSAMPLING, expose
+from sources.campus.views import OVERSAMPLING, expose, jpeg
 
 VERSION = 1  # of the map and the photos: raised when the same seed renders others
 PLACE = (48.6, 11.56)  # latitude and longitude, degrees, of the map's north-western tile
@@ -125,7 +125,7 @@ def write_map(folder: Path, picture: np.ndarray, frame: Frame) -> None:
         for column in range(frame.tiles):
             corner = column * TILE_PIXELS, row * TILE_PIXELS
             box = (*corner, corner[0] + TILE_PIXELS, corner[1] + TILE_PIXELS)
-            content = _jpeg(picture.crop(box))
+            content = jpeg(picture.crop(box))
             name = f"map/{ZOOM}/{frame.column + column}/{frame.row + row}.jpg"
             write_bytes(folder / name, content)
             with Image.open(io.BytesIO(content)) as tile:
@@ -155,12 +155,6 @@ def _geo_tags(frame: Frame) -> TiffImagePlugin.ImageFileDirectory_v2:
         tags.tagtype[tag] = kind
         tags[tag] = values
     return tags
-
-
-def _jpeg(picture: Image.Image, **settings) -> bytes:
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=90, **settings)
-    return content.getvalue()
 
 
 # ---------------------------------------------------------------- flight
@@ -215,4 +209,4 @@ def take_photo(scene: Scene, shot: Shot, number: int) -> np.ndarray:
 def write_photo(path: Path, photo: np.ndarray, place, seconds: int) -> None:
     """Write a photo with its place, (latitude, longitude), and time, seconds after take-off."""
     exif = exif_of(tuple(map(float, place)), TAKE_OFF + timedelta(seconds=seconds))
-    write_bytes(path, _jpeg(Image.fromarray(photo), exif=exif))
+    write_bytes(path, jpeg(Image.fromarray(photo), exif=exif))

@@ -1,6 +1,9 @@
 """One picture of a site from the satellite, the drone, the street or the web."""
 
+import io
+
 import numpy as np
+from PIL import Image
 
 from imaging.files import VIEWS
 from sources.campus.camera import FAR, SPIRAL_FRAMES, Camera, drone_position, look_at
@@ -65,6 +68,13 @@ def photograph(scene: Scene, view: str, frame: int, size: int) -> np.ndarray:
 def expose(scene: Scene, camera: Camera) -> np.ndarray:
     """Radiance (3, H, W) float32 that a camera sees of a staged scene."""
     return shade(scene, camera, *cast(scene.table, camera, scene.site.grain_for(camera.size)))
+
+
+def jpeg(picture: Image.Image, **settings) -> bytes:
+    """A picture as the bytes of a JPEG."""
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=90, **settings)
+    return content.getvalue()
 
 
 def render_view(site: Site, view: str, frame: int = 0, size: int = 256) -> np.ndarray:

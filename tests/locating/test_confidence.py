@@ -18,7 +18,7 @@ from locating.confidence import (
     margins_of,
     squares_of,
 )
-from locating.search import find_tiles
+from locating.search import find_tiles, spread_of
 
 
 def map_of(columns, rows, *, side=100.0, overlap=0.5, latitude=48.1, longitude=11.5):
@@ -54,16 +54,18 @@ def test_margin_by_hand():
     tiles = np.eye(4, dtype=np.float32)
     photo = np.array([[[0.9, 0.8, 0.5, 0.2]]], dtype=np.float32)
     gallery = Gallery(tiles, squares_of(table), None)
-    found = margins_of(photo, gallery, find_tiles(photo, tiles, RIVALS))
+    found = margins_of(find_tiles(photo, tiles, RIVALS), gallery, spread_of(photo, tiles))
     assert found == pytest.approx([0.4 / np.std([0.9, 0.8, 0.5, 0.2])], rel=1e-5)
     turned = np.concatenate([photo[..., [2, 1, 0, 3]], photo])  # its scores: 0.9, 0.8, 0.9, 0.2
-    found = margins_of(turned, gallery, find_tiles(turned, tiles, RIVALS))
+    found = margins_of(find_tiles(turned, tiles, RIVALS), gallery, spread_of(turned, tiles))
     assert found == pytest.approx([0], abs=1e-6)
     # Of two candidates, both overlapping, the worse stands for the others.
-    found = margins_of(photo, gallery, find_tiles(photo, tiles, 2))
+    found = margins_of(find_tiles(photo, tiles, 2), gallery, spread_of(photo, tiles))
     assert found == pytest.approx([0.1 / np.std([0.9, 0.8, 0.5, 0.2])], rel=1e-5)
     alone = Gallery(tiles, squares_of(table), np.array([0, 1]))  # all there are
-    assert np.isnan(margins_of(photo, alone, find_tiles(photo, tiles, 2, np.array([0, 1])))).all()
+    rows = np.array([0, 1])
+    spread = spread_of(photo, tiles, rows)
+    assert np.isnan(margins_of(find_tiles(photo, tiles, 2, rows), alone, spread)).all()
 
 
 def test_which_tiles_overlap():
@@ -130,10 +132,12 @@ def world():
 
 def test_photos_with_places_calibrate_the_others(world, tmp_path):
     table, tiles, photos, places = world
-    candidates = find_tiles(photos, tiles, RIVALS)
+    candidates, spread = find_tiles(photos, tiles, RIVALS), spread_of(photos, tiles)
     kept = tmp_path / "key.npy"
     known = [place if i % 2 else None for i, place in enumerate(places)]
-    found = judge(photos, tiles, table, candidates, known, kept=kept, name="drone-1")
+    found = judge(
+        tiles, table, candidates, spread_of(photos, tiles), known, kept=kept, name="drone-1"
+    )
     assert found.line.endswith("calibrated on 200 photos with a known place")
     x, y = (squares_of(table).x, squares_of(table).y)
     true_x, true_y = mercator.project(*np.transpose(places))
@@ -144,36 +148,62 @@ def test_photos_with_places_calibrate_the_others(world, tmp_path):
     for side in (slice(0, None, 2), slice(1, None, 2)):  # without a place, and with one
         assert reliability(found.values[side], right[side], bins=4) < 0.15
     # Later photos without places profit, those of other turns do not.
-    later = judge(photos, tiles, table, candidates, [None] * 400, kept=kept, name="drone-1")
+    later = judge(
+        tiles, table, candidates, spread_of(photos, tiles), [None] * 400, kept=kept, name="drone-1"
+    )
     assert "on 200 photos with a known place of an earlier call" in later.line
     assert later.values[::2] == pytest.approx(found.values[::2], abs=1e-6)
-    other = judge(photos, tiles, table, candidates, [None] * 400, kept=kept, name="drone-4")
+    other = judge(
+        tiles, table, candidates, spread_of(photos, tiles), [None] * 400, kept=kept, name="drone-4"
+    )
     assert "tiles searched for among the others: a guide only" in other.line
     few = [place if i < 30 else None for i, place in enumerate(places)]
-    judge(photos, tiles, table, candidates, few, kept=kept, name="drone-1")
-    again = judge(photos, tiles, table, candidates, [None] * 400, kept=kept, name="drone-1")
+    judge(tiles, table, candidates, spread, few, kept=kept, name="drone-1")
+    again = judge(
+        tiles, table, candidates, spread_of(photos, tiles), [None] * 400, kept=kept, name="drone-1"
+    )
     assert np.array_equal(again.values, later.values)  # fewer photos do not replace it
     more = find_tiles(photos, tiles, 3 * RIVALS)  # of --top 300
-    again = judge(photos, tiles, table, more, [None] * 400, kept=kept, name="drone-1")
+    again = judge(
+        tiles, table, more, spread_of(photos, tiles), [None] * 400, kept=kept, name="drone-1"
+    )
     assert np.array_equal(again.values, later.values)
     elsewhere = table._replace(places=table.places + 0.01)
-    moved = judge(photos, tiles, elsewhere, candidates, [None] * 400, kept=kept, name="drone-1")
+    moved = judge(
+        tiles,
+        elsewhere,
+        candidates,
+        spread_of(photos, tiles),
+        [None] * 400,
+        kept=kept,
+        name="drone-1",
+    )
     assert "a guide only" in moved.line
     (file,) = tmp_path.glob("key-confidence-*-photos-drone-1.yaml")
     assert len(list(tmp_path.glob("key-confidence-*-tiles.yaml"))) == 2
     file.write_text("intercept: 1\n")
     with pytest.raises(ValueError, match="holds no calibration: remove it"):
-        judge(photos, tiles, table, candidates, [None] * 400, kept=kept, name="drone-1")
+        judge(
+            tiles,
+            table,
+            candidates,
+            spread_of(photos, tiles),
+            [None] * 400,
+            kept=kept,
+            name="drone-1",
+        )
 
 
 def test_a_map_calibrates_by_its_own_tiles(world):
     table, tiles, photos, places = world
-    candidates = find_tiles(photos, tiles, RIVALS)
+    candidates, spread = find_tiles(photos, tiles, RIVALS), spread_of(photos, tiles)
     few = [*places[:19], *[None] * 381]  # one too few
-    found = judge(photos, tiles, table, candidates, few)
+    found = judge(tiles, table, candidates, spread, few)
     assert "calibrated on 500 tiles searched for among the others" in found.line
     assert np.isfinite(found.values).all() and (found.values >= 0).all()
-    margins = margins_of(photos, Gallery(tiles, squares_of(table), None), candidates)
+    margins = margins_of(
+        candidates, Gallery(tiles, squares_of(table), None), spread_of(photos, tiles)
+    )
     assert (np.diff(found.values[np.argsort(margins)]) >= 0).all()
     # Of noise no neighbour is alike: nothing is sure.
     noise = np.random.default_rng(2).standard_normal(tiles.shape).astype(np.float32)
@@ -195,5 +225,7 @@ def test_a_map_that_cannot_say(world):
     for part, rows in ((one, None), (apart, None), (table, chosen)):
         some = tiles[: len(part.places)]
         candidates = find_tiles(photos, some, RIVALS, rows)
-        found = judge(photos, some, part, candidates, [None] * 400, chosen=rows)
+        found = judge(
+            some, part, candidates, spread_of(photos, some, rows), [None] * 400, chosen=rows
+        )
         assert found.line.startswith("confidence: none") and np.isnan(found.values).all()
