@@ -14,6 +14,8 @@ from imaging.files import TEST_VIEWS
 from networks.backbones import Branch, branch_class, branches_of, check_network
 from networks.blocks import USAM
 from networks.musenet import MuSeNet, from_published, is_ibn, is_published_musenet, load_ibn_weights
+from networks.timm_branch import TimmBranch
+from networks.timm_models import TIMM
 
 # The order of the published three-view network: model_1 satellite, model_2 street, model_3 drone.
 THREE_VIEWS = TEST_VIEWS
@@ -83,12 +85,17 @@ class ft_net_VGG16(Branch):
         return x
 
 
-def make_branch(class_num, stride, pool, backbone, block=None, usam=False):
-    """The branch of a backbone; `check_network` refuses the options that do not fit it."""
+def make_branch(class_num, stride, pool, backbone, block=None, usam=False, image_size=None):
+    """The branch of a backbone; `check_network` refuses the options that do not fit it.
+
+    `image_size` (height, width) in pixels matters to transformers of timm alone, see `TimmBranch`.
+    """
     if backbone.startswith("resnet"):
         return ft_net(class_num, 0.5, stride, None, pool, block, backbone=backbone, usam=usam)
     if backbone == "vgg16_bn":
         return ft_net_VGG16(class_num, 0.5, stride, None, pool, block)
+    if backbone.startswith(TIMM):
+        return TimmBranch(backbone, pool, None, block, image_size)
     return branch_class(backbone)(backbone, pool, None, block)
 
 
@@ -185,11 +192,12 @@ class _MultiViewNet(nn.Module):
         backbone="resnet50",
         return_f=False,
         usam=False,
+        image_size=None,
     ):
         super().__init__()
         backbone = "vgg16_bn" if VGG16 else backbone
         check_network(backbone, stride=stride, pool=pool, LPN=LPN, block=block, usam=usam)
-        options = (class_num, stride, pool, backbone, block if LPN else None, usam)
+        options = (class_num, stride, pool, backbone, block if LPN else None, usam, image_size)
         for number in range(1, self.num_branches + 1):
             shared = share_weight and number == self.num_branches
             branch = self.model_1 if shared else make_branch(*options)
@@ -336,7 +344,8 @@ def build_model(
 ):
     """The network for two views of any name, or for satellite, street and drone.
 
-    `options` are those of the networks above: stride, pool, backbone, LPN, block, usam, return_f.
+    `options` are those of the networks above: stride, pool, backbone, LPN, block, usam, return_f,
+    image_size.
     `musenet` makes the branches adapt to the weather; only then `btnk`, `return_weather` and
     `stages` have a meaning, see `networks.musenet.MuSeNet`. ValueError where options do not fit
     together.
@@ -400,6 +409,7 @@ def model_from_opts(opts, weights=None):
         LPN=LPN,
         block=_option(opts, "block", int, 4),
         usam=usam,
+        image_size=input_size_from_opts(opts),
         musenet=published_musenet or _switch(opts, "musenet"),
         btnk=opts.get("btnk"),
         # The published MuSe-Net with LPN makes the maps of layer2 and does not use them.

@@ -1,4 +1,4 @@
-"""The branches of the networks: backbones of torchvision by name, of timm as `timm:NAME`.
+"""The branches of the networks: backbones of torchvision by name; timm's are in timm_branch.py.
 
 A branch turns images into a pooled feature, in the same way for every backbone (`Branch`); the
 published branches, `ft_net` and `ft_net_VGG16`, are in model.py. What a backbone expects of its
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision import models
 
 from networks.blocks import GeM, kept_statistics, ring_pool
-from runtime.optional import require
+from networks.timm_models import TIMM, timm_config, timm_package
 
 BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)
     "resnet18": (models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, 512),
@@ -36,8 +36,7 @@ BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of th
     "vit_b_32": (models.vit_b_32, models.ViT_B_32_Weights.IMAGENET1K_V1, 768),
     "vit_l_16": (models.vit_l_16, models.ViT_L_16_Weights.IMAGENET1K_V1, 1024),
 }
-TIMM = "timm:"
-POOLS = ("avg", "max", "avg+max", "gem", "cls")
+POOLS = ("avg", "max", "avg+max", "gem", "cls", "cls+gem")
 
 
 class InputSpec(NamedTuple):
@@ -66,7 +65,7 @@ class InputSpec(NamedTuple):
 def check_backbone(name):
     """Raise ValueError unless `name` is a backbone that can be built here."""
     if name.startswith(TIMM):
-        _timm_config(name)
+        timm_config(name)
     elif name not in BACKBONES:
         raise ValueError(
             f"backbone {name!r} is unknown: expected {', '.join(BACKBONES)}, or {TIMM}NAME with a "
@@ -75,10 +74,13 @@ def check_backbone(name):
 
 
 def input_spec(name):
-    """`InputSpec` of a backbone, from the metadata of its ImageNet weights."""
+    """`InputSpec` of a backbone, from the metadata of its ImageNet weights.
+
+    A network of timm that was trained at a `fixed` size may take others, see `TimmBranch`.
+    """
     check_backbone(name)
     if name.startswith(TIMM):
-        config = _timm_config(name)
+        config = timm_config(name)
         return InputSpec(
             tuple(config.mean),
             tuple(config.std),
@@ -90,34 +92,6 @@ def input_spec(name):
     multiple = int(name.rpartition("_")[2]) if name.startswith("vit_") else 1  # the patch's side
     size = (preset.crop_size[0], preset.crop_size[0])
     return InputSpec(tuple(preset.mean), tuple(preset.std), size, False, multiple)
-
-
-# ---------------------------------------------------------------- timm
-def _timm():
-    return require("timm", f"--backbone {TIMM}NAME", "timm")
-
-
-def _timm_config(name):
-    """timm's `PretrainedCfg` of a model; ValueError where timm has no such model."""
-    timm, model_name = _timm(), name.removeprefix(TIMM)
-    if not timm.is_model(model_name):
-        raise ValueError(
-            f"backbone {name!r}: timm {timm.__version__} has no model {model_name!r}; see "
-            "timm.list_models()"
-        )
-    try:
-        config = timm.get_pretrained_cfg(model_name)
-    except RuntimeError as error:  # the part of the name after the dot, which names weights
-        raise ValueError(f"backbone {name!r}: {error}") from None
-    if config is None:
-        raise ValueError(f"backbone {name!r} has no ImageNet weights in timm: choose another")
-    return config
-
-
-def build_timm(name):
-    """A timm network with random weights and without its classifier."""
-    check_backbone(name)
-    return _timm().create_model(name.removeprefix(TIMM), pretrained=False, num_classes=0)
 
 
 # ---------------------------------------------------------------- options
@@ -133,8 +107,8 @@ def check_network(backbone="resnet50", *, stride=2, pool="avg", LPN=False, block
         raise ValueError(f"stride 1 changes a ResNet's last stage; {backbone} has none")
     if usam and not backbone.startswith("resnet"):
         raise ValueError(f"--usam goes behind a ResNet's stem and first stage, not into {backbone}")
-    if pool == "cls" and not backbone.startswith(("vit", TIMM)):
-        raise ValueError(f"pool cls is the class token of a ViT; {backbone} has none")
+    if "cls" in pool and not backbone.startswith(("vit", TIMM)):
+        raise ValueError(f"pool {pool} is made of the class token of a ViT; {backbone} has none")
     if LPN and pool not in ("avg", "max", "avg+max"):
         raise ValueError(f"--LPN pools its rings with avg, max or avg+max, not with {pool}")
     if LPN and block < 1:
@@ -168,7 +142,7 @@ class Branch(nn.Module):
         self.model, self.channels = self.build(backbone)
         for name in self.unused:
             getattr(self.model, name).requires_grad_(False)
-        if pool == "gem":
+        if "gem" in self.kinds:
             self.model.gem2 = GeM(self.channels)
 
     @staticmethod
@@ -178,27 +152,37 @@ class Branch(nn.Module):
         return builder(), channels
 
     @property
+    def kinds(self):
+        """The kinds of pooling whose results stand side by side in the pooled feature."""
+        return self.pool.split("+")
+
+    @property
     def pooled_dim(self):
         """Length D of the pooled feature."""
-        return 2 * self.channels if self.pool == "avg+max" else self.channels
+        return len(self.kinds) * self.channels
 
-    def load_imagenet(self, state, source):
-        """Load a state dict of torchvision or timm into the backbone, in place.
+    def misfits(self, state):
+        """Keys of the backbone that a state dict lacks or has in another shape.
 
-        The ImageNet classifier and batch norm's counters (older files have none) may be absent from
-        `state`; ValueError, naming the file `source`, where anything else does not fit.
+        The ImageNet classifier and batch norm's counters (older files have none) may be absent.
         """
-        if not isinstance(state, dict):
-            raise ValueError(f"{source} holds a {type(state).__name__}, expected a state dict")
-        expected = self.model.state_dict()
         optional = tuple(f"{name}." for name in (*self.unused, "gem2"))
-        wrong = [
+        return [
             key
-            for key, value in expected.items()
+            for key, value in self.model.state_dict().items()
             if not key.startswith(optional)
             and not key.endswith("num_batches_tracked")
             and getattr(state.get(key), "shape", None) != value.shape
         ]
+
+    def load_imagenet(self, state, source):
+        """Load a state dict of torchvision or timm into the backbone, in place.
+
+        ValueError, naming the file `source`, where one of its `misfits` keeps it from fitting.
+        """
+        if not isinstance(state, dict):
+            raise ValueError(f"{source} holds a {type(state).__name__}, expected a state dict")
+        expected, wrong = self.model.state_dict(), self.misfits(state)
         if wrong:
             raise ValueError(
                 f"{source} does not fit the backbone: {len(wrong)} of {len(expected)} entries are "
@@ -249,20 +233,33 @@ class Branch(nn.Module):
 
     def pooled(self, x):
         """Feature map (B, C, H', W') -> pooled feature (B, D), with rings (B, D, block)."""
-        kinds = self.pool.split("+")
-        pooled = torch.cat([self.normalised(self._pooled(x, kind)) for kind in kinds], dim=1)
+        pooled = [self.normalised(self._pooled(x, kind)) for kind in self.kinds]
+        pooled = torch.cat(pooled, dim=1)
         return pooled if self.block else pooled.squeeze(2)
 
     def _pooled(self, x, kind):
         """Feature map (B, C, H', W') -> (B, C, P), with P = 1 where there are no rings."""
         if self.block:
             return ring_pool(x, self.block, kind)
+        if kind == "cls":  # the first position, see `token_map`
+            return x[:, :, 0]
         if kind == "gem":
-            return self.model.gem2(x)[:, :, None]
+            return self.model.gem2(x[:, :, 1:] if "cls" in self.kinds else x)[:, :, None]
         if kind == "max":
             return x.amax(dim=(2, 3))[:, :, None]
-        # avg; and cls, where the map is the class token at a single position
         return x.mean(dim=(2, 3))[:, :, None]
+
+    def token_map(self, first, patches):
+        """Class token (B, C) and map of the patches (B, C, H', W') -> what `pooled` expects.
+
+        It is the map; with pool `cls` the token as a map, (B, C, 1, 1), and with `cls+gem` the
+        token and then the patches, one below the other: (B, C, 1 + H' W', 1).
+        """
+        if "cls" not in self.kinds:
+            return patches
+        if self.pool == "cls":
+            return first[:, :, None, None]
+        return torch.cat((first[:, :, None], patches.flatten(2)), dim=2)[..., None]
 
 
 class ConvNeXtBranch(Branch):
@@ -299,8 +296,8 @@ class SwinBranch(Branch):
 class ViTBranch(Branch):
     """ViT branch (Dosovitskiy et al., ICLR 2021): one position for each patch, normalised.
 
-    With pool `cls` the map is only the class token, (B, C, 1, 1). For images of another size than
-    in the training on ImageNet the position embeddings are interpolated bicubically.
+    For images of another size than in the training on ImageNet the position embeddings are
+    interpolated bicubically.
     """
 
     @staticmethod
@@ -328,80 +325,13 @@ class ViTBranch(Branch):
         tokens = torch.cat((first, patches.flatten(2).transpose(1, 2)), dim=1)  # (B, 1 + N, C)
         tokens = net.encoder.dropout(tokens + self._positions(*size))
         tokens = net.encoder.ln(self.through(net.encoder.layers, tokens))
-        if self.pool == "cls":
-            return tokens[:, 0, :, None, None]
-        return tokens[:, 1:].transpose(1, 2).unflatten(2, size)
-
-
-class TimmBranch(Branch):
-    """Branch of a network of the timm package: `backbone` is `timm:NAME`."""
-
-    after_map = ("head", "fc_norm")
-    foldable = False
-
-    def __init__(self, backbone, pool, init_model, block=None):
-        super().__init__(backbone, pool, init_model, block)
-        if self.pool == "cls" and getattr(self.model, "cls_token", None) is None:
-            raise ValueError(f"pool cls: {self.backbone} has no class token; choose another pool")
-
-    @staticmethod
-    def build(backbone):
-        model = build_timm(backbone)
-        return model, model.num_features
-
-    def checkpoint_gradients(self):
-        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()):
-            raise ValueError(
-                f"{self.backbone} has batch norm, which timm's checkpointing would count twice: "
-                "leave --grad_checkpoint out"
-            )
-        try:
-            self.model.set_grad_checkpointing(True)
-        except (AttributeError, AssertionError, NotImplementedError):
-            raise ValueError(
-                f"{self.backbone} cannot checkpoint its gradients: leave --grad_checkpoint out"
-            ) from None
-
-    def feature_map(self, x):
-        self.input_spec.check_size(self.backbone, *x.shape[-2:])
-        features = self.model.forward_features(x)
-        if self.pool == "cls":
-            return features[:, 0, :, None, None]
-        if features.ndim == 3:  # (B, class token and registers, then N patches, C)
-            return self._grid(features, x.shape[-2:])
-        # "NHWC": (B, H', W', C); without `output_fmt` it is (B, C, H', W').
-        last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-        return features.permute(0, 3, 1, 2) if last else features
-
-    def _grid(self, tokens, size):
-        """Tokens (B, extra + N, C) of an image of `size` pixels -> map (B, C, H', W')."""
-        patches = tokens[:, getattr(self.model, "num_prefix_tokens", 0) :]
-        reduction = self.model.feature_info[-1]["reduction"]
-        height, width = (side // reduction for side in size)
-        if patches.shape[1] != height * width:
-            raise ValueError(
-                f"{self.backbone} gives {patches.shape[1]} tokens, not a map of {height} x {width}"
-            )
-        return patches.transpose(1, 2).unflatten(2, (height, width))
-
-    def normalised(self, x):
-        head_norm = getattr(getattr(self.model, "head", None), "norm", None)
-        if isinstance(head_norm, nn.LayerNorm):  # timm's LayerNorm2d, over the channels of a map
-            x = head_norm(x[..., None])[..., 0]
-        token_norm = getattr(self.model, "fc_norm", None)
-        if isinstance(token_norm, nn.LayerNorm):
-            x = token_norm(x.transpose(1, 2)).transpose(1, 2)
-        return x
+        patches = tokens[:, 1:].transpose(1, 2).unflatten(2, size)
+        return self.token_map(tokens[:, 0], patches)
 
 
 def branch_class(backbone):
     """The class of a backbone's branch; ResNet's and VGG's, the published ones, are in model.py."""
-    families = {
-        "convnext": ConvNeXtBranch,
-        "swin": SwinBranch,
-        "vit": ViTBranch,
-        TIMM: TimmBranch,
-    }
+    families = {"convnext": ConvNeXtBranch, "swin": SwinBranch, "vit": ViTBranch}
     for prefix, branch in families.items():
         if backbone.startswith(prefix):
             return branch
@@ -423,8 +353,8 @@ def download_imagenet_weights(backbone):
     try:
         if backbone.startswith(TIMM):
             name = backbone.removeprefix(TIMM)
-            source = _timm_config(backbone).hf_hub_id or name
-            return _timm().create_model(name, pretrained=True, num_classes=0).state_dict()
+            source = timm_config(backbone).hf_hub_id or name
+            return timm_package().create_model(name, pretrained=True, num_classes=0).state_dict()
         weights = BACKBONES[backbone][1]
         source = weights.url
         return weights.get_state_dict(progress=False, check_hash=True)

@@ -153,6 +153,7 @@ def build_network(opts, class_num):
         LPN=opts.LPN,
         block=opts.block,
         usam=opts.usam,
+        image_size=(opts.h, opts.w),
         return_f=bool(used - set(losses.LOGIT_TERMS)),
         musenet=opts.musenet,
         btnk=opts.btnk,

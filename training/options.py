@@ -170,7 +170,7 @@ OPTIONS = {
          argparse.SUPPRESS, "the same as --backbone vgg16_bn"),
         ("--share", SWITCH, False, "one set of weights: satellite, drone"),
         ("--droprate", share, 0.5, "dropout before the classifier"),
-        ("--pool", ("avg", "max", "avg+max", "gem", "cls"), "avg", "pool"),
+        ("--pool", ("avg", "max", "avg+max", "gem", "cls", "cls+gem"), "avg", "pool"),
         ("--stride", {"type": int, "choices": (1, 2)}, 2, "last ResNet stage"),
         ("--LPN", SWITCH, False, "square rings, each with its own head"),
         ("--block", positive_int, RINGS, "number of rings of --LPN"),

@@ -1,0 +1,92 @@
+"""The branch of a network of the timm package, `timm:NAME`, for images of any size it can take."""
+
+from torch import nn
+
+from networks.backbones import Branch
+from networks.timm_models import build_timm, converted_state
+
+
+class TimmBranch(Branch):
+    """Branch of a network of the timm package: `backbone` is `timm:NAME`.
+
+    `image_size` (height, width) in pixels matters to networks that timm builds for one size, see
+    `build_timm`; most transformers take any multiple of their patch, whatever it says.
+    """
+
+    after_map = ("head", "fc_norm")
+    foldable = False
+
+    def __init__(self, backbone, pool, init_model, block=None, image_size=None):
+        self.image_size = image_size  # before the rest, for `build`
+        super().__init__(backbone, pool, init_model, block)
+        if "cls" in self.kinds and getattr(self.model, "cls_token", None) is None:
+            raise ValueError(
+                f"pool {self.pool}: {self.backbone} has no class token; choose another pool"
+            )
+
+    def build(self, backbone):
+        model = build_timm(backbone, self.image_size)
+        if self.input_spec.fixed:
+            self.input_spec = self._spec_of(model)
+        return model, model.num_features
+
+    def _spec_of(self, model):
+        """What a transformer expects of its images once it is built."""
+        reduction = model.feature_info[-1]["reduction"] if hasattr(model, "feature_info") else 1
+        if not getattr(model, "dynamic_img_size", False):
+            if self.image_size in (None, self.input_spec.size):
+                return self.input_spec
+            return self.input_spec._replace(size=tuple(self.image_size), multiple=reduction)
+        # Where there are tokens, a patch is what one of them sees; Swin makes larger ones of them.
+        tokens = hasattr(model, "num_prefix_tokens")
+        patch = reduction if tokens else model.patch_embed.patch_size[0]
+        return self.input_spec._replace(fixed=False, multiple=patch)
+
+    def load_imagenet(self, state, source):
+        if isinstance(state, dict) and self.misfits(state):
+            state = converted_state(self.model, state)
+        super().load_imagenet(state, source)
+
+    def checkpoint_gradients(self):
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()):
+            raise ValueError(
+                f"{self.backbone} has batch norm, which timm's checkpointing would count twice: "
+                "leave --grad_checkpoint out"
+            )
+        try:
+            self.model.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError, NotImplementedError):
+            raise ValueError(
+                f"{self.backbone} cannot checkpoint its gradients: leave --grad_checkpoint out"
+            ) from None
+
+    def feature_map(self, x):
+        self.input_spec.check_size(self.backbone, *x.shape[-2:])
+        features = self.model.forward_features(x)
+        if self.pool == "cls":
+            return features[:, 0, :, None, None]
+        if features.ndim == 3:  # (B, class token and registers, then N patches, C)
+            return self.token_map(features[:, 0], self._grid(features, x.shape[-2:]))
+        # "NHWC": (B, H', W', C); without `output_fmt` it is (B, C, H', W').
+        last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+        return features.permute(0, 3, 1, 2) if last else features
+
+    def _grid(self, tokens, size):
+        """Tokens (B, extra + N, C) of an image of `size` pixels -> map (B, C, H', W')."""
+        patches = tokens[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        reduction = self.model.feature_info[-1]["reduction"]
+        height, width = (side // reduction for side in size)
+        if patches.shape[1] != height * width:
+            raise ValueError(
+                f"{self.backbone} gives {patches.shape[1]} tokens, not a map of {height} x {width}"
+            )
+        return patches.transpose(1, 2).unflatten(2, (height, width))
+
+    def normalised(self, x):
+        head_norm = getattr(getattr(self.model, "head", None), "norm", None)
+        if isinstance(head_norm, nn.LayerNorm):  # timm's LayerNorm2d, over the channels of a map
+            x = head_norm(x[..., None])[..., 0]
+        token_norm = getattr(self.model, "fc_norm", None)
+        if isinstance(token_norm, nn.LayerNorm):
+            x = token_norm(x.transpose(1, 2)).transpose(1, 2)
+        return x
