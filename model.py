@@ -57,6 +57,10 @@ class ft_net(Branch):
             (first.conv2 if hasattr(first, "conv3") else first.conv1).stride = (1, 1)
             first.downsample[0].stride = (1, 1)
 
+    def stages(self):
+        net = self.model
+        return [[*stage] for stage in (net.layer1, net.layer2, net.layer3, net.layer4)]
+
     def feature_map(self, x):
         net = self.model
         x = self.usam_1(net.relu(net.bn1(net.conv1(x))))  # (B, 64, H/2, W/2)
@@ -77,11 +81,14 @@ class ft_net_VGG16(Branch):
     def __init__(self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg", block=None):
         super().__init__("vgg16_bn", pool, init_model, block)
 
+    def stages(self):
+        layers = self.model.features
+        ends = [n for n, layer in enumerate(layers, 1) if isinstance(layer, nn.MaxPool2d)]
+        return [layers[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
     def feature_map(self, x):
-        layers, start = self.model.features, 0
-        for end, layer in enumerate(layers, 1):
-            if isinstance(layer, nn.MaxPool2d):  # closes a block
-                x, start = self.recomputed(layers[start:end], x), end
+        for block in self.stages():
+            x = self.recomputed(block, x)
         return x
 
 

@@ -129,6 +129,7 @@ class Branch(nn.Module):
     after_map = ()  # children of `model` that work on the pooled feature
     foldable = True  # whether children are registered in the order of use: see fold_batch_norm
     checkpointing = False
+    trained_blocks = None  # after `freeze`: how many of the last `stages` train
 
     def __init__(self, backbone, pool, init_model, block=None):
         super().__init__()
@@ -197,6 +198,51 @@ class Branch(nn.Module):
         """(B, 3, H, W) -> (B, C, H', W')."""
         raise NotImplementedError
 
+    def stages(self):
+        """The blocks or stages in the order of use, each as a sequence of modules.
+
+        A block of a transformer or of VGG, a stage of the others. The last of the modules gives
+        the map of the stage, and is called as a module.
+        """
+        raise NotImplementedError
+
+    def freeze(self, blocks=0):
+        """From now on the backbone stays as it is, batch norm too; the last `blocks` stages train.
+
+        With them trains what follows: the last normalisation and GeM's exponents, which without
+        them stay as well. The frozen part works as in evaluation, also while training, and gets
+        and keeps no gradients. ValueError where there are fewer stages.
+        """
+        if blocks and blocks > len(self.stages()):
+            raise ValueError(
+                f"--train_blocks {blocks} is more than the {len(self.stages())} blocks or stages "
+                f"that {self.backbone} has: give fewer, or leave --freeze out"
+            )
+        self.trained_blocks = blocks
+        self.requires_grad_(False)
+        for module in self._trained():
+            for weight in module.parameters(recurse=False):
+                weight.requires_grad_()
+        self.train(self.training)
+
+    def _trained(self):
+        """After `freeze`: modules from the first stage that trains on, in the order of use."""
+        if not self.trained_blocks:
+            return []
+        modules = list(self.model.modules())  # registered in the order of use, stages at least
+        start = modules.index(self.stages()[-self.trained_blocks][0])
+        unused = {m for name in self.unused for m in getattr(self.model, name).modules()}
+        return [module for module in modules[start:] if module not in unused]
+
+    def train(self, mode=True):
+        """As in torch, but what `freeze` has frozen stays in evaluation mode."""
+        super().train(mode)
+        if self.trained_blocks is not None:
+            self.model.eval()
+            for module in self._trained():
+                module.training = mode
+        return self
+
     def checkpoint_gradients(self):
         """From now on keep only the input of a block, and repeat the block in the backward pass.
 
@@ -262,6 +308,13 @@ class Branch(nn.Module):
         return torch.cat((first[:, :, None], patches.flatten(2)), dim=2)[..., None]
 
 
+def stages_behind_stem(features):
+    """`stages` of torchvision's ConvNeXt and Swin: of stem, stage, halving, stage, halving, ..."""
+    first, *others = features[1:]
+    halved = zip(others[::2], others[1::2], strict=True)
+    return [[*first], *([halving, *stage] for halving, stage in halved)]
+
+
 class ConvNeXtBranch(Branch):
     """ConvNeXt branch (Liu et al., CVPR 2022), map H/32 x W/32; layer norm after the pooling."""
 
@@ -272,6 +325,9 @@ class ConvNeXtBranch(Branch):
         model, channels = Branch.build(backbone)
         model.classifier = model.classifier[:1]  # the layer norm, without flattening and classes
         return model, channels
+
+    def stages(self):
+        return stages_behind_stem(self.model.features)
 
     def feature_map(self, x):
         return self.through(self.model.features, x)
@@ -288,6 +344,9 @@ class SwinBranch(Branch):
         model, channels = Branch.build(backbone)
         model.head = nn.Identity()
         return model, channels
+
+    def stages(self):
+        return stages_behind_stem(self.model.features)
 
     def feature_map(self, x):
         return self.model.permute(self.model.norm(self.through(self.model.features, x)))
@@ -315,6 +374,9 @@ class ViTBranch(Branch):
         grid = trained[:, 1:].float().transpose(1, 2).unflatten(2, (side, side))  # (1, C, h, w)
         grid = F.interpolate(grid, (height, width), mode="bicubic", antialias=True)
         return torch.cat((trained[:, :1], grid.flatten(2).transpose(1, 2).to(trained.dtype)), dim=1)
+
+    def stages(self):
+        return [[block] for block in self.model.encoder.layers]
 
     def feature_map(self, x):
         self.input_spec.check_size(self.backbone, *x.shape[-2:])

@@ -47,6 +47,17 @@ class TimmBranch(Branch):
             state = converted_state(self.model, state)
         super().load_imagenet(state, source)
 
+    def stages(self):
+        names = [n for n in ("blocks", "stages", "layers") if hasattr(self.model, n)]
+        if names:
+            return [[stage] for stage in getattr(self.model, names[0])]
+        if hasattr(self.model, "layer4"):  # a ResNet's
+            return [[getattr(self.model, f"layer{number}")] for number in range(1, 5)]
+        raise ValueError(
+            f"the blocks of {self.backbone} are not known: leave --train_blocks out, or choose "
+            "another backbone"
+        )
+
     def checkpoint_gradients(self):
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()):
             raise ValueError(

@@ -149,7 +149,9 @@ def average_statistics(*networks):
     """Average batch norm's running statistics over the processes, in place; None is skipped."""
     if world_size() == 1:
         return
-    for network in filter(None, networks):
-        for buffer in network.buffers():
+    # What is frozen, in evaluation mode, is the same in all, and a mean of equals may round.
+    modules = [m for network in filter(None, networks) for m in network.modules() if m.training]
+    for module in modules:
+        for buffer in module.buffers(recurse=False):
             if buffer.is_floating_point():
                 sum_over_ranks(buffer).div_(world_size())

@@ -239,8 +239,10 @@ def build_training(opts, network, device, class_num):
         if device.type != "cuda":
             raise ValueError("--sync_bn works on GPUs alone: leave it out with --device cpu")
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    if opts.grad_checkpoint:
-        for branch in branches_of(network):
+    for branch in branches_of(network):
+        if opts.freeze:
+            branch.freeze(opts.train_blocks)
+        if opts.grad_checkpoint:
             branch.checkpoint_gradients()
     network.to(device, memory_format=torch.channels_last)
     terms = losses.build_losses(
@@ -254,6 +256,8 @@ def build_training(opts, network, device, class_num):
     forward = exchange.distribute(network, device)
     head, backbone = split_parameters(network)
     groups = [(backbone, opts.lr * opts.backbone_lr), ([*head, *terms.parameters()], opts.lr)]
+    if opts.freeze:
+        groups = trained_groups(groups, network)
     return Training(
         network=network,
         forward=compile_network(forward, device) if opts.compile else forward,
@@ -267,3 +271,15 @@ def build_training(opts, network, device, class_num):
         clip={"norm": opts.clip_norm, "value": opts.clip_value},
         micro_batchsize=opts.micro_batchsize,
     )
+
+
+def trained_groups(groups, network):
+    """Of [(parameters, learning rate)] those that train after `Branch.freeze`; says how many."""
+    unused = [getattr(each.model, n) for each in branches_of(network) for n in each.unused]
+    left = {id(weight) for module in unused for weight in module.parameters()}
+    used = sum(w.numel() for weights, _ in groups for w in weights if id(w) not in left)
+    groups = [([w for w in weights if w.requires_grad], lr) for weights, lr in groups]
+    groups = [group for group in groups if group[0]]
+    trained = sum(w.numel() for weights, _ in groups for w in weights)
+    print(f"--freeze: trains {trained:,} of {used:,} parameters")
+    return groups

@@ -185,6 +185,12 @@ OPTIONS = {
          "from those)"),
         ("--no_pretrained", SWITCH, False, "start from random weights"),
         ("--weights", str, None, "file of torchvision backbone weights"),
+        ("--freeze", SWITCH, False,
+         "train the head alone: the backbone stays as it came, with batch norm's statistics and "
+         "GeM's exponents"),
+        ("--train_blocks", natural_int, 0,
+         "with --freeze: train the last N blocks too, and what follows them: a block of a "
+         "transformer or VGG, a stage of ResNet, ConvNeXt, Swin, EfficientNet", "N"),
     ],
     "losses": [
         ("--loss_weights", loss_weights, {"instance": 1.0},
@@ -265,6 +271,10 @@ EXCLUDES = (
      "--no_pretrained and --ibn_weights FILE contradict each other"),
     (("musenet", "grad_checkpoint"),
      "--musenet has no gradient checkpointing: leave --grad_checkpoint out"),
+    *((("freeze", name),
+       f"--{name} puts new parts inside the backbone, which --freeze would leave untrained: use "
+       "one or the other")
+      for name in ("usam", "musenet")),
     *((("compile", name),
        "--compile saves memory its own way: drop --micro_batchsize, --grad_checkpoint")
       for name in ("micro_batchsize", "grad_checkpoint")),
@@ -280,6 +290,8 @@ NEEDS = (
      "--pad {pad} does not fit images of {h} x {w}: lower it"),
     (lambda o: o.stride == 1, lambda o: o.backbone != "vgg16_bn",
      "--stride 1 changes a ResNet's last stage; vgg16_bn has none"),
+    (lambda o: o.train_blocks, lambda o: o.freeze,
+     "--train_blocks {train_blocks} are the blocks that train where others do not: add --freeze"),
     (lambda o: o.weather, lambda o: "drone" in o.view_names,
      "--weather is drawn on drone images, and --views has none"),
     (lambda o: o.musenet, lambda o: o.weather,

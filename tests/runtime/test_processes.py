@@ -176,6 +176,7 @@ def several(toy, tmp_path_factory):
         ["--name", "unbroken", "--epochs", "2", *options],
         ["--name", "broken", "--epochs", "1", *options],
         ["--name", "broken", "--epochs", "2", "--resume"],
+        ["--name", "frozen", "--epochs", "1", "--freeze", "--train_blocks", "1", *options],
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -226,6 +227,18 @@ def test_resumed_run_of_two_processes_equals_the_unbroken_one(several, monkeypat
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert log_of("unbroken") == log_of("broken")
     assert several[2].count("epoch 1/1") == 2
+
+
+def test_two_processes_train_what_is_not_frozen(several, monkeypatch):
+    """No process waits for the rest, or moves it, running statistics included."""
+    monkeypatch.chdir(several[0])
+    trained = utils.load_tensors("model/frozen/train_state.pth")["network"]
+    opts = train.parse_args([*several[1], "--views", "2", "--seed", "0"])
+    utils.seed_everything(opts.seed)
+    start = build.build_network(opts, 8).state_dict()
+    moved = {key for key, value in trained.items() if not torch.equal(value, start[key])}
+    assert {key.split(".")[2] for key in moved if key.startswith("model_")} == {"layer4"}
+    assert {"classifier.classifier.0.weight", "model_2.model.layer4.0.conv1.weight"} <= moved
 
 
 def test_gathered_rows_carry_gradients_to_their_process(several):
