@@ -457,6 +457,18 @@ def load_backbone(network, state, source, state_ibn=None, source_ibn=None):
 
 
 # ---------------------------------------------------------------- trained runs
+def read_run(run_dir, checkpoint):
+    """The network of a run folder with the weights of the file `checkpoint`, on the CPU.
+
+    Returns and raises as `load_run`.
+    """
+    run_opts = utils.read_opts(run_dir)
+    weights = from_published(utils.load_state_dict(checkpoint))
+    network = model_from_opts(run_opts, weights)
+    utils.load_weights(network, checkpoint, weights)
+    return network, branch_numbers(*views_from_opts(run_opts)), run_opts
+
+
 def load_run(name, which_epoch, device):
     """The trained network of the run folder model/<name> on a device, ready for testing.
 
@@ -465,12 +477,9 @@ def load_run(name, which_epoch, device):
     """
     run_dir = utils.run_folder(name)
     checkpoint = utils.find_checkpoint(run_dir, which_epoch)
-    run_opts = utils.read_opts(run_dir)
-    weights = from_published(utils.load_state_dict(checkpoint))
-    network = model_from_opts(run_opts, weights)
-    utils.load_weights(network, checkpoint, weights)
+    network, numbers, run_opts = read_run(run_dir, checkpoint)
     print(f"weights: {checkpoint}")
-    return network.to(device).eval(), branch_numbers(*views_from_opts(run_opts)), run_opts
+    return network.to(device).eval(), numbers, run_opts
 
 
 if __name__ == "__main__":

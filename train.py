@@ -39,7 +39,7 @@ def train(opts, run_dir):
     startup.keep_freed_memory()
     data = build.open_data(opts, pin_memory=device.type == "cuda")
     utils.seed_everything(opts.seed)
-    network = build.build_network(opts, len(data.class_names))
+    network = build.build_network(opts, len(data.class_names), data.class_names)
     training = build.build_training(opts, network, device, len(data.class_names))
     print(f"run {run_dir} on {device}:", *changed_options(opts))
 

@@ -67,8 +67,8 @@ def read_opts(run_dir):
     path = Path(run_dir) / "opts.yaml"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} not found: {run_dir} is not the folder of a trained run; "
-            f"train one with `python train.py --name {quoted(Path(run_dir).name)}`, or check --name"
+            f"{path} not found: {run_dir} is not the folder of a trained run; check the name, or "
+            f"train one with `python train.py --name {quoted(Path(run_dir).name)}`"
         )
     return read_yaml(path)
 
@@ -175,7 +175,7 @@ def find_checkpoint(run_dir, which_epoch="last"):
     if not run_dir.is_dir():
         names = sorted(path.parent.name for path in run_dir.parent.glob("*/opts.yaml"))
         raise FileNotFoundError(
-            f"no run folder {run_dir}: there are {', '.join(names) or 'none yet'}; check --name"
+            f"no run folder {run_dir}: there are {', '.join(names) or 'none yet'}; check the name"
         )
     # By number, not by name: net_1000 comes after net_999.
     snapshots = {int(p.stem[4:]): p for p in run_dir.glob("net_*.pth") if p.stem[4:].isdigit()}

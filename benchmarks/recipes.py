@@ -54,7 +54,9 @@ def run_options(recipe, opts, seed):
     epochs = own.get("epochs", 120)
     argv = ["--config", recipe, "--name", recipe.stem, "--data_dir", opts.data, "--overwrite"]
     argv += ["--views", "2", "--no-extra_Google", "--train_all", "--epoch_over", "satellite"]
-    argv += ["--backbone", opts.backbone, "--no_pretrained", "--no-grad_checkpoint"]
+    argv += ["--backbone", opts.backbone, "--no-grad_checkpoint"]
+    # From another run the backbone goes on at the rate at which it learnt from random weights.
+    argv += ["--backbone_lr", own.get("backbone_lr", 1)] if own.get("init") else ["--no_pretrained"]
     argv += ["--h", opts.size, "--w", opts.size, "--pad", opts.size // 10]
     smallest, largest = BATCHES
     batch = min(max(own.get("batchsize", 8), smallest), largest)

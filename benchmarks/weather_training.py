@@ -2,8 +2,9 @@
 
 python benchmarks/weather_training.py data/toy
 
-Trains a recipe, the same with `--weather all`, and MuSe-Net, as `benchmarks/recipes.py` does, and
-tests each on drone queries under every condition (`test.py --weather all`).
+Trains a recipe in clear weather; from the weights of that run (`--init`) the same recipe with
+`--weather all`, and MuSe-Net, for as many passes again, as `benchmarks/recipes.py` does. Each is
+tested on drone queries under every condition (`test.py --weather all`).
 """
 
 import json
@@ -20,16 +21,22 @@ from runtime.cli import read_config, script  # noqa: E402
 
 
 def networks(names):
-    """{name: options}: each recipe, then under weather where it is not so by itself."""
+    """{name: options}: recipes for clear weather, then those under weather, which start from them.
+
+    A recipe that has no weather comes under weather too; one that has it, as MuSe-Net's, starts
+    from the first that has none.
+    """
     from imaging.weather import CONDITIONS
 
-    found = {}
-    for path in recipes.find_recipes(names):
-        options = read_config(path)
-        found[path.stem] = options
-        if not options.get("weather"):
-            found[f"{path.stem} + weather"] = {**options, "weather": list(CONDITIONS)}
-    return found
+    options = {path.stem: read_config(path) for path in recipes.find_recipes(names)}
+    clear = {name: each for name, each in options.items() if not each.get("weather")}
+    weather = {
+        f"{name} + weather": {**each, "weather": list(CONDITIONS), "init": name}
+        for name, each in clear.items()
+    }
+    start = {"init": next(iter(clear))} if clear else {}
+    others = {name: {**each, **start} for name, each in options.items() if name not in clear}
+    return {**clear, **weather, **others}
 
 
 def run_network(path, opts, seed):
@@ -51,6 +58,12 @@ def run_network(path, opts, seed):
     return {"conditions": conditions, "waiting": waiting, "seconds": seconds}
 
 
+def start_of(found):
+    """Which networks start from which instead of random weights, in words."""
+    starts = [f"{name} from {each['init']}, " for name, each in found.items() if "init" in each]
+    return "".join(starts)
+
+
 def table_rows(results):
     """A row a condition, then the mean: Recall@1 of every network, mean and deviation of seeds."""
     from imaging.weather import condition_label
@@ -69,7 +82,6 @@ def table_rows(results):
 def parse_args(argv=None):
     """Options of the comparison."""
     parser, _ = recipes.build_parser(__doc__)
-    # In fewer passes a network under weather has not learnt to see through it.
     parser.set_defaults(recipes=["strong", "musenet"], passes=80)
     return parser.parse_args(argv)
 
@@ -91,7 +103,7 @@ def main(argv=None):
                 print(f"seed {seed}, {path.stem}: mean {recall:.1f}, {run['seconds']:.0f} s, "
                       f"{run['waiting']:.0%} waiting", file=sys.stderr, flush=True)  # fmt: skip
     print(f"{opts.passes} passes, {opts.seeds} seed(s), {opts.backbone} from random weights, "
-          f"{opts.size} pixels; drone -> satellite Recall@1, percent, "
+          f"{start_of(found)}{opts.size} pixels; drone -> satellite Recall@1, percent, "
           "mean ± standard deviation\n")  # fmt: skip
     measure.print_table(table_rows(results), ["condition", *results])
     shares = [

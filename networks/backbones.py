@@ -17,6 +17,7 @@ from torchvision import models
 
 from networks.blocks import GeM, kept_statistics, ring_pool
 from networks.timm_models import TIMM, timm_config, timm_package
+from runtime.printing import quoted
 
 BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)
     "resnet18": (models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, 512),
@@ -184,6 +185,11 @@ class Branch(nn.Module):
         if not isinstance(state, dict):
             raise ValueError(f"{source} holds a {type(state).__name__}, expected a state dict")
         expected, wrong = self.model.state_dict(), self.misfits(state)
+        if wrong and any(str(key).startswith(("model_1.", "module.model_1.")) for key in state):
+            raise ValueError(
+                f"{source} holds the network of a whole run, where a backbone is expected: to "
+                f"start from that run, give --init {quoted(source)}"
+            )
         if wrong:
             raise ValueError(
                 f"{source} does not fit the backbone: {len(wrong)} of {len(expected)} entries are "

@@ -15,6 +15,7 @@ from PIL import Image
 import test as testing
 import train
 from evaluation.feature_file import Features, save_features
+from training import build
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -336,18 +337,27 @@ def test_the_steps_are_trained(toy, workdir, capsys):
     assert "| + LPN " in out and "features of + LPN" in out
 
 
-def test_training_under_weather_is_compared(toy, workdir, capsys):
-    """A recipe, the same under weather, and MuSe-Net, which has weather of its own."""
+def test_training_under_weather_is_compared(toy, workdir, capsys, monkeypatch):
+    """A recipe, the same under weather, and MuSe-Net, which has weather: both from the first."""
+    begun, original = [], build.start_from
+    monkeypatch.setattr(build, "start_from", lambda *a: begun.append(a[0]) or original(*a))
     benchmark = load_benchmark("weather_training")
     from imaging import weather
 
     found = benchmark.networks(["baseline", "musenet"])
     assert list(found) == ["baseline", "baseline + weather", "musenet"]
+    assert found["musenet"]["init"] == found["baseline + weather"].pop("init") == "baseline"
+    assert "init" not in benchmark.networks(["musenet"])["musenet"]
+    assert list(benchmark.networks(["musenet", "strong"])) == [
+        "strong",
+        "strong + weather",
+        "musenet",
+    ]
     assert found["baseline + weather"].pop("weather") == list(weather.CONDITIONS)
     assert found["baseline + weather"] == found["baseline"]
     argv = [str(toy), "--recipes", "baseline", "--seeds", "1", "--passes", "1", "--size", "32"]
     results = benchmark.main(argv)["results"]
-    assert list(results) == ["baseline", "baseline + weather"]
+    assert list(results) == ["baseline", "baseline + weather"] and begun == ["baseline"]
     (clear,), (run,) = results.values()
     assert list(run["conditions"]) == [*weather.CONDITIONS, "mean"] and 0 < run["waiting"] < 1
     assert clear["conditions"]["fog"] != run["conditions"]["fog"]

@@ -46,7 +46,7 @@ def test_checkpoint_by_number_not_by_name(tmp_path):
 
 def test_missing_run_lists_the_runs_there_are(tmp_path):
     utils.write_opts(tmp_path / "good", {"a": 1})
-    with pytest.raises(FileNotFoundError, match="there are good; check --name"):
+    with pytest.raises(FileNotFoundError, match="there are good; check the name"):
         utils.find_checkpoint(tmp_path / "bad")
 
 

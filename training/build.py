@@ -27,6 +27,7 @@ from training.ground import read_ground
 from training.optimisation import build_optimizer, load_optimizer, split_parameters
 from training.options import input_views
 from training.samplers import SAMPLERS
+from training.transfer import start_from
 
 
 # ---------------------------------------------------------------- data
@@ -139,8 +140,11 @@ def build_sampler(opts, samples):
 
 
 # ---------------------------------------------------------------- network
-def build_network(opts, class_num):
-    """The network of the options, with ImageNet or given weights unless --no_pretrained."""
+def build_network(opts, class_num, class_names=()):
+    """The network of the options, with ImageNet or given weights unless --no_pretrained.
+
+    `class_names`, the IDs of the classes, tell --init whether another run has the same.
+    """
     used = {name for name, weight in opts.loss_weights.items() if weight}
     network = model.build_model(
         class_num,
@@ -161,6 +165,9 @@ def build_network(opts, class_num):
     )
     network.input_spec.check_size(opts.backbone, opts.h, opts.w)
     if opts.resume or opts.no_pretrained:
+        return network
+    if opts.init:
+        start_from(opts.init, network, opts, class_names)
         return network
     if opts.weights:
         weights, source = utils.load_state_dict(opts.weights), opts.weights

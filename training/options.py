@@ -191,6 +191,9 @@ OPTIONS = {
         ("--train_blocks", natural_int, 0,
          "with --freeze: train the last N blocks too, and what follows them: a block of a "
          "transformer or VGG, a stage of ResNet, ConvNeXt, Swin, EfficientNet", "N"),
+        ("--init", str, None,
+         "start from the weights of another run where they fit: its name in model/, a run folder, "
+         "or a file of weights in one", "RUN"),
     ],
     "losses": [
         ("--loss_weights", loss_weights, {"instance": 1.0},
@@ -261,6 +264,9 @@ def _unpaired(opts):
 # Options that contradict each other, and what to say.
 EXCLUDES = (
     (("no_pretrained", "weights"), "--no_pretrained and --weights FILE contradict each other"),
+    *((("init", name),
+       f"--init takes all weights from another run: leave --{name} out")
+      for name in ("no_pretrained", "weights", "ibn_weights")),
     (("fp16", "bf16"), "--fp16 and --bf16 contradict each other: choose one"),
     (("resume", "overwrite"), "--resume and --overwrite contradict each other"),
     *(((name, "cache"),

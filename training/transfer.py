@@ -1,0 +1,156 @@
+"""A network starts from the weights of another run (`--init`), wherever they fit."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import model
+import utils
+from imaging.files import DRONE, SATELLITE
+from networks.musenet import ibn_state, is_ibn
+
+
+def start_from(init, network, opts, class_names):
+    """Load the weights of the run `init` into `network` where they fit, and print what did not.
+
+    `opts` are those of the run that begins (name, backbone, view_names), `class_names` its IDs.
+    Branches are matched by view, heads by name. The layer of the classes is taken only from a run
+    whose train_state.pth tells of the same classes. ValueError or FileNotFoundError where there is
+    no such run, or it has another backbone.
+    """
+    run_dir, checkpoint = find_run(init)
+    if run_dir.resolve() == utils.run_folder(opts.name).resolve():
+        raise ValueError(
+            f"--init {init} is the run that this one would replace: choose another --name"
+        )
+    other, numbers, run_opts = model.read_run(run_dir, checkpoint)
+    found = other.model_1.backbone
+    if found != opts.backbone:
+        raise ValueError(
+            f"{checkpoint} is of --backbone {found} and this run of {opts.backbone}, so nothing "
+            f"fits: give --backbone {found}, or --init another run"
+        )
+    classes = class_difference(run_dir, run_opts["nclasses"], class_names)
+    taken, moved = load_branches(network, opts.view_names, other, numbers, checkpoint)
+    taken |= load_heads(network, other, classes is None)
+    print(f"starts from {checkpoint}: {difference(network, taken, classes)}", end="")
+    print("".join(f"; {view} from the {at} branch" for view, at in moved.items()))
+
+
+def find_run(init):
+    """(run folder, weights): `init` is a run of model/, a run folder, or a weights file in one."""
+    path = Path(init)
+    if path.is_file():
+        return path.parent, path
+    run_dir = utils.run_folder(init) if path.name == init else path
+    return run_dir, utils.find_checkpoint(run_dir)
+
+
+def class_difference(run_dir, count, class_names):
+    """How the classes of a run differ from `class_names`, in words; None where they are the same.
+
+    `count` is how many the run has; another data set can have as many.
+    """
+    if count != len(class_names):
+        return f"{count} classes there, {len(class_names)} here"
+    path = run_dir / "train_state.pth"
+    if not path.is_file():
+        return "no train_state.pth tells which classes"
+    return None if utils.load_tensors(path).get("class_names") == class_names else "other classes"
+
+
+# ---------------------------------------------------------------- what fits
+def source_view(view, known):
+    """The view of a run, among `known`, from whose branch that of `view` starts.
+
+    A view that the run did not have starts from its drone: seen at a slant, a place has something
+    of the view from the street and of that from above.
+    """
+    return next(name for name in (view, DRONE, SATELLITE, *known) if name in known)
+
+
+def load_branches(network, view_names, other, numbers, source):
+    """Load the branches of `other`, whose `numbers` by view are given, into those of a network.
+
+    Returns (the names of what fitted, {view: another view, from whose branch it started}). The
+    style network of a MuSe-Net starts from that of a MuSe-Net, else from the drone's branch.
+    ValueError, naming the file `source`, where a backbone does not fit.
+    """
+    begins = {view: getattr(other, f"model_{number}") for view, number in numbers.items()}
+    pairs, moved = {}, {}
+    for number, view in enumerate(view_names, start=1):
+        branch = getattr(network, f"model_{number}")
+        shared = number > 1 and branch is network.model_1  # starts as its first view
+        at = source_view(view_names[0] if shared else view, numbers)
+        if begins.get(view) is not begins[at]:
+            moved[view] = at
+        if not shared:
+            pairs[f"model_{number}"] = branch, begins[at]
+    if hasattr(network, "pt_model"):
+        drone = begins[source_view(DRONE, numbers)]
+        pairs["pt_model"] = network.pt_model, getattr(other, "pt_model", drone)
+    taken = {f"{name}.{key}" for name, pair in pairs.items() for key in load_branch(*pair, source)}
+    return taken, moved
+
+
+def load_branch(branch, begins, source):
+    """Load the tensors of the branch `begins` into another; the names of those that fitted."""
+    expected, state = branch.model.state_dict(), begins.model.state_dict()
+    if is_ibn(branch) and not is_ibn(begins):
+        state = ibn_state(state)
+    # The norms of an IBN-a network have no counterpart in a plain one, which keeps its.
+    spare = expected if is_ibn(begins) and not is_ibn(branch) else {}
+    branch.load_imagenet({**spare, **state}, source)
+    taken = {f"model.{key}" for key in expected.keys() & state.keys()}
+    others = {k: v for k, v in begins.state_dict().items() if not k.startswith("model.")}
+    return taken | load_fitting(branch, others)  # USAM, and what is MuSe-Net's of the style
+
+
+def load_heads(network, other, same_classes):
+    """Load what is in no branch; the names of what fitted.
+
+    A head whose embedding has another size, as of another pooling, is new as a whole: what was
+    trained behind it has lost its meaning.
+    """
+    expected = network.state_dict()
+    heads = {
+        name: value
+        for name, value in other.state_dict().items()
+        if not name.startswith(("model_", "pt_model.")) and (same_classes or not of_classes(name))
+    }
+    unfit = {part_of(k) for k, v in heads.items() if k in expected and v.shape != expected[k].shape}
+    return load_fitting(network, {k: v for k, v in heads.items() if part_of(k) not in unfit})
+
+
+def load_fitting(module, state):
+    """Load the tensors of `state` that `module` has in the same shape; their names."""
+    expected = module.state_dict()
+    fitting = {k: v for k, v in state.items() if k in expected and v.shape == expected[k].shape}
+    module.load_state_dict(fitting, strict=False)
+    return set(fitting)
+
+
+# ---------------------------------------------------------------- what is said
+def of_classes(name):
+    """Whether a tensor of a network, by name, belongs to the layer of the classes."""
+    return bool(re.match(r"classifier\d*\.classifier\.", name))
+
+
+def difference(network, taken, classes):
+    """What of a network was not `taken`, in words; `classes` is `class_difference`."""
+    # Each tensor once, where a shared branch has two names.
+    names = dict([*network.named_parameters(), *network.named_buffers()]).keys()
+    names &= network.state_dict().keys()
+    left = names - taken
+    if not left:
+        return f"all {len(names)} tensors"
+    notes = [f"classifier: {classes}"] if classes else []
+    new = Counter(part_of(name) for name in left if not (classes and of_classes(name)))
+    notes += [f"new: {', '.join(f'{part} ({n})' for part, n in sorted(new.items()))}"] * bool(new)
+    return f"all but {len(left)} of {len(names)} tensors ({'; '.join(notes)})"
+
+
+def part_of(name):
+    """The part of the network to which a tensor belongs: model_1.usam_1, model_1.model.gem2."""
+    depth = 1 if not name.startswith("model_") else 3 if ".model." in name else 2
+    return ".".join(name.split(".")[:depth])
