@@ -21,7 +21,7 @@ from evaluation.side_files import MARKER
 from imaging.files import TEST_VIEWS, is_image_name
 from locating import confidence, flight, outputs
 from locating.page import write_page
-from locating.photos import list_photos
+from locating.photos import list_photos, need_some
 from locating.search import errors_of, estimate, first_tiles, spread_of, tiles_near
 from locating.video import photos_and_frames
 from runtime import cli, startup
@@ -46,14 +46,18 @@ def main(argv=None):
                 f"--{option} needs a map with coordinates, and {opts.map} is a folder of pictures: "
                 "make one with `python prepare.py tiles`"
             )
-    photos, known = photos_and_frames(opts.photos, opts.every, Path(f"{opts.output}_frames"))
+    frames = Path(f"{opts.output}_frames")
+    photos, known, damaged = photos_and_frames(opts.photos, opts.every, frames)
+    seconds = None
     if opts.flight:
         photos, known, seconds = flight.in_order(photos, known)
     chosen = tiles_near(table.places, opts.near, opts.within) if opts.near else None
     startup.import_torch()
     from locating.features import extract
 
-    tiles, turned, kept = extract(opts, photos, table, keep=table.places is not None)
+    tiles, turned, kept, damage = extract(opts, photos, table, keep=table.places is not None)
+    damaged += [damage[photo] for photo in photos if photo in damage]
+    photos, known, turned, seconds = leave_out(damaged, photos, known, turned, seconds)
     top = max(opts.top, LISTED)
     candidates = first_tiles(turned, tiles, top, chosen=chosen, factory=opts.index, kept=kept)
     spread = spread_of(turned, tiles, chosen)
@@ -64,12 +68,15 @@ def main(argv=None):
         path = flight.find_path(candidates, table.places, table.metres, seconds, opts.speed)
         flight.add_path(rows, known, path)
     print_tiles(rows, tile_rows)
-    errors = errors_of_known(known, rows, table, candidates, chosen)
-    write_all(opts.output, rows, tile_rows, table, errors)
+    errors = errors_of_known(known, rows, tile_rows, table, candidates, chosen)
+    not_located = [{"photo": str(each.path), "note": each.note} for each in damaged]
+    write_all(opts.output, rows, not_located, tile_rows, table, errors)
     print_errors(known, errors)
     if opts.flight:
         print("\n".join(flight.describe(rows, path, seconds, opts.speed)))
-    return {"photos": rows, "tiles": tile_rows}
+    for each in damaged:
+        print(f"warning: not located: {each}", file=sys.stderr)
+    return {"photos": rows + not_located, "tiles": tile_rows}
 
 
 # ---------------------------------------------------------------- results
@@ -98,6 +105,21 @@ def open_tiles(folder):
             f"`python prepare.py tiles`, or name a folder of pictures"
         )
     return MapFolder(folder, list_photos([folder]))
+
+
+def leave_out(damaged, photos, known, turned, seconds):
+    """The photos that are not `damaged`, [`Damaged`], with what belongs to them.
+
+    turned (T, N, D) are their features, seconds (N,) their times in a flight, or None. Raises
+    `Damaged` where none is left.
+    """
+    lost = {each.path for each in damaged}
+    whole = [row for row, photo in enumerate(photos) if photo not in lost]
+    need_some(whole, damaged)
+    photos, known = ([each[row] for row in whole] for each in (photos, known))
+    if seconds is not None:
+        seconds = seconds[whole] - seconds[whole[0]]
+    return photos, known, turned[:, whole], seconds
 
 
 def tabulate(opts, photos, known, table, candidates, spread):
@@ -180,9 +202,12 @@ def describe(row, sure=None):
     return text + (f"  {row['error_metres']:.0f} m off" if "error_metres" in row else "")
 
 
-def write_all(name, rows, tile_rows, table, errors):
-    """Write the tables and the page; GeoJSON and KML where there are coordinates."""
-    outputs.write_table(f"{name}.csv", outputs.COLUMNS, rows)
+def write_all(name, rows, not_located, tile_rows, table, errors):
+    """Write the tables and the page; GeoJSON and KML where there are coordinates.
+
+    Those `not_located` are in locations.csv alone, after the others.
+    """
+    outputs.write_table(f"{name}.csv", outputs.COLUMNS, rows + not_located)
     outputs.write_table(f"{name}_tiles.csv", outputs.TILE_COLUMNS, tile_rows)
     written = [f"{name}.csv", f"{name}_tiles.csv"]
     if table.places is not None:
@@ -193,16 +218,21 @@ def write_all(name, rows, tile_rows, table, errors):
     print(f"written: {', '.join([*written, f'{name}.html'])}")
 
 
-def errors_of_known(known, rows, table, candidates, chosen):
+def errors_of_known(known, rows, tile_rows, table, candidates, chosen):
     """`Errors` of the photos that carry a place; None where none does, or the map has no places."""
     found = [index for index, each in enumerate(known) if each.place]
     if not found or table.places is None:
         return None
-    truth = np.array([known[index].place for index in found])
-    estimates = np.array([(rows[i]["latitude"], rows[i]["longitude"]) for i in found])
     first = candidates.tiles[found, 0]
+    firsts = [row for row in tile_rows if row["rank"] == 1]
     searched = table.places if chosen is None else table.places[chosen]
-    return errors_of(truth, estimates, table.places[first], table.metres[first], searched)
+    return errors_of(
+        np.array([rows[index]["error_metres"] for index in found]),
+        np.array([firsts[index]["error_metres"] for index in found]),
+        np.array([known[index].place for index in found]),
+        (table.places[first], table.metres[first]),
+        searched,
+    )
 
 
 def print_errors(known, errors):

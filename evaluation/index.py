@@ -17,6 +17,7 @@ PACKAGES = "-r requirements-index.txt"
 BLOCK = 2**16  # features added at a time
 TRAINED_ON = 2**17  # features at most from which an index learns its lists and codes
 LISTS, FEWEST = 16, 8  # one list of 16 is searched, and 8 at least, of an index with lists (IVF)
+EXAMPLES = "Flat, HNSW32, IVF1024,Flat or IVF1024,SQ8"
 EFFORT = 4  # candidates that a graph (HNSW) keeps, for each that is asked for
 
 
@@ -51,8 +52,8 @@ def _file_beside(kept, factory):
 
 
 def _build(faiss, features, factory):
+    index = _make(faiss, features.shape[1], factory)
     try:
-        index = faiss.index_factory(features.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         for each in (index, _inner(faiss, index)):
             if hasattr(each, "do_polysemous_training"):
                 each.do_polysemous_training = False  # slow, and for a filter that is not used
@@ -67,6 +68,18 @@ def _build(faiss, features, factory):
             "try Flat, HNSW32 or, of many more tiles than lists, IVF1024,SQ8"
         ) from None
     return index
+
+
+def _make(faiss, numbers, factory):
+    """The empty index of features of so many numbers."""
+    try:
+        return faiss.index_factory(numbers, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        why = "" if "could not parse" in str(error) else f" ({_reason(error)})"
+        raise ValueError(
+            f"--index {factory!r} names no index that faiss makes of {numbers} numbers{why}: give "
+            f"such as {EXAMPLES}"
+        ) from None
 
 
 def candidates(index, queries, count):
@@ -88,4 +101,5 @@ def _inner(faiss, index):
 
 def _reason(error):
     """What faiss says, in one line without places in its source."""
-    return " ".join(str(error).split()).rpartition("failed: ")[2]
+    text = re.sub(r"^Error in .*?\.\w+:\d+: ", "", " ".join(str(error).split()))
+    return text.rpartition("failed: ")[2]

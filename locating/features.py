@@ -6,9 +6,9 @@ other weights, or of a map that has changed, are not found by it. Once there are
 changed map, those of the old tiles are removed, with what was made of them (index, calibration).
 """
 
-import functools
 import hashlib
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +17,10 @@ import numpy as np
 import model
 import utils
 from extract import extract_features
-from imaging.cache import open_view
+from imaging.cache import resize_bicubic
+from imaging.files import Unreadable
+from imaging.pixels import decode_file
+from locating.photos import Damaged
 from networks.inference import inference_copy
 from runtime import cli, startup
 from runtime.files import replacing
@@ -27,11 +30,12 @@ BLOCK = 2**16  # tiles whose features are held in memory until they are written
 
 
 def extract(opts, photos, table, keep):
-    """(features (M, D) of the tiles of a `MapFolder`, (T, N, D) of photos, the kept file).
+    """(features (M, D) of the tiles of a `MapFolder`, (T, N, D) of photos, the kept file, damage).
 
     `opts` are those of locate.py; the photos are turned in `opts.turns` ways. With `keep` the map's
-    features are kept, found again, and mapped; else the third is None. Raises ValueError where the
-    run does not know a view.
+    features are kept, found again, and mapped; else the third is None. The fourth is {photo:
+    `Damaged`} of photos that cannot be decoded, whose features mean nothing. Raises ValueError
+    where the run does not know a view, `Damaged` for a tile.
     """
     device = utils.select_device(opts.device, opts.gpu_ids)
     startup.keep_freed_memory()
@@ -40,19 +44,21 @@ def extract(opts, photos, table, keep):
     network = inference_copy(network, cli.precision_of(opts))
     size = model.input_size_from_opts(run_opts)
 
-    def features(view, paths, description, change=None):
+    def features(view, images, keys, description):
         return extract_features(
             network,
             branches[view],
-            paths,
-            open_view(paths, *size, num_workers=opts.num_workers, change=change),
+            keys,
+            images,
             device=device,
             batch_size=opts.batchsize,
             num_workers=opts.num_workers,
             description=description,
         )
 
-    of_tiles = functools.partial(features, opts.map_view, description="map")
+    def of_tiles(paths):
+        return features(opts.map_view, TurnedImages(*size), [(path, 0) for path in paths], "map")
+
     if keep:
         checkpoint = utils.find_checkpoint(utils.run_folder(opts.name), opts.which_epoch)
         settings = (VERSION, sorted(run_opts.items()), opts.map_view, cli.precision_of(opts))
@@ -64,14 +70,40 @@ def extract(opts, photos, table, keep):
             tiles = _find(path, len(table.paths))
     else:
         path, tiles = None, of_tiles(table.paths)
-    turns = [functools.partial(turn, quarters=4 // opts.turns * i) for i in range(opts.turns)]
-    photos = np.stack([features(opts.view, photos, "photos", each) for each in turns])
-    return tiles, photos, path
+    damage = {}
+    keys = [(photo, 4 // opts.turns * i) for photo in photos for i in range(opts.turns)]
+    found = features(opts.view, TurnedImages(*size, damage), keys, "photos")  # (N T, D)
+    found = found.reshape(len(photos), opts.turns, -1).swapaxes(0, 1)
+    return tiles, np.ascontiguousarray(found), path, damage
 
 
-def turn(image, _, quarters):
-    """An image (H, W, 3) turned to the left by quarters of a circle."""
-    return np.ascontiguousarray(np.rot90(image, quarters))
+class TurnedImages:
+    """uint8 (height, width, 3) of (path, quarters of a circle to the left), decoded when asked for.
+
+    A thread decodes a file once for all turns that follow one another. What cannot be decoded is
+    black and gets into the dict `damage`, {path: `Damaged`}; without one it is raised.
+    """
+
+    def __init__(self, height, width, damage=None):
+        self.size, self.damage = (height, width), damage
+        self.last = threading.local()
+
+    def __getitem__(self, key):
+        path, quarters = key
+        if getattr(self.last, "path", None) != path:
+            self.last.path, self.last.image = None, self._decode(path)
+            self.last.path = path
+        return resize_bicubic(np.ascontiguousarray(np.rot90(self.last.image, quarters)), *self.size)
+
+    def _decode(self, path):
+        try:
+            return decode_file(path)[0]
+        except Unreadable as fault:
+            found = Damaged.by(fault, path)
+            if self.damage is None:
+                raise found from None
+            self.damage[path] = found
+            return np.zeros((*self.size, 3), np.uint8)
 
 
 # ---------------------------------------------------------------- kept features

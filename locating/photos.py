@@ -6,6 +6,8 @@ A place comes from the GPS block of EXIF (with its hemispheres), else from the d
 
 import math
 import re
+import sys
+from collections import Counter
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
-from imaging.files import is_image_name, need_files, need_utf8
+from imaging.files import Unreadable, is_image_name, need_file, need_utf8
+from imaging.pixels import decode_file
 
 LIMITS = {"latitude": 90, "longitude": 180}  # degrees
 # <tag>="1.5" or <tag>1.5</tag>; DJI's older cameras spell it Longtitude.
@@ -21,6 +24,10 @@ XMP_VALUE = r"[\w-]+:G[pP][sS]{name}(?:=\"|>)([^\"<]*)"
 # 33,51.5S or 33,51,30S. Source: XMP Specification, part 2, GPSCoordinate.
 XMP_COORDINATE = re.compile(r"(\d+),(\d+(?:\.\d*)?)(?:,(\d+(?:\.\d*)?))?([NSEW])")
 XMP_NAMES = {"latitude": "Latitude", "longitude": "Longt?itude"}
+# Pictures that are not read, by their suffix: of telephones, and the raw files of cameras.
+OTHER_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".dng", ".arw",
+                            ".cr2", ".cr3", ".gpr", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2",
+                            ".srw"})  # fmt: skip
 
 
 class PhotoPlace(NamedTuple):
@@ -32,33 +39,86 @@ class PhotoPlace(NamedTuple):
     seconds: float | None = None  # of a video's frame: since the first frame
 
 
+class Damaged(OSError):
+    """A photo or video that cannot be read, and why: no reason to give up the others."""
+
+    def __init__(self, path, note):
+        super().__init__(f"{path} {note}")
+        self.path, self.note = path, note
+
+    @classmethod
+    def by(cls, fault, path, kind="an image"):
+        """As an `imaging.files.Unreadable` says."""
+        return cls(path, f"cannot be read as {kind} ({fault.reason}): {fault.advice}")
+
+
 def list_photos(names, wanted=is_image_name):
     """The image files that names stand for: files, and folders with all images below them.
 
-    `wanted` says which paths in a folder count. Raises FileNotFoundError for a name of nothing,
-    ValueError for a folder without images, OSError for what has the name of an image and is no
-    file.
+    `wanted` says which paths in a folder count; how many other pictures there are is printed.
+    Raises FileNotFoundError for a name of nothing, ValueError for a folder without images.
     """
     photos = []
     for name in map(Path, names):
         if name.is_dir():
-            found = sorted(filter(wanted, name.rglob("*")))
+            below = sorted(name.rglob("*"))
+            found = list(filter(wanted, below))
+            others = _other_pictures(below, found)
+            if others and not found:
+                raise ValueError(f"{name} holds no images but {others}: convert them to JPEG")
+            if others:
+                print(f"warning: {name}: {others} are passed over: convert them to JPEG",
+                      file=sys.stderr)  # fmt: skip
             if not found:
                 raise ValueError(f"{name} holds no images: name a folder of photos")
             photos += found
-        elif name.exists():
+        elif name.exists() or name.is_symlink():
             photos.append(name)
         else:
             raise FileNotFoundError(f"photo {name} not found: name a file, or a folder of photos")
-    need_files(photos)
     for photo in photos:
         need_utf8(photo)
     return list(dict.fromkeys(photos))
 
 
+def _other_pictures(paths, found):
+    """How many of paths are pictures that are not read, and of which kinds; "" for none.
+
+    A raw file beside a JPEG of the same name does not count: that one is `found`.
+    """
+    stems = {path.with_suffix("") for path in found}
+    kinds = Counter(path.suffix.lower() for path in paths
+                    if path.suffix.lower() in OTHER_SUFFIXES and not path.name.startswith(".")
+                    and path.with_suffix("") not in stems)  # fmt: skip
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def read_each(paths, read):
+    """({path: what `read` gives of it}, [`Damaged`] of the others).
+
+    Raises `Damaged` where none can be read.
+    """
+    found, damaged = {}, []
+    for path in paths:
+        try:
+            found[path] = read(path)
+        except Damaged as damage:
+            damaged.append(damage)
+    need_some(found, damaged)
+    return found, damaged
+
+
+def need_some(found, damaged):
+    """Raise the first `Damaged`, if there are any, where nothing else was found."""
+    if damaged and not len(found):
+        of = f"; it is the first of {len(damaged)} such files" if len(damaged) > 1 else ""
+        raise Damaged(damaged[0].path, damaged[0].note + of)
+
+
 def read_place(path):
-    """The `PhotoPlace` of a photo. OSError where it cannot be read as an image."""
+    """The `PhotoPlace` of a photo. Raises `Damaged` where it cannot be read as an image."""
     try:
+        need_file(path)
         with Image.open(path) as image:
             exif = image.getexif()
             gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
@@ -70,14 +130,24 @@ def read_place(path):
                 moment, part = exif.get(ExifTags.Base.DateTime), taken.get(ExifTags.Base.SubsecTime)
                 offset = taken.get(ExifTags.Base.OffsetTime)
             xmp = image.info.get("xmp") or b""
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise OSError(f"{path} cannot be read as an image ({reason})") from None
+    except Unreadable as fault:
+        raise Damaged.by(fault, path) from None
+    except Exception as error:  # damaged bytes lead decoders into errors of any type
+        return _without_header(path, error)
     place, note = _from_exif(gps)
     if place is None:
         place, found = _from_xmp(xmp)
         note = found or note
     return PhotoPlace(place, note, _time(moment, part, offset))
+
+
+def _without_header(path, error):
+    """The `PhotoPlace` of a photo whose header cannot be read, if the picture can be."""
+    try:
+        decode_file(path)
+    except Unreadable as fault:
+        raise Damaged.by(fault, path) from None
+    return PhotoPlace(None, f"the header cannot be read ({' '.join(str(error).split())})", None)
 
 
 def exif_of(place, time):

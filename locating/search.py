@@ -6,7 +6,7 @@ import numpy as np
 
 from evaluation import mercator
 from evaluation.index import candidates, open_index
-from evaluation.places import RADII, geodesic, metre_distance, share_within
+from evaluation.places import RADII, metre_distance, share_within
 from evaluation.ranking import k_largest, score_blocks
 from runtime.progress import progress_bar
 
@@ -176,14 +176,14 @@ class Errors(NamedTuple):
         ]
 
 
-def errors_of(truth, estimates, first_places, sides, tile_places):
-    """`Errors` of P photos: truth, estimates and first_places (P, 2) in degrees, sides (P,) metres.
+def errors_of(metres, first, truth, first_tiles, tile_places):
+    """`Errors` of P photos: metres (P,) of estimates, `first` (P,) of the first tiles' centres.
 
-    tile_places (M, 2) are the tiles among which was searched.
+    truth (P, 2) in degrees, `first_tiles` the places (P, 2) and sides (P,) of the first tiles,
+    tile_places (M, 2) the tiles among which was searched.
     """
-    metres, first = (geodesic(*truth.T, *places.T) for places in (estimates, first_places))
     guesses = [np.median(metre_distance(place, tile_places)) for place in truth]
-    inside = lies_within(truth, first_places, sides)
+    inside = lies_within(truth, *first_tiles)
     return Errors(metres, first, float(np.median(guesses)), 100 * float(inside.mean()))
 
 

@@ -6,6 +6,7 @@ files; its EXIF tells time and place, as `prepare.py pairs` needs them. The plac
 the recording began, plus the frame's presentation time.
 """
 
+import itertools
 import re
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -13,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from imaging.files import is_image_name
-from locating.photos import PhotoPlace, exif_of, list_photos, read_place
+from imaging.files import Unreadable, is_image_name, need_file
+from locating.photos import Damaged, PhotoPlace, exif_of, list_photos, read_each, read_place
 from locating.subtitles import find_subtitles
 from runtime.files import replacing
 from runtime.optional import require
@@ -34,12 +35,12 @@ def is_video_name(path):
 
 
 def photos_and_frames(names, every, folder):
-    """(paths, `PhotoPlace`s) of the photos that names stand for, and of frames of videos.
+    """(paths, `PhotoPlace`s, [`Damaged`]) of the photos that names stand for and frames of videos.
 
     A video named by itself gives a frame every `every` seconds, 1 where that is None; those in
     folders do so only where it is not None, and else it is said that they are passed over. Frames
-    are written into `folder`. Raises ValueError for `every` without a video, and what `list_photos`
-    and `write_frames` raise.
+    are written into `folder`. The third are the files that cannot be read. Raises ValueError for
+    `every` without a video, and what `list_photos` and `read_each` raise.
     """
     videos = _videos_in(names)
     if videos and every is None:
@@ -58,21 +59,21 @@ def photos_and_frames(names, every, folder):
             f"--every {every:g} takes frames of videos, and there is none in "
             f"{', '.join(map(str, names))}: name a video, or leave it out"
         )
-    photos, known, stems = [], [], set()
-    for path in files:
-        if is_video_name(path):
-            stem, number = path.stem, 1
-            while stem in stems:  # videos of one name in several folders
-                number += 1
-                stem = f"{path.stem}-{number}"
-            stems.add(stem)
-            frames = write_frames(path, every or EVERY, folder, stem)
-        else:
-            frames = [(path, read_place(path))]
-        for photo, place in frames:
-            photos.append(photo)
-            known.append(place)
-    return photos, known
+    stems = set()
+
+    def read(path):
+        if not is_video_name(path):
+            return [(path, read_place(path))]
+        stem, number = path.stem, 1
+        while stem in stems:  # videos of one name in several folders
+            number += 1
+            stem = f"{path.stem}-{number}"
+        stems.add(stem)
+        return write_frames(path, every or EVERY, folder, stem)
+
+    found, damaged = read_each(files, read)
+    photos, known = zip(*itertools.chain.from_iterable(found.values()), strict=True)
+    return list(photos), list(known), damaged
 
 
 def _is_either(path):
@@ -89,8 +90,7 @@ def write_frames(path, every, folder, stem):
     """[(file, `PhotoPlace`)] of a video's frames: the first, then one every `every` seconds.
 
     The files are `folder`/`stem`_<seconds>.jpg; those of an earlier run are removed. Raises
-    ValueError where the package `av` is missing or there is no frame, OSError for what cannot be
-    read.
+    ValueError where the package `av` is missing, `photos.Damaged` where there is no frame.
     """
     subtitles = find_subtitles(path)
     frames = []
@@ -120,15 +120,19 @@ def _frames(path, every):
     """Yield (seconds since the first frame, when the recording began, upright image)."""
     av = require("av", f"a video ({path})", PACKAGES)
     try:
+        need_file(path)
         container = av.open(str(path))
+    except Unreadable as fault:
+        raise Damaged.by(fault, path, "a video") from None
     except av.error.FFmpegError as error:
-        raise OSError(
-            f"{path} cannot be read as a video ({error.strerror}): copy it again; a recording that "
-            "broke off has no index, which a tool such as untrunc rebuilds"
+        raise Damaged(
+            path,
+            f"cannot be read as a video ({error.strerror}): copy it again; a recording that broke "
+            "off has no index, which a tool such as untrunc rebuilds",
         ) from None
     with container:
         if not container.streams.video:
-            raise ValueError(f"{path} holds no video stream: name a video, or copy it again")
+            raise Damaged(path, "holds no video stream: name a video, or copy it again")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         began = _began(container, stream)
@@ -145,7 +149,7 @@ def _frames(path, every):
                 due = (int((seconds + LATE) / every) + 1) * every
                 yield seconds, began, _upright(frame)
     if first is None:
-        raise ValueError(f"{path} holds no frame that can be read: copy it again")
+        raise Damaged(path, "holds no frame that can be read: copy it again")
     if total - end > LOST:
         print(f"{path} ends early: {end:.1f} of {total:.1f} seconds could be read")
     if damaged:

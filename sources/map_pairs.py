@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluation import mercator
-from locating.photos import list_photos, read_place
+from locating.photos import list_photos, read_each, read_place
 from runtime.cli import number_within, positive_int
 from runtime.progress import progress_bar
 from sources.command import option
@@ -95,7 +95,9 @@ def plan_map_pairs(sources, views, test_share, seed, *, maps, metres=100.0, pixe
 def _photos_on_map(sources, maps, metres, off_centre, plan):
     """The `Photos` that have a place around which the map has data; the others are noted."""
     paths = list_photos(sources)
-    known = [read_place(path) for path in progress_bar(paths, "photos")]
+    found, damaged = read_each(progress_bar(paths, "photos"), read_place)
+    paths, known = list(found), list(found.values())
+    plan.notes += [f"{damage}; left out" for damage in damaged]
     reasons = Counter(each.note for each in known if each.place is None)
     without = [f"{count} of {len(paths)} photos: {note}" for note, count in reasons.items()]
     if all(each.place is None for each in known):

@@ -18,8 +18,11 @@
 
 import functools
 import os
+import re
 import sqlite3
+import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +98,25 @@ def open_map(path, corners=None, crs=None):
 
 
 # ---------------------------------------------------------------- rasters
+def coordinate_system(name):
+    """rasterio's CRS of a name such as EPSG:25832; ValueError for what is none."""
+    crs = require("rasterio.crs", f"--crs {name}", PACKAGES)
+    try:
+        return crs.CRS.from_user_input(name)
+    except crs.CRSError:
+        raise ValueError(
+            f"--crs {name!r} is no coordinate system that is known: give one such as EPSG:25832"
+        ) from None
+
+
+def name_of(crs):
+    """EPSG:25832, or the name of a coordinate system that has no such number."""
+    if code := crs.to_epsg():
+        return f"EPSG:{code}"
+    name = re.match(r'\w+\["([^"]+)"', crs.to_wkt())
+    return name[1] if name else "one without a name"
+
+
 class Raster:
     """A GeoTIFF, COG or VRT; each square is warped from the overview that fits it."""
 
@@ -106,10 +128,20 @@ class Raster:
             require(f"rasterio.{name}", str(path), PACKAGES) for name in ("vrt", "warp")
         )
         self._datasets = threading.local()  # threads may not share one
-        dataset = self._dataset()
-        self.crs = dataset.crs or crs
+        with warnings.catch_warnings():  # what is said below
+            warnings.simplefilter("ignore", self.rasterio.errors.NotGeoreferencedWarning)
+            dataset = self._dataset()
+        named = crs and coordinate_system(crs)
+        self.crs = dataset.crs or named
         if self.crs is None or dataset.transform.is_identity:
             raise ValueError(f"{path} {NO_GEOREFERENCE}; --crs names a coordinate system it lacks")
+        self.system = name_of(self.crs)
+        if named and named != self.crs:
+            print(
+                f"warning: {path} is read in {self.system}, which it names, not in --crs "
+                f"{crs}: if that is wrong, mend the file (gdal_edit.py -a_srs {crs})",
+                file=sys.stderr,
+            )
         self.palette = self._palette(dataset)
         self.bounds = self._projected_bounds(dataset)
         self.resolution = (self.bounds[2] - self.bounds[0]) / dataset.width
@@ -124,9 +156,24 @@ class Raster:
         return self._datasets.dataset
 
     def _projected_bounds(self, dataset):
-        degrees = self.warp.transform_bounds(self.crs, "EPSG:4326", *dataset.bounds)
+        try:
+            degrees = self.warp.transform_bounds(self.crs, "EPSG:4326", *dataset.bounds)
+        except self.rasterio.errors.RasterioError:
+            degrees = [np.inf] * 4
         west, south, east, north = degrees
         limit = mercator.LARGEST_LATITUDE
+        if (
+            not np.isfinite(degrees).all()
+            or np.abs(degrees).max() > 360
+            or south < -90
+            or north > 90
+        ):
+            edges = ",".join(f"{edge:g}" for edge in dataset.bounds)
+            raise ValueError(
+                f"{self.path} reaches over {edges} (left,bottom,right,top), which are no places of "
+                f"its coordinate system, {self.system}: name the right one, of a file that "
+                "names none by --crs, else by gdal_edit.py -a_srs"
+            )
         if south > limit or north < -limit:
             mercator.project(south, west)  # says so
         east += 360 * (east < west)  # it crosses the 180th meridian
@@ -390,7 +437,7 @@ def world_file_corners(path, crs=None):
     x, y = a * columns + b * rows + c, d * columns + e * rows + f
     if crs:
         warp = require("rasterio.warp", f"--crs {crs}", PACKAGES)
-        x, y = map(np.array, warp.transform(crs, "EPSG:4326", x, y))
+        x, y = map(np.array, warp.transform(coordinate_system(crs), "EPSG:4326", x, y))
     if np.abs(x).max() > 360 or np.abs(y).max() > 90:
         raise ValueError(
             f"{file} says x {x.min():g} to {x.max():g}, y {y.min():g} to {y.max():g}, which are no "

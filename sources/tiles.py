@@ -25,7 +25,7 @@ from runtime.locks import sole_writer
 from runtime.progress import progress_bar
 from sources.carry_out import JPEG
 from sources.command import Command, option
-from sources.maps import open_map
+from sources.maps import Raster, open_map
 
 FOLDER = "tiles"
 VERSION = 1  # of the tiles: raised when the same map gives others
@@ -43,6 +43,8 @@ class Tile(NamedTuple):
 def cut_tiles(opts):
     """Cut the maps into tiles; returns {"out", "tiles", "without_data", "bytes"}."""
     maps = [open_map(path, opts.corners, opts.crs) for path in opts.map]
+    if systems := dict.fromkeys(each.system for each in maps if isinstance(each, Raster)):
+        print(f"coordinate system of the map: {', '.join(systems)}")
     bounds = _bounds(maps, opts.bounds)
     tiles = [tile for metres in opts.metres for tile in plan_tiles(bounds, metres, opts.overlap)]
     for metres in opts.metres:
@@ -308,7 +310,7 @@ COMMANDS = (
                help="places of a picture's upper left, upper right, lower right and lower left "
                "corner"),
         option("--crs", metavar="NAME", help="coordinate system, such as EPSG:25832, of a world "
-               "file in metres or of a raster that does not tell"),
+               "file in metres or of a raster that does not tell (if it does, that counts)"),
         option("--least_data", type=number_within(0, 1), default=0.5,
                help="leave out tiles of which a smaller share has data"),
         option("--dry_run", action="store_true", help="print how many there would be"),

@@ -18,6 +18,7 @@ import prepare
 import utils
 from evaluation.map_folder import read_map
 from evaluation.places import geodesic
+from locating import features
 
 NORTH, WEST, SOUTH, EAST = -33.85, 151.20, -33.859, 151.212
 FAST = ["--name", "small", "--device", "cpu", "--num_workers", "0"]
@@ -150,6 +151,52 @@ def test_photos_with_places_calibrate_later_ones(area, capsys):
     assert "confidence: none" in capsys.readouterr().out  # of four tiles
 
 
+def test_damaged_photos_do_not_stop_the_others(area, workdir, capsys):
+    """One whose end is missing, one that is no image, a link to nothing: each in a line."""
+    expected = run("photos", "--map", "map", "--turns", 4)
+    capsys.readouterr()
+    whole = area.paths[7].read_bytes()
+    (workdir / "photos/10.jpg").write_bytes(whole[: len(whole) // 2])
+    (workdir / "photos/text.jpg").write_text("no image")
+    (workdir / "photos/link.jpg").symlink_to("gone.jpg")
+    for options in ([], ["--flight"]):
+        found = run("photos", "--map", "map", "--turns", 4, *options)
+        err = capsys.readouterr().err.splitlines()
+        assert [line.split(" (")[0] for line in err] == [
+            f"warning: not located: photos/{name} cannot be read as an image"
+            for name in ("link.jpg", "text.jpg", "10.jpg")
+        ]
+        assert "truncated" in err[2] and "check" not in "".join(err)
+        assert found["tiles"][:5] == (expected["tiles"] if not options else found["tiles"])[:5]
+        with open("locations.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["photo"] for row in rows[3:]] == [
+            "photos/link.jpg", "photos/text.jpg", "photos/10.jpg"
+        ]  # fmt: skip
+        assert all(row["note"].startswith("cannot be read as an image (") for row in rows[3:])
+        assert not any(row["latitude"] or row["score"] for row in rows[3:])
+        assert len(json.loads(Path("locations.geojson").read_text())["features"]) == 3 + bool(
+            options
+        )
+    # In an order of times a photo without any would change all.
+    found = run("photos/3.png", "photos/10.jpg", "--map", "map", "--flight")["photos"]
+    assert [row["photo"] for row in found] == ["photos/3.png", "photos/10.jpg"]
+    assert found[0]["path_error_metres"] < 150
+
+
+def test_a_photo_is_decoded_once_for_all_turns(area, monkeypatch):
+    read, calls = features.decode_file, []
+    monkeypatch.setattr(features, "decode_file", lambda path: calls.append(path) or read(path))
+    run("photos/3.png", "photos/11.png", "--map", "map", "--turns", 4)
+    counts = [calls.count(path) for path in set(calls)]
+    assert counts == [1] * (42 + 2)
+    images = features.TurnedImages(32, 32)
+    for quarters in range(4):
+        turned = np.rot90(read(area.paths[3])[0], quarters)
+        Image.fromarray(turned).save("turned.png")
+        assert (images[area.paths[3], quarters] == images[Path("turned.png"), 0]).all()
+
+
 def test_an_index_finds_the_same(area, capsys):
     pytest.importorskip("faiss", reason="faiss is not installed")
     exact = run("photos", "--map", "map", "--turns", 2)
@@ -158,7 +205,7 @@ def test_an_index_finds_the_same(area, capsys):
     (index,) = (area.folder / "features").glob("*.faiss")
     run("photos/3.png", "--map", "map/tiles", "--index", "Flat")  # nothing is kept there
     fails(lambda options: run(*options), ["photos", "--map", "map", "--index", "Flat32"], capsys,
-          "--index Flat32 cannot be made of 42 features")  # fmt: skip
+          "--index 'Flat32' names no index that faiss makes")  # fmt: skip
     index.write_text("no index")
     fails(locate.main, ["photos", "--map", "map", *FAST, "--view", "satellite", "--index", "Flat"],
           capsys, index.name, "remove it")  # fmt: skip
@@ -250,12 +297,19 @@ MISTAKES = [
     (["photos", "--map", "web"], "web is a map: cut it first"),
     (["photos", "--map", "empty"], "map empty holds neither tiles.csv nor pictures"),
     (["empty", "--map", "map"], "empty holds no images"),
-    (["map.png", "text.jpg", "--map", "map"], "text.jpg cannot be read as an image"),
+    (["text.jpg", "--map", "map"], "text.jpg cannot be read as an image"),
+    (["text.jpg", "cut.png", "--map", "map"], "text.jpg cannot be read as an image"),
+    (["text.jpg", "cut.png", "--map", "map"], "it is the first of 2 such files"),
+    (["broken", "--map", "map"], "cut.png cannot be read as an image"),
+    (["map.png", "--map", "broken"], "cut.png cannot be read as an image"),
 ]  # fmt: skip
 
 
 def test_mistakes_are_one_line(area, workdir, capsys):
     (workdir / "text.jpg").write_text("no image")
+    (workdir / "broken").mkdir()
+    for name in ("cut.png", "broken/cut.png"):
+        (workdir / name).write_bytes((workdir / "map.png").read_bytes()[:9000])
     for folder in ("empty", "half", "web/18/5"):
         (workdir / folder).mkdir(parents=True)
     for name in ("half/prepare.yaml", "web/18/5/7.jpg", "area.tif"):

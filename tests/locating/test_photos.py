@@ -8,7 +8,7 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
-from locating.photos import PhotoPlace, exif_of, list_photos, read_place
+from locating.photos import Damaged, PhotoPlace, exif_of, list_photos, read_each, read_place
 
 GPS = ExifTags.GPS
 GRETZ = {
@@ -119,8 +119,36 @@ def test_what_is_written_is_read(tmp_path, place, time):
 
 def test_what_is_no_image(tmp_path):
     (tmp_path / "a.jpg").write_text("no image")
-    with pytest.raises(OSError, match="cannot be read as an image"):
+    with pytest.raises(Damaged, match="cannot be read as an image"):
         read_place(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    with pytest.raises(
+        Damaged, match="HEIC photo, which Pillow does not read.: convert it to JPEG"
+    ):
+        read_place(tmp_path / "b.jpg")
+
+
+def test_a_damaged_header_leaves_the_picture(tmp_path, monkeypatch):
+    def getexif(image):
+        raise SyntaxError("not a\nTIFF file")
+
+    path = photo(tmp_path / "a.jpg", GRETZ)
+    monkeypatch.setattr(Image.Image, "getexif", getexif)
+    assert read_place(path)[:2] == (None, "the header cannot be read (not a TIFF file)")
+
+
+def test_pictures_that_are_not_read_are_counted(tmp_path, capsys):
+    """Also those of telephones and raw files; a raw file beside a JPEG is no loss."""
+    for name in ("b.HEIC", "c.heic", "d.dng", ".e.heic", "f.txt", "deep/a.DNG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="holds no images but 2 .dng, 2 .heic: convert them to JP"):
+        list_photos([tmp_path])
+    found = [photo(tmp_path / "a.jpg"), photo(tmp_path / "d.JPG")]
+    assert list_photos([tmp_path]) == found
+    assert capsys.readouterr().err == (
+        f"warning: {tmp_path}: 1 .dng, 2 .heic are passed over: convert them to JPEG\n"
+    )
 
 
 def test_files_and_folders(tmp_path):
@@ -149,5 +177,5 @@ def test_a_name_that_no_table_can_hold(tmp_path):
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     for names in ([tmp_path], [tmp_path / "pipe.jpg"]):
-        with pytest.raises(OSError, match="a pipe or a device, not a file"):
-            list_photos(names)
+        with pytest.raises(Damaged, match="a pipe or a device, not a file"):
+            read_each(list_photos(names), read_place)

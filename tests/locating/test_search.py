@@ -5,7 +5,7 @@ import pytest
 
 from evaluation import mercator
 from evaluation.index import open_index
-from evaluation.places import haversine
+from evaluation.places import geodesic, haversine
 from locating import search
 from locating.search import errors_of, estimate, find_by_index, find_tiles, tiles_near
 
@@ -128,7 +128,8 @@ def test_errors_by_hand():
     estimates = np.array([(0.0, 0.0001), (0.0, 0.002)])
     first = np.array([(0.0, 0.0), (0.0, 0.0011)])
     grid = np.array([(0.0, 0.0), (0.0, 0.001), (0.0, 0.002)])
-    found = errors_of(truth, estimates, first, np.array([30.0, 30.0]), grid)
+    metres = [geodesic(*truth.T, *places.T) for places in (estimates, first)]
+    found = errors_of(*metres, truth, (first, np.array([30.0, 30.0])), grid)
     metre = np.pi / 180 * 6378137  # for a degree, on the equator
     assert found.metres == pytest.approx([0.0001 * metre, 0.001 * metre])
     assert found.first == pytest.approx([0, 0.0001 * metre], abs=1e-6)
@@ -144,17 +145,17 @@ def test_errors_are_on_the_ellipsoid():
     """
     squared = 0.00669437999014
     curvature = 6378137 * (1 - squared) / (1 - squared * 0.75) ** 1.5
-    truth, estimate = np.array([(60.0, 5.0)]), np.array([(60.001, 5.0)])
-    found = errors_of(truth, estimate, truth, np.array([300.0]), truth)
+    found = geodesic(60.0, 5.0, 60.001, 5.0)
     expected = curvature * np.pi / 180 / 1000
     assert expected == pytest.approx(111.412, abs=1e-3)
-    assert found.metres[0] == pytest.approx(expected, abs=1e-3)
+    assert found == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_true_place_at_a_pole_is_far_from_all_tiles():
     place = np.array([(70.0, 5.0)])
-    found = errors_of(np.array([(90.0, 0.0)]), place, place, np.array([100.0]), place)
-    assert found.within_tile == 0 and found.metres[0] == pytest.approx(2232e3, rel=1e-2)
+    zero = np.zeros(1)
+    found = errors_of(zero, zero, np.array([(90.0, 0.0)]), (place, np.array([100.0])), place)
+    assert found.within_tile == 0 and found.guessing == pytest.approx(2232e3, rel=1e-2)
 
 
 def test_estimate_is_by_scores_in_their_spread():

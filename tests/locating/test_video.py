@@ -13,7 +13,7 @@ from PIL import Image
 
 import locate
 import prepare
-from locating.photos import read_place
+from locating.photos import Damaged, read_place
 from locating.video import photos_and_frames, write_frames
 
 SIZE = (64, 48)
@@ -156,19 +156,19 @@ def test_photos_and_videos_together(video, workdir, capsys):
         (workdir / folder).mkdir()
         Image.new("RGB", SIZE).save(f"{folder}/photo.jpg")
         video(f"{folder}/a.mp4", np.arange(15) / 10)
-    photos, known = photos_and_frames(["one", "two"], None, workdir / "f")
+    photos, known, _ = photos_and_frames(["one", "two"], None, workdir / "f")
     assert [str(photo) for photo in photos] == ["one/photo.jpg", "two/photo.jpg"]
     assert "2 video(s) in the folders are passed over, first one/a.mp4" in capsys.readouterr().out
-    photos, known = photos_and_frames(["one/photo.jpg", "one/a.mp4"], None, workdir / "f")
+    photos, known, _ = photos_and_frames(["one/photo.jpg", "one/a.mp4"], None, workdir / "f")
     assert [photo.name for photo in photos] == ["photo.jpg", "a_00000.000.jpg", "a_00001.000.jpg"]
     assert [place.seconds for place in known] == [None, 0, 1]
-    photos, known = photos_and_frames(["one", "two"], 1, workdir / "f")
+    photos, known, _ = photos_and_frames(["one", "two"], 1, workdir / "f")
     assert [photo.name for photo in photos] == [
         "a_00000.000.jpg", "a_00001.000.jpg", "photo.jpg",
         "a-2_00000.000.jpg", "a-2_00001.000.jpg", "photo.jpg",
     ]  # fmt: skip
     assert all(photo.is_file() for photo in photos) and capsys.readouterr().out == ""
-    again, _ = photos_and_frames([workdir], 0.5, workdir / "f")  # frames are no photos of it
+    again, _, _ = photos_and_frames([workdir], 0.5, workdir / "f")  # frames are no photos of it
     assert sum(photo.name == "photo.jpg" for photo in again) == 2 and len(again) == 2 + 2 * 3
     with pytest.raises(ValueError, match="--every 2 takes frames of videos, and there is none in"):
         photos_and_frames(["one/photo.jpg"], 2, workdir / "f")
@@ -205,16 +205,23 @@ def test_what_is_no_video(video, workdir, monkeypatch):
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(ValueError, match="sound.mp4 holds no video stream"):
+    with pytest.raises(Damaged, match="sound.mp4 holds no video stream"):
         write_frames(workdir / "sound.mp4", 1, workdir / "f", "sound")
     path = video("a.mp4", np.arange(20) / 10, movflags="faststart")
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.index(b"mdat") + 4])
-    with pytest.raises(ValueError, match="a.mp4 holds no frame that can be read"):
+    with pytest.raises(Damaged, match="a.mp4 holds no frame that can be read"):
         write_frames(path, 1, workdir / "f", "a")
     (workdir / "text.mp4").write_text("no video")
-    with pytest.raises(OSError, match="text.mp4 cannot be read as a video"):
+    with pytest.raises(Damaged, match="text.mp4 cannot be read as a video"):
         write_frames(workdir / "text.mp4", 1, workdir / "f", "text")
+    # None of them stops the others.
+    path.write_bytes(whole)
+    photos, _, damaged = photos_and_frames([workdir], 10, workdir / "f")
+    assert [each.path.name for each in damaged] == ["sound.mp4", "text.mp4"]
+    assert [photo.name for photo in photos] == ["a_00000.000.jpg"]
+    with pytest.raises(Damaged, match="sound.mp4 holds no video stream: .* is the first of 2"):
+        photos_and_frames(["sound.mp4", "text.mp4"], 1, workdir / "f")
 
 
 def test_without_the_package(workdir, monkeypatch):

@@ -371,14 +371,44 @@ def test_another_way_needs_another_folder(workdir, capsys):
     assert tiles("out", *made, "--metres", 500) == {"out": "out"}
 
 
-def test_a_geotiff_without_georeference(workdir, capsys):
+def test_a_geotiff_without_georeference(workdir, capsys, recwarn):
     rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
-    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
-        with rasterio.open(
+    with (
+        pytest.warns(rasterio.errors.NotGeoreferencedWarning),
+        rasterio.open(
             "map.tif", "w", driver="GTiff", height=8, width=8, count=1, dtype="uint8"
-        ) as f:
-            f.write(np.zeros((1, 8, 8), np.uint8))
-        assert "has no georeference" in fails(capsys, "map.tif")
+        ) as f,
+    ):
+        f.write(np.zeros((1, 8, 8), np.uint8))
+    recwarn.clear()
+    assert "has no georeference" in fails(capsys, "map.tif")  # and rasterio is silent
+    assert not [each for each in recwarn if "georef" in str(each.message)]
+
+
+def test_coordinate_systems_that_do_not_fit(workdir, capsys):
+    """What names none is taken by --crs; what names one counts, and a wrong one is said."""
+    path = geotiff(workdir / "map.tif", "EPSG:32632")
+    assert "--crs 'nonsense' is no coordinate system that is known" in fails(
+        capsys, path, "--crs", "nonsense"
+    )
+    options = "--metres", 500, "--dry_run"
+    expected = tiles("out", path, *options)
+    assert "coordinate system of the map: EPSG:32632\n" in capsys.readouterr().out
+    assert tiles("out", path, "--crs", "EPSG:32633", *options) == expected
+    assert (
+        "map.tif is read in EPSG:32632, which it names, not in --crs EPSG:32633: if that is wrong, "
+        "mend the file (gdal_edit.py -a_srs EPSG:32633)\n"
+    ) in capsys.readouterr().err
+    tiles("out", path, "--crs", "EPSG:32632", *options)
+    assert capsys.readouterr().err == ""
+    with pytest.importorskip("rasterio").open(path, "r+") as file:
+        file.crs = "EPSG:4326"
+    assert "are no places of its coordinate system, EPSG:4326: name the right one" in fails(
+        capsys, path
+    )
+    Image.fromarray(picture(size=64)).save("map.png")
+    (workdir / "map.pgw").write_text("1 0 0 -1 500000 5330000")
+    assert "--crs 'nonsense' is no" in fails(capsys, "map.png", "--crs", "nonsense")
 
 
 def test_blur_is_said(workdir, capsys):
