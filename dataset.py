@@ -127,12 +127,17 @@ class TrainingViews(Dataset):
         Where more is known of the images, {field of losses.Output: (B, ...)} follows the labels:
         `condition`, `ground`. A view with a single image is left out: batch norm needs two.
         """
+        return self.load(draws, self._images)
+
+    def load(self, draws, inputs):
+        """As `self[draws]`, with `inputs(view, draws)`, (B, ...), in place of the images."""
         by_view = {}
         for draw in draws:
             by_view.setdefault(draw.view, []).append(draw)
-        return {view: self._batch(view, each) for view, each in by_view.items() if len(each) > 1}
+        pairs = [(view, each) for view, each in by_view.items() if len(each) > 1]
+        return {view: (inputs(view, each), *self._labels(view, each)) for view, each in pairs}
 
-    def _batch(self, view, draws):
+    def _images(self, view, draws):
         augmentation, samples = self.augmentations[view], self.samples[view]
         shape = (len(draws), augmentation.height, augmentation.width, 3)
         images = np.empty(shape, np.uint8)
@@ -140,12 +145,14 @@ class TrainingViews(Dataset):
             path, _ = samples[draw.index]
             shared = draw.mirrored, draw.quarters
             images[row] = augmentation.load(path, self.images[view], draw.seed, *shared)
-        images = torch.from_numpy(images).permute(0, 3, 1, 2)
-        labels = torch.tensor([samples[draw.index][1] for draw in draws])
-        more = augmentation.extra_labels([draw.seed for draw in draws])
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    def _labels(self, view, draws):
+        labels = torch.tensor([self.samples[view][draw.index][1] for draw in draws])
+        more = self.augmentations[view].extra_labels([draw.seed for draw in draws])
         if self.ground is not None:
             more["ground"] = self.ground[view][[draw.index for draw in draws]]
-        return (images, labels, more) if more else (images, labels)
+        return (labels, more) if more else (labels,)
 
 
 class ImageBatches(Dataset):

@@ -22,13 +22,15 @@ def extract_features(
     device,
     batch_size=32,
     scales=(1.0,),
+    turns=1,
     num_workers=0,
     description="features",
 ):
     """Features of image files by one branch of a network, in the order of `paths`.
 
-    The feature of an image is the sum of the embeddings of the image and its mirror image at all
-    `scales` (each applied to the resized input, bilinear as published), divided by its length.
+    The feature of an image is the sum of the embeddings of the image and its mirror image, in
+    `turns` right-angle turns (1, 2 or 4) and at all `scales` (each applied to the resized input,
+    bilinear as published), divided by its length.
 
     Args:
         network: a multi-view network in evaluation mode (networks.inference.inference_copy):
@@ -42,6 +44,26 @@ def extract_features(
         device runs out of memory the batch is halved and the run goes on; a single image that does
         not fit is a torch.OutOfMemoryError.
     """
+
+    def embed(chunk):
+        images = to_network_input(chunk, device, network.input_spec)
+        # Twice the images use a GPU better; a CPU would only need twice the memory.
+        embedded = embed_images(network, branch, images, scales, turns, doubled=images.is_cuda)
+        return network.finish(embedded.cpu())
+
+    loading = {"batch_size": batch_size, "num_workers": num_workers, "description": description}
+    return extract_rows(embed, paths, images, device=device, **loading)
+
+
+@torch.inference_mode()
+def extract_rows(
+    embed, paths, images, *, device, batch_size=32, num_workers=0, description="features"
+):
+    """A row of numbers for each image: float32 array (N, D), in the order of `paths`.
+
+    `embed` turns uint8 images (B, 3, H, W) into rows (B, D) on the CPU; for the rest see
+    `extract_features`.
+    """
     # Whole batches are dealt out to the processes: each is the same batch as in one process.
     shard = in_batches(range(len(paths)), batch_size)[rank() :: world_size()]
     loader = batch_loader(
@@ -53,20 +75,20 @@ def extract_features(
     limit, features = batch_size, None
     with progress_bar(loader, description) as batches:
         for rows, batch in zip(shard, batches, strict=True):
-            embedded, limit = _embed_within_memory(network, branch, batch, device, scales, limit)
+            embedded, limit = _embed_within_memory(embed, batch, device, limit)
             if features is None:
                 features = np.zeros((len(paths), embedded.shape[1]), np.float32)  # (N, D)
-            features[rows.start : rows.stop] = network.finish(embedded).numpy()
+            features[rows.start : rows.stop] = embedded.numpy()
     return exchange.join_shards(features, len(paths), device)
 
 
-def _embed_within_memory(network, branch, images, device, scales, limit):
-    """Embeddings (B, D) on the CPU, made of `limit` images at a time, and the limit that fits."""
+def _embed_within_memory(embed, images, device, limit):
+    """Rows (B, D) made of `limit` images at a time, and the limit that fits."""
     chunks, start = [], 0
     while start < len(images):
         chunk = images[start : start + limit]
         try:
-            chunks.append(_embed_chunk(network, branch, chunk, device, scales))
+            chunks.append(embed(chunk))
             start += len(chunk)
             continue
         except RuntimeError as error:
@@ -80,15 +102,8 @@ def _embed_within_memory(network, branch, images, device, scales, limit):
     return torch.cat(chunks), limit
 
 
-def _embed_chunk(network, branch, chunk, device, scales):
-    """uint8 images (B, 3, H, W) -> embeddings (B, D) on the CPU; frees the device's memory."""
-    images = to_network_input(chunk, device, network.input_spec)
-    # Twice the images use a GPU better; a CPU would only need twice the memory.
-    return embed_images(network, branch, images, scales, doubled=images.is_cuda).cpu()
-
-
-def embed_images(network, branch, images, scales=(1.0,), doubled=False):
-    """Sum of the embeddings of images (B, 3, H, W), their mirror images, and all scales: (B, D).
+def embed_images(network, branch, images, scales=(1.0,), turns=1, doubled=False):
+    """Sum of the embeddings of the copies of images (B, 3, H, W) at all scales: (B, D).
 
     With `doubled`, images and mirror images are one batch of 2B for the network, else two batches.
     """
@@ -98,11 +113,18 @@ def embed_images(network, branch, images, scales=(1.0,), doubled=False):
         scaled = images
         if scale != 1:
             scaled = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
-        both = (scaled, scaled.flip(3))
-        for batch in [torch.cat(both)] if doubled else both:
-            embedded = network.embed(batch, branch).float()  # (B, D), or (2B, D)
-            total = total + sum(embedded.split(len(images)))
+        for both in copies_of(scaled, turns):
+            for batch in [torch.cat(both)] if doubled else both:
+                embedded = network.embed(batch, branch).float()  # (B, D), or (2B, D)
+                total = total + sum(embedded.split(len(images)))
     return total
+
+
+def copies_of(images, turns=1):
+    """Yield (turned, turned and mirrored) images (B, 3, H, W), in 1, 2 or 4 right-angle turns."""
+    for turn in range(turns):
+        turned = images.rot90(turn * 4 // turns, (2, 3)) if turn else images
+        yield turned, turned.flip(3)
 
 
 def view_features(network, branch, classes, label_of, images, **options):

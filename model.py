@@ -2,7 +2,7 @@
 
 Class names, call signatures and state-dict keys are those of University1652-Baseline, so that its
 checkpoints load here. Branches start with random weights; `load_backbone` gives them ImageNet's.
-The base class of the branches and further backbones are in networks/backbones.py.
+The base class of the branches and those of further backbones are in networks/branch.py.
 """
 
 import torch
@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 import utils
 from imaging.files import TEST_VIEWS
-from networks.backbones import Branch, branch_class, branches_of, check_network
+from networks.backbones import check_network
 from networks.blocks import USAM
+from networks.branch import Branch, branch_class, branches_of
+from networks.heads import Centring, ClassBlock, make_head  # noqa: F401
 from networks.musenet import MuSeNet, from_published, is_ibn, is_published_musenet, load_ibn_weights
 from networks.timm_branch import TimmBranch
 from networks.timm_models import TIMM
@@ -44,8 +46,9 @@ class ft_net(Branch):
         *,
         backbone="resnet50",
         usam=False,
+        **pooling,
     ):
-        super().__init__(backbone, pool, init_model, block)
+        super().__init__(backbone, pool, init_model, block, **pooling)
         check_network(self.backbone, stride=stride)
         if init_model is not None:
             self.usam_1, self.usam_2 = init_model.usam_1, init_model.usam_2
@@ -56,6 +59,11 @@ class ft_net(Branch):
             # The 3x3 convolution that halves the map is the second one in a bottleneck block.
             (first.conv2 if hasattr(first, "conv3") else first.conv1).stride = (1, 1)
             first.downsample[0].stride = (1, 1)
+
+    def _map_channels(self):
+        # A stage has twice the channels of the one before.
+        stages = [4 if number == "last" else number for number in self.maps]
+        return [self.channels // 2 ** (4 - number) for number in stages]
 
     def stages(self):
         net = self.model
@@ -78,8 +86,10 @@ class ft_net_VGG16(Branch):
 
     unused = ("classifier",)
 
-    def __init__(self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg", block=None):
-        super().__init__("vgg16_bn", pool, init_model, block)
+    def __init__(
+        self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg", block=None, **pooling
+    ):
+        super().__init__("vgg16_bn", pool, init_model, block, **pooling)
 
     def stages(self):
         layers = self.model.features
@@ -92,73 +102,22 @@ class ft_net_VGG16(Branch):
         return x
 
 
-def make_branch(class_num, stride, pool, backbone, block=None, usam=False, image_size=None):
+def make_branch(
+    class_num, stride, pool, backbone, block=None, usam=False, image_size=None, **pooling
+):
     """The branch of a backbone; `check_network` refuses the options that do not fit it.
 
-    `image_size` (height, width) in pixels matters to transformers of timm alone, see `TimmBranch`.
+    `image_size` (height, width) in pixels matters to transformers of timm alone, see `TimmBranch`;
+    `pooling` are the `maps` and `rings` of a `Branch`.
     """
     if backbone.startswith("resnet"):
-        return ft_net(class_num, 0.5, stride, None, pool, block, backbone=backbone, usam=usam)
+        options = {"backbone": backbone, "usam": usam, **pooling}
+        return ft_net(class_num, 0.5, stride, None, pool, block, **options)
     if backbone == "vgg16_bn":
-        return ft_net_VGG16(class_num, 0.5, stride, None, pool, block)
+        return ft_net_VGG16(class_num, 0.5, stride, None, pool, block, **pooling)
     if backbone.startswith(TIMM):
-        return TimmBranch(backbone, pool, None, block, image_size)
-    return branch_class(backbone)(backbone, pool, None, block)
-
-
-# ---------------------------------------------------------------- head
-class ClassBlock(nn.Module):
-    """Head shared by all views: Linear to the embedding, batch norm, dropout, Linear to classes.
-
-    Feature (B, input_dim) -> logits (B, class_num), or `(logits, embedding)` with `return_f`.
-    Retrieval uses the embedding (B, num_bottleneck); in training it comes after the dropout.
-    """
-
-    def __init__(
-        self,
-        input_dim,
-        class_num,
-        droprate,
-        relu=False,
-        bnorm=True,
-        num_bottleneck=512,
-        linear=True,
-        return_f=False,
-    ):
-        super().__init__()
-        self.return_f = return_f
-        block = [nn.Linear(input_dim, num_bottleneck)] if linear else []
-        width = num_bottleneck if linear else input_dim
-        if bnorm:
-            block.append(nn.BatchNorm1d(width))
-        if relu:
-            block.append(nn.LeakyReLU(0.1))
-        if droprate > 0:
-            block.append(nn.Dropout(droprate))
-        self.add_block = nn.Sequential(*block)
-        self.classifier = nn.Sequential(nn.Linear(width, class_num))
-        self._initialise()
-
-    def _initialise(self):
-        # As published: He et al. 2015 by fan-out for the embedding, near-zero class weights.
-        for layer in self.add_block:
-            if isinstance(layer, nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out")
-                nn.init.zeros_(layer.bias)
-            elif isinstance(layer, nn.BatchNorm1d):
-                nn.init.normal_(layer.weight, 1.0, 0.02)
-                nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.classifier[0].weight, std=0.001)
-        nn.init.zeros_(self.classifier[0].bias)
-
-    def embed(self, x):
-        """Pooled feature (B, input_dim) -> embedding (B, num_bottleneck), not normalised."""
-        return self.add_block(x)
-
-    def forward(self, x):
-        embedding = self.embed(x)
-        logits = self.classifier(embedding)
-        return (logits, embedding) if self.return_f else logits
+        return TimmBranch(backbone, pool, None, block, image_size, **pooling)
+    return branch_class(backbone)(backbone, pool, None, block, **pooling)
 
 
 # ---------------------------------------------------------------- multi-view networks
@@ -178,12 +137,18 @@ class _MultiViewNet(nn.Module):
     square rings (Wang et al., TCSVT 2021), `classifier0`, `classifier1`, ..., inner to outer.
     `usam` makes the branches RK-Net's (Lin et al., TIP 2022).
 
+    `maps` are those that are pooled, see `Branch`. `head` is one of `networks.heads.HEADS`, with
+    an embedding of `embedding_dim` numbers; with `center` the pooled features of each view are
+    centred before it (`networks.heads.Centring`).
+
     Attributes:
         parts: parts of an embedding: `block` with `LPN`, else 1.
+        embedding_dim: numbers of an embedding, all parts together.
         input_spec: what the branches expect of their images, `networks.backbones.InputSpec`.
     """
 
     num_branches = 0
+    view_branches = ()  # the number of the branch of each input
 
     def __init__(
         self,
@@ -200,47 +165,76 @@ class _MultiViewNet(nn.Module):
         return_f=False,
         usam=False,
         image_size=None,
+        maps=("last",),
+        head="block",
+        embedding_dim=512,
+        center=False,
     ):
         super().__init__()
         backbone = "vgg16_bn" if VGG16 else backbone
-        check_network(backbone, stride=stride, pool=pool, LPN=LPN, block=block, usam=usam)
+        check_network(
+            backbone,
+            stride=stride,
+            pool=pool,
+            LPN=LPN,
+            block=block,
+            usam=usam,
+            maps=maps,
+            head=head,
+            center=center,
+        )
         options = (class_num, stride, pool, backbone, block if LPN else None, usam, image_size)
+        pooling = {"maps": tuple(maps), "rings": block}
         for number in range(1, self.num_branches + 1):
             shared = share_weight and number == self.num_branches
-            branch = self.model_1 if shared else make_branch(*options)
+            branch = self.model_1 if shared else make_branch(*options, **pooling)
             self.add_module(f"model_{number}", branch)
         self.input_spec = self.model_1.input_spec
         self.heads = [f"classifier{part}" for part in range(block)] if LPN else ["classifier"]
         self.parts, self.LPN, self.return_f = len(self.heads), LPN, return_f
+        width = embedding_dim if head != "none" else self.model_1.pooled_dim
+        self.embedding_dim = width * self.parts
         for name in self.heads:
-            head = ClassBlock(self.model_1.pooled_dim, class_num, droprate, return_f=return_f)
-            self.add_module(name, head)
+            dims = self.model_1.pooled_dim, class_num
+            self.add_module(name, make_head(head, *dims, droprate, embedding_dim, return_f))
+        views = max(self.view_branches)
+        self.center = Centring(views, self.model_1.pooled_dim) if center else None
 
-    def _classify(self, branches, inputs):
+    def _classify(self, inputs):
         """Outputs for inputs (B, 3, H, W) or None, each through its branch and then the head.
 
         The views of a branch go through it as one batch, and all views through the head as one:
         batch norm is then trained on the same mixture of views as its running statistics, used in
         testing, describe. (The published code normalises each view by itself in training.)
         """
-        present = [(branch, x) for branch, x in zip(branches, inputs, strict=True) if x is not None]
-        pooled = [None] * len(present)
-        for key in dict.fromkeys((branch, x.shape[1:]) for branch, x in present):
-            members = [n for n, (branch, x) in enumerate(present) if (branch, x.shape[1:]) == key]
-            batch = [present[n][1] for n in members]
+        branches = [getattr(self, f"model_{number}") for number in self.view_branches]
+        present = [n for n, x in enumerate(inputs) if x is not None]
+        pooled = [None] * len(inputs)
+        for key in dict.fromkeys((branches[n], inputs[n].shape[1:]) for n in present):
+            members = [n for n in present if (branches[n], inputs[n].shape[1:]) == key]
+            batch = [inputs[n] for n in members]
             output = self._branch_output(key[0], torch.cat(batch))
             for n, part in zip(members, _split(output, batch), strict=True):
                 pooled[n] = part
-        outputs = iter(self._outputs(pooled) if pooled else ())
-        return tuple(None if x is None else next(outputs) for x in inputs)
+        return self.classify_pooled(pooled)
 
-    def _feature_map(self, branch, images):
-        """Images (B, 3, H, W) -> the feature map (B, C, H', W') of a branch."""
-        return branch.feature_map(images)
+    def classify_pooled(self, pooled):
+        """Outputs, or None, for what `_branch_output` gave of each input, or None."""
+        pairs = zip(pooled, self.view_branches, strict=True)
+        present = [self._centred(x, number) for x, number in pairs if x is not None]
+        outputs = iter(self._outputs(present) if present else ())
+        return tuple(None if x is None else next(outputs) for x in pooled)
+
+    def _centred(self, pooled, number):
+        return self.center(pooled, number) if self.center else pooled
+
+    def _feature_maps(self, branch, images):
+        """Images (B, 3, H, W) -> the feature maps [(B, C, H', W')] of a branch."""
+        return branch.feature_maps(images)
 
     def _branch_output(self, branch, images):
         """Images (B, 3, H, W) -> what `_outputs` needs of a branch: pooled features (B, D)."""
-        return branch.pooled(self._feature_map(branch, images))
+        return branch.pooled(self._feature_maps(branch, images))
 
     def _parts(self, pooled):
         """[(head, pooled features (B, D) of its ring)] with `LPN`, else the one head and all."""
@@ -257,17 +251,23 @@ class _MultiViewNet(nn.Module):
         logits, embeddings = (torch.stack(part, dim=2) for part in zip(*outputs, strict=True))
         return _split((logits, embeddings.flatten(1)), pooled)
 
-    def embed(self, images, branch):
+    def pool(self, images, number):
+        """Images (B, 3, H, W) of branch number 1, 2 (or 3) -> pooled features (B, D).
+
+        Images are converted to the type of the first weights of the branch (half precision in an
+        `inference_copy`), feature maps back to float32.
+        """
+        branch = getattr(self, f"model_{number}")
+        maps = self._feature_maps(branch, images.to(next(branch.parameters()).dtype))
+        return branch.pooled([each.float() for each in maps])
+
+    def embed(self, images, number):
         """Images (B, 3, H, W) of branch number 1, 2 (or 3) -> embedding (B, 512 * parts).
 
         Embeddings of several versions of an image are added, and `finish` makes the feature of the
         sum. With `LPN` number c of part p stands at c * parts + p, as in published feature files.
-        Images are converted to the type of the first weights of the branch (half precision in an
-        `inference_copy`), feature maps back to float32.
         """
-        branch = getattr(self, f"model_{branch}")
-        features = self._feature_map(branch, images.to(next(branch.parameters()).dtype))
-        pooled = branch.pooled(features.float())
+        pooled = self._centred(self.pool(images, number), number)
         embedded = [head.embed(part) for head, part in self._parts(pooled)]
         return torch.stack(embedded, dim=2).flatten(1)  # (B, 512, parts) flattened
 
@@ -289,9 +289,10 @@ class two_view_net(_MultiViewNet):
     """
 
     num_branches = 2
+    view_branches = (1, 2)
 
     def forward(self, x1, x2):
-        return self._classify((self.model_1, self.model_2), (x1, x2))
+        return self._classify((x1, x2))
 
 
 class three_view_net(_MultiViewNet):
@@ -302,10 +303,10 @@ class three_view_net(_MultiViewNet):
     """
 
     num_branches = 3
+    view_branches = (1, 2, 3, 2)
 
     def forward(self, x1, x2, x3, x4=None):
-        branches = (self.model_1, self.model_2, self.model_3, self.model_2)
-        outputs = self._classify(branches, (x1, x2, x3, x4))
+        outputs = self._classify((x1, x2, x3, x4))
         return outputs[:3] if x4 is None else outputs
 
 
@@ -352,7 +353,7 @@ def build_model(
     """The network for two views of any name, or for satellite, street and drone.
 
     `options` are those of the networks above: stride, pool, backbone, LPN, block, usam, return_f,
-    image_size.
+    image_size, maps, head, embedding_dim, center.
     `musenet` makes the branches adapt to the weather; only then `btnk`, `return_weather` and
     `stages` have a meaning, see `networks.musenet.MuSeNet`. ValueError where options do not fit
     together.
@@ -417,6 +418,10 @@ def model_from_opts(opts, weights=None):
         block=_option(opts, "block", int, 4),
         usam=usam,
         image_size=input_size_from_opts(opts),
+        maps=_option(opts, "maps", list, ["last"]),
+        head=_option(opts, "head", str, "block"),
+        embedding_dim=_option(opts, "embedding_dim", int, 512),
+        center=_switch(opts, "center"),
         musenet=published_musenet or _switch(opts, "musenet"),
         btnk=opts.get("btnk"),
         # The published MuSe-Net with LPN makes the maps of layer2 and does not use them.

@@ -27,6 +27,7 @@ from imaging.files import (
     split_folder,
     task_folders,
 )
+from imaging.turns import need_square, turns_by_view, turns_of
 from imaging.variants import add_variant_options, check_variant_options, plan_test
 from runtime import cli, files, locks, processes, startup
 from runtime.cli import positive_int, script
@@ -61,6 +62,8 @@ def test(opts):
     check_agreement(opts, run_opts)
     network = inference_copy(network, cli.precision_of(opts))
     height, width = model.input_size_from_opts(run_opts)
+    turns = run_opts.get("turns") if opts.turns is None else opts.turns
+    need_square(turns, branches, height, width)
     test_dir = split_folder(opts.test_dir, "test")
     tasks = choose_tasks(opts, branches, test_dir)
     scanned = scan_test_folders(test_dir, tasks)
@@ -80,6 +83,7 @@ def test(opts):
                 device=device,
                 batch_size=opts.batchsize,
                 scales=opts.ms,
+                turns=turns_of(turns, folder.split("_")[1]) or 1,
                 num_workers=opts.num_workers,
                 description=", ".join(filter(None, [folder, step.variant.label])),
             )
@@ -182,6 +186,9 @@ def build_parser():
         "or --perturb a whole one each, task and change added to its name")  # fmt: skip
     add("--batchsize", type=positive_int, default=128, help="images at once")
     add("--ms", type=_scales, default="1", help="scales of the input to sum over, e.g. 1,1.1,1.2")
+    add("--turns", type=turns_by_view, default=None, metavar="N|VIEW=N,...", help="average over 1, "
+        "2 or 4 right-angle turns of the images: of all views, or by view, satellite=4,drone=1 "
+        "(if left out: as the run was trained)")  # fmt: skip
     add_variant_options(parser)
     cli.add_precision_options(parser.add_mutually_exclusive_group())
     cli.add_cache_option(parser)

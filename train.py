@@ -32,7 +32,7 @@ def train(opts, run_dir):
     """Train into a run folder that no other process writes; returns as `main` does."""
     earlier = open_run(opts, run_dir)
     startup.import_torch()
-    from training import build
+    from training import build, pooled
 
     device = utils.select_device(opts.device, opts.gpu_ids)
     processes.join_processes(device)
@@ -47,6 +47,7 @@ def train(opts, run_dir):
     if opts.resume:
         start, log = load_epoch(run_dir, training, data, opts.other_images)
         earlier = announce_resumed(run_dir, opts, start)
+    data = pooled.prepare(training, data, opts)
     if processes.is_main():
         for path in earlier:
             path.unlink(missing_ok=True)

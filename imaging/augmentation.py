@@ -35,6 +35,7 @@ class Augmentation(NamedTuple):
     width: int
     turned: bool = False
     rolled: bool = False  # by quarters, where other images are turned
+    turns: int | None = None  # copies at right angles, of which one is drawn: 1, 2 or 4
     pad: int = 10
     color_jitter: bool = False
     DA: bool = False  # AutoAugment, the policy for ImageNet
@@ -47,6 +48,17 @@ class Augmentation(NamedTuple):
     def seeds_torch(self):
         """Whether torch's global generator is used, of which a process has one."""
         return self.color_jitter or self.DA
+
+    @property
+    def fixed(self):
+        """Whether a result is one of `turns` right-angle turns of the image, mirrored or not."""
+        changes = (self.turned, self.pad, self.erasing_p, self.recolour, self.before_resize)
+        return self.zoom == 1 and not any(changes)
+
+    def copy_of(self, rng, mirrored=None):
+        """(number of the turn, whether mirrored) of the copy drawn by `rng`, a random.Random."""
+        turn, heads = rng.randrange(self.turns or 1), rng.random() < 0.5
+        return turn, heads if mirrored is None else mirrored
 
     @property
     def before_resize(self):
@@ -100,6 +112,9 @@ class Augmentation(NamedTuple):
         """
         if quarters:
             image = turned_by_quarters(image, quarters, self.rolled)
+        if self.turns:
+            turn, mirrored = self.copy_of(rng, mirrored)
+            image = np.rot90(image, turn * 4 // self.turns)
         angle = rng.uniform(-90, 90) if self.turned else None
         top, left = rng.randint(0, 2 * self.pad), rng.randint(0, 2 * self.pad)
         zoom = self.zoom ** rng.uniform(-1, 1) if self.zoom > 1 else 1.0

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from networks.backbones import Branch
+from networks.branch import Branch
 
 WEATHERS = 11  # 0 none, a satellite image; 1 to 10 the conditions of weather.CONDITIONS
 STAGES = {"resnet18": (2, 2), "resnet50": (3, 4), "resnet101": (3, 4)}  # blocks of layer1, layer2
@@ -263,16 +263,16 @@ class MuSeNet:
                     x = block(x)
         return net.layer4(net.layer3(x))
 
-    def _feature_map(self, branch, images):
+    def _feature_maps(self, branch, images):
         if branch not in self.adaptive:
-            return super()._feature_map(branch, images)
-        return self._adapted_map(branch, images, self.pt_model.feature_map(images))
+            return super()._feature_maps(branch, images)
+        return [self._adapted_map(branch, images, self.pt_model.feature_map(images))]
 
     def _branch_output(self, branch, images):
         if not self.return_weather or branch not in self.adaptive:
             return super()._branch_output(branch, images)
         style = self.pt_model.feature_map(images)
-        pooled = branch.pooled(self._adapted_map(branch, images, style))
+        pooled = branch.pooled([self._adapted_map(branch, images, style)])
         return pooled, self.pt_model.weather(style)
 
     def _outputs(self, pooled):

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from networks.backbones import Branch
+from networks.branch import Branch
 from networks.timm_models import build_timm, converted_state
 
 
@@ -16,9 +16,9 @@ class TimmBranch(Branch):
     after_map = ("head", "fc_norm")
     foldable = False
 
-    def __init__(self, backbone, pool, init_model, block=None, image_size=None):
+    def __init__(self, backbone, pool, init_model, block=None, image_size=None, **pooling):
         self.image_size = image_size  # before the rest, for `build`
-        super().__init__(backbone, pool, init_model, block)
+        super().__init__(backbone, pool, init_model, block, **pooling)
         if "cls" in self.kinds and getattr(self.model, "cls_token", None) is None:
             raise ValueError(
                 f"pool {self.pool}: {self.backbone} has no class token; choose another pool"
@@ -73,14 +73,26 @@ class TimmBranch(Branch):
 
     def feature_map(self, x):
         self.input_spec.check_size(self.backbone, *x.shape[-2:])
-        features = self.model.forward_features(x)
+        return self.as_map(self.model.forward_features(x), x.shape[-2:])
+
+    def as_map(self, output, size):
         if self.pool == "cls":
-            return features[:, 0, :, None, None]
-        if features.ndim == 3:  # (B, class token and registers, then N patches, C)
-            return self.token_map(features[:, 0], self._grid(features, x.shape[-2:]))
+            return output[:, 0, :, None, None]
+        if output.ndim == 3:  # (B, class token and registers, then N patches, C)
+            return self.token_map(output[:, 0], self._grid(output, size))
         # "NHWC": (B, H', W', C); without `output_fmt` it is (B, C, H', W').
         last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-        return features.permute(0, 3, 1, 2) if last else features
+        return output.permute(0, 3, 1, 2) if last else output
+
+    def map_module(self, number):
+        info = getattr(self.model, "feature_info", [])
+        modules = {each["module"]: each["reduction"] for each in info}  # in the order of use
+        if len(set(modules.values())) > 1:  # not of a transformer, whose blocks keep the size
+            modules = {name: side for name, side in modules.items() if side == 2 ** (number + 1)}
+            number = 1
+        if number > len(modules):
+            raise ValueError(f"--maps: {self.backbone} has no map of that number, or none is known")
+        return self.model.get_submodule(list(modules)[number - 1])
 
     def _grid(self, tokens, size):
         """Tokens (B, extra + N, C) of an image of `size` pixels -> map (B, C, H', W')."""

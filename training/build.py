@@ -16,9 +16,12 @@ import dataset
 import losses
 import model
 import utils
+from dataset import to_network_input
 from imaging.augmentation import Augmentation
 from imaging.cache import open_view
-from networks.backbones import branches_of, download_imagenet_weights
+from imaging.turns import turns_of
+from networks.backbones import download_imagenet_weights
+from networks.branch import branches_of
 from networks.musenet import download_ibn_weights
 from runtime import exchange, processes
 from runtime.cli import precision_of
@@ -26,6 +29,7 @@ from runtime.printing import quoted
 from training.ground import read_ground
 from training.optimisation import build_optimizer, load_optimizer, split_parameters
 from training.options import input_views
+from training.pooled import Head
 from training.samplers import SAMPLERS
 from training.transfer import start_from
 
@@ -113,9 +117,10 @@ def augmentations(opts):
     settings = {name: value for name, value in vars(opts).items() if name in Augmentation._fields}
     return {
         view: Augmentation(opts.h, opts.w, **settings)._replace(
-            turned=view == "satellite" and not opts.no_turn and not opts.joint_turns,
+            turned=view == "satellite" and not (opts.no_turn or opts.joint_turns or opts.turns),
             rolled=view != "satellite" or opts.no_turn,
             weather=tuple(opts.weather) if view == "drone" else (),
+            turns=turns_of(opts.turns, view),
         )
         for view in input_views(opts)
     }
@@ -125,6 +130,7 @@ def build_sampler(opts, samples):
     """The sampler of this process's batches."""
     paired = {
         "anchor_view": opts.epoch_over,
+        "epoch_passes": opts.epoch_passes,
         "images_per_building": opts.images_per_building,
         "joint_flips": opts.joint_flips,
         "joint_turns": opts.joint_turns,
@@ -158,6 +164,10 @@ def build_network(opts, class_num, class_names=()):
         block=opts.block,
         usam=opts.usam,
         image_size=(opts.h, opts.w),
+        maps=opts.maps,
+        head=opts.head,
+        embedding_dim=opts.embedding_dim,
+        center=opts.center,
         return_f=bool(used - set(losses.LOGIT_TERMS)),
         musenet=opts.musenet,
         btnk=opts.btnk,
@@ -197,7 +207,11 @@ def compile_network(network, device):
 # ---------------------------------------------------------------- training
 @dataclass
 class Training:
-    """Everything a step needs; `forward` is the network, compiled where asked for."""
+    """Everything a step needs; `forward` is the network, compiled where asked for.
+
+    Where the features of a frozen backbone are `pooled` once (training/pooled.py), `forward` takes
+    them in place of the images.
+    """
 
     network: Any
     forward: Any
@@ -210,6 +224,13 @@ class Training:
     precision: str  # fp32, fp16 or bf16
     clip: dict  # arguments of optimisation.clip_gradients
     micro_batchsize: int | None  # images per view in memory at once
+    pooled: bool = False
+
+    def to_input(self, x):
+        """A part of a batch as `forward` takes it: images (B, 3, H, W), or features (B, D)."""
+        if self.pooled:
+            return x.to(self.device, non_blocking=True)
+        return to_network_input(x, self.device, self.network.input_spec)
 
     @property
     def evaluated(self):
@@ -253,14 +274,15 @@ def build_training(opts, network, device, class_num):
             branch.checkpoint_gradients()
     network.to(device, memory_format=torch.channels_last)
     terms = losses.build_losses(
-        opts.loss_weights, class_num, 512 * network.parts, loss_merge=opts.loss_merge
+        opts.loss_weights, class_num, network.embedding_dim, loss_merge=opts.loss_merge
     ).to(device)
     average = None
     if opts.moving_avg < 1:
         average = AveragedModel(
             network, multi_avg_fn=get_ema_multi_avg_fn(opts.moving_avg), use_buffers=True
         )
-    forward = exchange.distribute(network, device)
+    pooled = pools_once(opts)
+    forward = exchange.distribute(Head(network) if pooled else network, device)
     head, backbone = split_parameters(network)
     groups = [(backbone, opts.lr * opts.backbone_lr), ([*head, *terms.parameters()], opts.lr)]
     if opts.freeze:
@@ -277,7 +299,14 @@ def build_training(opts, network, device, class_num):
         precision=precision_of(opts),
         clip={"norm": opts.clip_norm, "value": opts.clip_value},
         micro_batchsize=opts.micro_batchsize,
+        pooled=pooled,
     )
+
+
+def pools_once(opts):
+    """Whether what the frozen backbone sees of an image is one of a few copies, see pooled.py."""
+    fixed = all(each.fixed for each in augmentations(opts).values())
+    return opts.freeze and not opts.train_blocks and fixed
 
 
 def trained_groups(groups, network):

@@ -4,7 +4,6 @@ from contextlib import nullcontext
 
 import torch
 
-from dataset import to_network_input
 from losses import as_output, require_finite
 from model import predicted_classes
 from networks.inference import DTYPES
@@ -49,8 +48,8 @@ def train_step(training, batch, sizes):
     would make this process wait for a GPU in every step. Without the instance loss no classifier is
     trained, and {view: wrong answers} is empty.
     """
-    device, spec = training.device, training.network.input_spec
-    images = {view: to_network_input(x, device, spec) for view, (x, *_) in batch.items()}
+    device = training.device
+    images = {view: training.to_input(x) for view, (x, *_) in batch.items()}
     labels = {view: y.to(device, non_blocking=True) for view, (_, y, *_) in batch.items()}
     longest = max(map(max, sizes.values()))
     parts = split_batch(images, training.micro_batchsize, longest)

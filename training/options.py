@@ -7,6 +7,7 @@ import argparse
 
 import utils
 from imaging.files import TEST_VIEWS, VIEWS
+from imaging.turns import turns_by_view, turns_of
 from imaging.weather import parse_conditions
 from runtime import processes
 from runtime.cli import (
@@ -36,6 +37,7 @@ REFUSED = {
     "use_dense": "it never had an effect in the published code; choose a network with --backbone",
     "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
 }
+POOLS = ("avg", "max", "avg+max", "gem", "cls", "cls+gem", "rings", "avg+rings", "gem+rings")
 RINGS, LOOK_EVERY, WARM_FROM = 4, 4, 0.1  # defaults that rules below ask for
 PAIR_LOSSES = ("circle", "contrast", "triplet", "lifted")  # of images of one group
 PUBLISHED_LOSSES = ("arcface", "cosface", "sphere", *PAIR_LOSSES)
@@ -101,6 +103,14 @@ def epochs(text):
     return numbers[0] if len(numbers) == 1 else numbers
 
 
+def map_numbers(text):
+    """`2,3,last` as a list of int and "last"."""
+    parts = text.split(",")
+    if not all(part == "last" or part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of stages such as 2,3,last")
+    return [part if part == "last" else int(part) for part in parts]
+
+
 image_side = at_least(32, "at least 32 pixels")
 several = at_least(2, "batch norm needs two images")
 share, above_zero, from_zero = number_within(0, 1), number_within(0, above=True), number_within(0)
@@ -133,6 +143,8 @@ OPTIONS = {
          "on its own, as published"),
         ("--epoch_over", VIEW_CHOICES["3"], None,
          "paired: the view of which an epoch shows every image once (if left out: the first view)"),
+        ("--epoch_passes", positive_int, 1,
+         "paired: how often an epoch goes over the data: more where there is little"),
         ("--images_per_building", positive_int, 1,
          "paired: images of each view of a building in a batch (the K of P x K)"),
         ("--joint_flips", SWITCH, False,
@@ -151,6 +163,11 @@ OPTIONS = {
         ("--pad", natural_int, 10, "padding before crop, pixels"),
         ("--no_turn", SWITCH, False,
          "do not turn satellite images, as those in polar coordinates must not be"),
+        ("--turns", turns_by_view, None,
+         "draw images in 1, 2 or 4 right-angle turns, as well as mirrored: of all views, or by "
+         "view, satellite=4,drone=1; test.py then averages these copies (if left out: satellite "
+         "images alone are turned, by any angle up to 90 degrees)",
+         "N|VIEW=N,..."),
         ("--color_jitter", SWITCH, False, "jitter the colours"),
         ("--DA", SWITCH, False, "AutoAugment (ImageNet policy)"),
         ("--erasing_p", share, 0.0, "random erasing, probability"),
@@ -170,10 +187,22 @@ OPTIONS = {
          argparse.SUPPRESS, "the same as --backbone vgg16_bn"),
         ("--share", SWITCH, False, "one set of weights: satellite, drone"),
         ("--droprate", share, 0.5, "dropout before the classifier"),
-        ("--pool", ("avg", "max", "avg+max", "gem", "cls", "cls+gem"), "avg", "pool"),
+        ("--pool", POOLS, "avg",
+         "how a map becomes a feature: average, maximum, generalised mean, a ViT's class token, "
+         "the average of each of --block square rings, or two of these side by side"),
+        ("--maps", map_numbers, ["last"],
+         "maps that are pooled, side by side: numbers of stages (1 has a quarter of the image's "
+         "side, each later one half of it; in a transformer the block) and last", "N,...,last"),
+        ("--center", SWITCH, False,
+         "subtract from the pooled features of a view their mean over its training images as the "
+         "network begins, and divide by the length"),
+        ("--head", ("block", "linear", "none"), "block",
+         "block: linear, batch norm, dropout; linear: one linear layer that begins as a rotation; "
+         "none: the pooled feature as it is"),
+        ("--embedding_dim", positive_int, 512, "numbers of a feature"),
         ("--stride", {"type": int, "choices": (1, 2)}, 2, "last ResNet stage"),
         ("--LPN", SWITCH, False, "square rings, each with its own head"),
-        ("--block", positive_int, RINGS, "number of rings of --LPN"),
+        ("--block", positive_int, RINGS, "number of rings of --LPN and --pool rings"),
         ("--usam", SWITCH, False, "RK-Net's attention in a ResNet"),
         ("--musenet", SWITCH, False,
          "MuSe-Net: satellite and drone branches adapt to the weather (resnet50, 101, 18)"),
@@ -273,6 +302,8 @@ EXCLUDES = (
        "--cache keeps resized images, and --color_jitter, --DA and --weather change an image "
        "before it is resized: use one or the other")
       for name in ("color_jitter", "DA", "weather")),
+    *((("turns", name), f"--turns and --{name} contradict each other: choose one")
+      for name in ("no_turn", "joint_turns")),
     (("no_pretrained", "ibn_weights"),
      "--no_pretrained and --ibn_weights FILE contradict each other"),
     (("musenet", "grad_checkpoint"),
@@ -313,7 +344,7 @@ NEEDS = (
     *((lambda o, name=name, usual=usual: getattr(o, name) != usual,
        lambda o: o.sampler == "paired",
        f"--{name} goes with --sampler paired, not with {{sampler}}")
-      for name, usual in (("epoch_over", None), ("images_per_building", 1),
+      for name, usual in (("epoch_over", None), ("epoch_passes", 1), ("images_per_building", 1),
                           ("joint_flips", False), ("joint_turns", False),
                           ("hard_negatives", "none"))),
     (lambda o: o.joint_turns, lambda o: set(o.view_names) == {"satellite", "street"},
@@ -339,8 +370,12 @@ NEEDS = (
      "--step_size goes with --schedule step, not with {schedule}"),
     (lambda o: o.warm_from != WARM_FROM and not o.resume, lambda o: o.warm_epoch,
      "--warm_from {warm_from} is where the rise of --warm_epoch begins: add it"),
-    (lambda o: o.block != RINGS and not o.resume, lambda o: o.LPN,
-     "--block {block} is the number of rings of --LPN: add it"),
+    (lambda o: o.block != RINGS and not o.resume, lambda o: o.LPN or "rings" in o.pool,
+     "--block {block} is the number of rings of --LPN or --pool rings: add it"),
+    (lambda o: any(turns_of(o.turns, view) == 4 for view in o.view_names), lambda o: o.h == o.w,
+     "--turns turns images by 90 degrees, and {h} x {w} is not square: make --h and --w alike"),
+    (lambda o: o.musenet, lambda o: o.maps == ["last"] and not o.center,
+     "--musenet adapts the last map: leave --maps and --center out"),
     (lambda o: True, lambda o: o.moving_avg > 0,
      "--moving_avg 0 would keep no average: give a decay such as 0.999, or 1"),
     (lambda o: True, lambda o: o.droprate < 1,

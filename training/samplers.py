@@ -39,6 +39,7 @@ class PairedSampler(_EpochSampler):
     Args:
         batch_size: images of a view in a batch of one process.
         anchor_view: the view an epoch is a pass over; the first one by default.
+        epoch_passes: how many passes make up an epoch.
         images_per_building: K > 1 draws K images of each view of batch_size // K buildings; where
             a building has fewer, some are repeated.
         joint_flips: mirror either all images of a building in a batch or none.
@@ -57,6 +58,7 @@ class PairedSampler(_EpochSampler):
         world_size=1,
         *,
         anchor_view=None,
+        epoch_passes=1,
         images_per_building=1,
         joint_flips=False,
         joint_turns=False,
@@ -65,6 +67,7 @@ class PairedSampler(_EpochSampler):
         self.by_label = {view: _group_by_label(pairs) for view, pairs in samples.items()}
         self.labels = sorted(set().union(*self.by_label.values()))
         self.anchor_view = anchor_view or next(iter(samples))
+        self.epoch_passes = epoch_passes
         self.images_per_building = images_per_building
         self.joint_flips = joint_flips
         self.joint_turns = joint_turns
@@ -82,7 +85,8 @@ class PairedSampler(_EpochSampler):
             label: max(1, len(self.by_label[self.anchor_view].get(label, ())))
             for label in self.labels
         }
-        for first in range(0, max(counts.values()), self.images_per_building):
+        firsts = range(0, max(counts.values()), self.images_per_building)
+        for first in [*firsts] * self.epoch_passes:
             labels = [label for label in self.labels if counts[label] > first]
             # Fewer buildings than a batch needs are left out.
             if len(labels) >= self.fewest:

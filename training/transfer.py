@@ -116,7 +116,9 @@ def load_heads(network, other, same_classes):
     heads = {
         name: value
         for name, value in other.state_dict().items()
-        if not name.startswith(("model_", "pt_model.")) and (same_classes or not of_classes(name))
+        # The means of `center` are of the images, not of the weights.
+        if not name.startswith(("model_", "pt_model.", "center."))
+        and (same_classes or not of_classes(name))
     }
     unfit = {part_of(k) for k, v in heads.items() if k in expected and v.shape != expected[k].shape}
     return load_fitting(network, {k: v for k, v in heads.items() if part_of(k) not in unfit})

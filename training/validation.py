@@ -3,6 +3,7 @@
 from evaluation.metrics import evaluate
 from extract import view_features
 from imaging.files import retrieval_labels
+from imaging.turns import turns_of
 from model import branch_numbers
 from networks.inference import inference_copy
 from runtime.processes import is_main
@@ -23,6 +24,7 @@ def validate(training, data, opts):
             device=training.device,
             batch_size=opts.batchsize,
             num_workers=opts.num_workers,
+            turns=turns_of(opts.turns, view) or 1,
             description=f"validation, {view}",
         )
         for view in (query_view, gallery_view)

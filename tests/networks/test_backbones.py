@@ -10,6 +10,7 @@ from torch import nn
 
 import model
 from networks import backbones
+from networks.branch import ViTBranch
 from networks.inference import inference_copy
 from training import optimisation
 
@@ -96,7 +97,7 @@ def test_maps_and_widths(backbone, size, pool, LPN):
 @torch.no_grad()
 def test_positions_of_a_vit_follow_the_image():
     torch.manual_seed(0)
-    branch = backbones.ViTBranch("vit_b_32", "avg", None).eval()
+    branch = ViTBranch("vit_b_32", "avg", None).eval()
     own = branch.model.encoder.pos_embedding
     assert branch._positions(7, 7) is own  # 224 pixels, the size of the weights
     own[0, 1:] = torch.arange(7.0).repeat(7)[:, None]  # the column's number
@@ -149,7 +150,7 @@ def test_options_that_do_not_fit_are_one_line(options, message):
 def test_a_vit_refuses_sizes_between_its_patches():
     backbones.input_spec("vit_b_32").check_size("vit_b_32", 64, 96)
     with pytest.raises(ValueError, match="squares of 32 pixels, and 64 x 80 is not a multiple"):
-        backbones.ViTBranch("vit_b_32", "avg", None)(torch.rand(1, 3, 64, 80))
+        ViTBranch("vit_b_32", "avg", None)(torch.rand(1, 3, 64, 80))
 
 
 # ---------------------------------------------------------------- timm

@@ -1,0 +1,108 @@
+"""The pooled features of all training images by the network as it begins.
+
+Their mean over a view is what `networks.heads.Centring` subtracts. Where the backbone is frozen and
+images are drawn from a few copies (`--turns`, mirrored or not), they are all that training needs:
+they are computed once, and an epoch costs a matrix product.
+"""
+
+import dataclasses
+import random
+import time
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+import dataset
+from extract import copies_of, extract_rows
+from imaging.turns import turns_of
+from model import branch_numbers
+from networks.inference import inference_copy
+
+
+class Head(nn.Module):
+    """A network from its pooled features on: `head(p1, p2) -> (y1, y2)` with p (B, D) or None."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *pooled):
+        # The three-view network may lack the last of its inputs.
+        missing = len(self.network.view_branches) - len(pooled)
+        return self.network.classify_pooled((*pooled, *[None] * missing))[: len(pooled)]
+
+
+class PooledViews(Dataset):
+    """As `dataset.TrainingViews`, with pooled features (B, D) float32 in place of the images.
+
+    `features` is {view: (N, copies, D)}, the copies in the order of `extract.copies_of`.
+    """
+
+    needs_processes = False
+
+    def __init__(self, views, features):
+        self.views = views
+        self.features = features
+
+    def __getitem__(self, draws):
+        return self.views.load(draws, self._load)
+
+    def _load(self, view, draws):
+        augmentation = self.views.augmentations[view]
+        copies = [augmentation.copy_of(random.Random(d.seed), d.mirrored) for d in draws]
+        return self.features[view][
+            [draw.index for draw in draws], [2 * turn + mirrored for turn, mirrored in copies]
+        ]
+
+
+def prepare(training, data, opts):
+    """Set the means of `--center`, and, where they suffice, let the data be pooled features.
+
+    Returns the data to train on. A resumed run has the means.
+    """
+    if not training.pooled and (opts.resume or not opts.center):
+        return data
+    began = time.perf_counter()
+    network = inference_copy(training.network, training.precision)
+    numbers = branch_numbers(opts.view_names, opts.extra_Google)
+    features = {
+        view: pooled_copies(network, numbers[view], data, view, training.device, opts)
+        for view in data.samples
+    }
+    if opts.center and not opts.resume:
+        for number in set(numbers.values()):
+            views = [view for view in features if numbers[view] == number]
+            mean = torch.cat([features[view].flatten(0, 1) for view in views]).mean(0)
+            for each in (training.network, *([training.evaluated] if training.average else [])):
+                each.center.set_mean(number, mean)
+    count = sum(x.shape[:2].numel() for x in features.values())
+    seconds = time.perf_counter() - began
+    print(f"{count:,} pooled features, of images and their copies, in {seconds:.0f} s")
+    if not training.pooled:
+        return data
+    views = PooledViews(data.loader.dataset, features)
+    loader = dataset.batch_loader(views, data.sampler, opts.num_workers)
+    return dataclasses.replace(data, loader=loader)
+
+
+def pooled_copies(network, number, data, view, device, opts):
+    """Pooled features (N, copies, D) float32 of a view's samples, by branch `number`."""
+
+    def pool(chunk):
+        images = dataset.to_network_input(chunk, device, network.input_spec)
+        pairs = copies_of(images, turns_of(opts.turns, view) or 1)
+        rows = [network.pool(each, number).float().cpu() for pair in pairs for each in pair]
+        return torch.stack(rows, dim=1).flatten(1)  # (B, copies * D)
+
+    rows = extract_rows(
+        pool,
+        [path for path, _ in data.samples[view]],
+        data.images[view],
+        device=device,
+        batch_size=opts.batchsize,
+        num_workers=opts.num_workers,
+        description=f"pooled features, {view}",
+    )
+    copies = 2 * (turns_of(opts.turns, view) or 1)
+    return torch.from_numpy(rows).unflatten(1, (copies, -1))
