@@ -23,6 +23,12 @@ from runtime.files import read_yaml, write_yaml
 RIVALS = 100  # first tiles among which one is looked for that does not overlap the best
 LEAST = 20  # photos with known places, or tiles, that make a calibration
 SEARCHED = 500  # tiles that are searched for among the others
+# Why a kept calibration does not count in a part of the map. The best tile that does not overlap
+# the first one is further behind the fewer tiles there are: a margin means less.
+NOT_OF_A_PART = (
+    "; that by photos of an earlier call is of the whole map and is not used: among fewer tiles a "
+    "lead over the others says less"
+)
 FOLDS = 50  # parts of the photos with known places: each is judged by the others
 
 
@@ -57,11 +63,15 @@ def judge(tiles, table, candidates, spread, known, *, chosen=None, kept=None, na
     gallery = Gallery(tiles, squares_of(table), chosen)
     candidates = Candidates(*(each[:, :RIVALS] for each in candidates))  # as of `by_tiles`
     margins = margins_of(candidates, gallery, spread)
-    files = [None, None]
-    if kept and chosen is None:
+    files, earlier = [None, None], ""
+    if kept:
         places = hashlib.sha256(np.column_stack([table.places, table.metres]).tobytes())
         files = [kept.with_name(f"{kept.stem}-confidence-{places.hexdigest()[:8]}-{each}.yaml")
                  for each in (f"photos-{name}", "tiles")]  # fmt: skip
+    if chosen is not None:
+        if _read(files[0]):
+            earlier = NOT_OF_A_PART
+        files = [None, None]
     with_place = np.array([i for i, place in enumerate(known) if place is not None], dtype=int)
     with_place = with_place[np.isfinite(margins[with_place])]
     if len(with_place) >= LEAST:
@@ -80,12 +90,12 @@ def judge(tiles, table, candidates, spread, known, *, chosen=None, kept=None, na
         return Confidence(calibration.probabilities(margins), _line(words))
     calibration = _read(files[1]) or by_tiles(gallery)
     if calibration is None or not np.isfinite(margins).any():
-        line = "confidence: none, the map has too few tiles that overlap, or that do not"
+        line = f"confidence: none, the map has too few tiles that overlap, or that do not{earlier}"
         return Confidence(np.full(len(margins), np.nan), line)
     _write(files[1], calibration)
     words = (
         f"{calibration.count} tiles searched for among the others: a guide only, {LEAST} photos "
-        "with known places make it right"
+        f"with known places make it right{earlier}"
     )
     return Confidence(calibration.probabilities(margins), _line(words))
 

@@ -28,6 +28,16 @@ function makeName(tag, text, whole) {
   return made;
 }
 
+/** A name whose end stays where there is no room: that of a frame tells its time. */
+function makeRowName(photo) {
+  const name = makeName("span", "", photo.path);
+  const signs = Array.from(photo.name); // none is cut in two
+  const end = signs.length > 18 ? 14 : 0;
+  name.append(make("span", "start", signs.slice(0, signs.length - end).join("")));
+  if (end) name.append(make("span", "end", signs.slice(-end).join("")));
+  return name;
+}
+
 function source(index) {
   return "data:image/jpeg;base64," + data.images[index];
 }
@@ -169,7 +179,7 @@ function makeRow(photo) {
   if (has(photo.confidence)) values.push(`${percent(photo.confidence)} sure`);
   if (values.length < 2) values.push(`score ${photo.score.toFixed(3)}`);
   const first = make("span", "first");
-  first.append(makeName("span", photo.name, photo.path), make("span", "value", values[0]));
+  first.append(makeRowName(photo), make("span", "value", values[0]));
   const second = make("span", "second");
   second.append(make("span", "about", shortTime(photo) || degrees(photo.estimate)));
   second.append(make("span", "value", values.slice(1).join(" · ")));

@@ -1,11 +1,13 @@
 """The .SRT beside a drone's video: subtitles that tell where it was.
 
 Two spellings are read: `[latitude: 22.5] [longitude: 113.9]` (also `longtitude`), and the older
-`GPS(113.9,22.5,19)`, longitude first. A block counts from its start to its end.
+`GPS(113.9,22.5,19)`, longitude first. A block counts from its start to its end. It may have the
+drone's clock too.
 """
 
 import bisect
 import re
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from locating.photos import usable_place
@@ -16,6 +18,8 @@ NUMBER = r"\s*([-+]?\d+(?:\.\d+)?)\s*"
 LATITUDE = re.compile(rf"\blatitude\s*:{NUMBER}", re.IGNORECASE)
 LONGITUDE = re.compile(rf"\blongt?itude\s*:{NUMBER}", re.IGNORECASE)
 LONGITUDE_FIRST = re.compile(rf"\bGPS\s*\({NUMBER},{NUMBER}[,)]", re.IGNORECASE)
+# 2024-05-17 10:11:12.000, 2024-05-17 10:11:12,000,000 or 2017.08.05 14:11:51: the drone's clock.
+CLOCK = re.compile(r"\b(\d{4})[-.](\d\d)[-.](\d\d) +(\d\d):(\d\d):(\d\d)(?:[.,:](\d{1,3}))?\b")
 BETWEEN = 0.1  # seconds from a block within which it still counts: times are rounded
 
 
@@ -47,6 +51,25 @@ class Subtitles(NamedTuple):
         else:
             return None, f"{self.name} tells no place for the frame"
         return usable_place(*values, self.name)
+
+    def began(self):
+        """When the video began, by the first clock in a block; None where there is none.
+
+        A datetime without a zone, as cameras write it. The one clock serves all frames: many tell
+        whole seconds, which several blocks share.
+        """
+        for start, text in zip(self.starts, self.texts, strict=True):
+            if found := CLOCK.search(text):
+                *parts, thousandths = found.groups(default="0")
+                try:
+                    clock = datetime(*map(int, parts))
+                except ValueError:
+                    continue
+                if clock.year > 1970:  # else it was never set
+                    return clock + timedelta(
+                        milliseconds=int(thousandths.ljust(3, "0")) - 1000 * start
+                    )
+        return None
 
 
 def find_subtitles(video):

@@ -2,8 +2,9 @@
 
 A frame is turned upright and written as a JPEG into a folder, so that all that follows works on
 files; its EXIF tells time and place, as `prepare.py pairs` needs them. The place is that of the
-.SRT beside the video (see `locating.subtitles`), the time the one at which the container says that
-the recording began, plus the frame's presentation time.
+.SRT beside the video (see `locating.subtitles`), the time the one at which the recording began, by
+the drone's clock in the .SRT as in its photos, else by the container, plus the frame's presentation
+time.
 """
 
 import itertools
@@ -93,6 +94,7 @@ def write_frames(path, every, folder, stem):
     ValueError where the package `av` is missing, `photos.Damaged` where there is no frame.
     """
     subtitles = find_subtitles(path)
+    by_subtitles = subtitles and subtitles.began()
     frames = []
     for seconds, began, image in _frames(path, every):
         if not frames:
@@ -100,6 +102,7 @@ def write_frames(path, every, folder, stem):
         place, note = (None, f"no .SRT beside {path.name}")
         if subtitles:
             place, note = subtitles.place_at(seconds)
+        began = by_subtitles or began
         time = began and began + timedelta(milliseconds=round(1000 * seconds))
         file = folder / f"{stem}_{seconds:09.3f}.jpg"
         with replacing(file) as temporary:

@@ -116,16 +116,32 @@ def _photos_on_map(sources, maps, metres, off_centre, plan):
     photos = Photos(paths, degrees, np.stack([x, y], 1), sides)
     on_map = np.flatnonzero(_have_data(maps, photos.boxes(off_centre), NO_PADDING))
     outside = len(paths) - len(on_map)
+    whole = _reach(np.array([each.bounds for each in maps]))
     if not len(on_map):
-        whole = _reach(np.array([each.bounds for each in maps]))
         raise ValueError(
             f"the map, {in_degrees(whole)}, has no data around any of {len(paths)} photos; the "
             f"first was taken at latitude {degrees[0, 0]:.6f}, longitude {degrees[0, 1]:.6f}"
         )
     if outside:
-        plan.notes.append(f"{outside} of {len(paths)} photos with a place left out: the map does "
-                          "not cover the ground around it")  # fmt: skip
+        off = np.delete(photos.boxes(off_centre), on_map, axis=0)
+        plan.notes.append(
+            f"{outside} of {len(paths)} photos with a place left out: the map does not cover all "
+            f"{metres * (1 + 2 * off_centre):g} m of ground around them, as their tiles may need "
+            f"({sides_off(off, whole)})"
+        )
     return photos.where(on_map)
+
+
+def sides_off(boxes, whole):
+    """How many boxes (N, 4) reach over which side of the map `whole` (4,), in words.
+
+    Each counts at the side over which it reaches furthest.
+    """
+    beyond = np.maximum((boxes - whole) * [-1, -1, 1, 1], 0)  # (N, 4)
+    counts = Counter(np.where(beyond.any(axis=1), beyond.argmax(axis=1), 4).tolist())
+    words = [f"over the {side} edge" for side in ("west", "south", "east", "north")]
+    words.append("where it has no data")
+    return ", ".join(f"{counts[i]} {words[i]}" for i in sorted(counts))
 
 
 def boxes_around(centres, sides):

@@ -118,7 +118,10 @@ def name_of(crs):
 
 
 class Raster:
-    """A GeoTIFF, COG or VRT; each square is warped from the overview that fits it."""
+    """A GeoTIFF, COG or VRT; each square is warped from the full picture.
+
+    Not from its overviews, which are often made of single pixels (the default of gdaladdo).
+    """
 
     def __init__(self, path, crs=None):
         self.path = path

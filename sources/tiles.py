@@ -168,13 +168,17 @@ def cut_tile(maps, box, pixels, least_data=0.0):
 
     What no map has is filled with the mean colour of the rest.
     """
-    square = np.zeros((pixels, pixels, 4), np.uint8)
+    square = None  # (pixels, pixels, 4)
     for each in maps:
         if _meet(each.bounds, box):
-            empty = square[..., 3] == 0
-            if not empty.any():
+            found = each.read(box, pixels)
+            square = found if square is None else np.where(square[..., 3:] == 0, found, square)
+            if square[..., 3].all():
                 break
-            square[empty] = each.read(box, pixels)[empty]
+    if square is None:
+        return None
+    if (square[..., 3] == 255).all():
+        return Image.fromarray(np.ascontiguousarray(square[..., :3]))
     shown = square[..., 3:] / np.float32(255)  # (pixels, pixels, 1)
     if shown.mean() <= 0 or shown.mean() < least_data:
         return None

@@ -148,7 +148,8 @@ def test_photos_with_places_calibrate_later_ones(area, capsys):
     assert later["confidence"] == pytest.approx(sure["photos/nowhere.jpg"], abs=1e-4)
     near = f"{area.places[0][0]},{area.places[0][1]}"
     run("photos/nowhere.jpg", "--map", "map", "--near", near, "--within", "250")
-    assert "confidence: none" in capsys.readouterr().out  # of four tiles
+    out = capsys.readouterr().out  # of four tiles
+    assert "confidence: none" in out and "is of the whole map and is not used: among fewer" in out
 
 
 def test_damaged_photos_do_not_stop_the_others(area, workdir, capsys):

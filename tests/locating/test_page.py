@@ -383,6 +383,26 @@ def check_markers(browser):
     return middles
 
 
+LONG_NAME = """
+const old = photos[0].row;
+photos[0].name = arguments[0];
+const row = makeRow(photos[0]);
+old.replaceWith(row);
+const [name, end, value] = [".name", ".end", ".value"].map((each) => row.querySelector(each));
+const start = row.querySelector(".start");
+const right = (each) => each.getBoundingClientRect().right;
+return [name.textContent, end.textContent, start.scrollWidth > start.clientWidth,
+  right(end) <= right(name) + 0.5, right(name) < value.getBoundingClientRect().left];
+"""
+
+
+@needs_browser
+def test_the_time_of_a_frame_is_not_cut_off(browser, page_of_area):
+    name = f"{'DJI_0001_' * 6}00012.500.jpg"
+    browser.open(page_of_area, 1400, 900)
+    assert browser.run(LONG_NAME, name) == [name, "_00012.500.jpg", True, True, True]
+
+
 @needs_browser
 @pytest.mark.parametrize("width, height", [(1400, 900), (390, 844)])
 def test_the_page_of_a_map(browser, page_of_area, width, height):

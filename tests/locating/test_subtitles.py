@@ -1,5 +1,7 @@
 """Places in the .SRT of a drone's video."""
 
+from datetime import datetime
+
 import pytest
 
 from locating.subtitles import find_subtitles, read_subtitles
@@ -69,6 +71,19 @@ def test_longitude_first(subtitles):
     assert found.place_at(1) == found.place_at(1.9) == ((-20.2533, 149.0251), "a.SRT")
     assert found.place_at(2.5)[0] == (-20.2534, 149.0252)
     assert found.place_at(3.5) == (None, "the place in a.SRT is zero")
+
+
+@pytest.mark.parametrize("clock, moment", [
+    ("2024-05-17 10:11:12.5", datetime(2024, 5, 17, 10, 11, 11, 500000)),
+    ("2024-05-17 10:11:12,042,123", datetime(2024, 5, 17, 10, 11, 11, 42000)),
+    ("HOME(149.02,-20.25) 2017.08.05 14:11:51", datetime(2017, 8, 5, 14, 11, 50)),
+    ("2024-13-17 10:11:12", None), ("1970-01-01 00:00:12", None), ("10:11:12", None),
+])  # fmt: skip
+def test_the_clock_of_the_drone(subtitles, clock, moment):
+    """The block with it begins after a second."""
+    block = "00:00:00,000 --> 00:00:01,000\nno clock\n\n00:00:01,000 --> 00:00:02,000\n"
+    assert subtitles(f"{block}{clock}\nGPS(1,2,3)\n").began() == moment
+    assert subtitles("").began() is None
 
 
 def test_a_cut_and_an_empty_file(subtitles):

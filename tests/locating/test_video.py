@@ -150,6 +150,15 @@ def test_subtitles_give_the_places(video, workdir):
     ]  # fmt: skip
 
 
+def test_the_clock_in_subtitles_is_that_of_the_photos(video, workdir):
+    path = video("a.mp4", np.arange(15) / 10, began="2024-05-17T10:11:12.000000Z")
+    (workdir / "a.SRT").write_text("00:00:00,000 --> 00:00:01,000\n2024-05-17 12:11:13.250\n")
+    frames = write_frames(path, 1, workdir / "f", "a")
+    times = [datetime(2024, 5, 17, 12, 11, second, 250000) for second in (13, 14)]
+    assert [place.time for _, place in frames] == times
+    assert [read_place(file).time for file, _ in frames] == times
+
+
 def test_photos_and_videos_together(video, workdir, capsys):
     """Named by itself a video gives a frame a second; one in a folder waits for --every."""
     for folder in ("one", "two"):

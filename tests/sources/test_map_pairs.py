@@ -18,7 +18,7 @@ import test as test_script
 import train
 from evaluation import mercator
 from locating.photos import exif_of, read_place
-from sources.map_pairs import Photos, choose_side, group_places
+from sources.map_pairs import Photos, choose_side, group_places, sides_off
 
 CORNERS = f"{NORTH},{WEST};{NORTH},{EAST};{SOUTH},{EAST};{SOUTH},{WEST}"
 METRES, PIXELS = 100, 32
@@ -89,6 +89,24 @@ def shown(path):
     return SOUTH + (green - 40) / 160 * (NORTH - SOUTH), WEST + (red - 40) / 160 * (EAST - WEST)
 
 
+def test_a_damaged_photo_is_left_out(area, tmp_path):
+    shutil.copytree(area / "photos", tmp_path / "photos")
+    (tmp_path / "photos/a.jpg").write_text("no image")
+    (tmp_path / "map.png").hardlink_to(area / "map.png")
+    notes = pairs(tmp_path, tmp_path / "data", "--dry_run")["notes"]
+    assert notes[0].endswith(
+        "a.jpg cannot be read as an image (not an image of a known kind): replace or remove it; "
+        "left out"
+    ) and notes[1].startswith("2 of 75 photos: no place")
+
+
+def test_sides_of_the_map():
+    boxes = np.array([(-9, 2, 1, 3), (2, -1, 3, 1), (9, 9, 12, 11), (2, 2, 3, 3)], float)
+    assert sides_off(boxes, (0, 0, 10, 10)) == (
+        "1 over the west edge, 1 over the south edge, 1 over the east edge, 1 where it has no data"
+    )
+
+
 # ---------------------------------------------------------------- what is made
 def test_a_cut_shows_the_place_that_the_table_says(data):
     _, folder, _ = data
@@ -136,7 +154,11 @@ def test_every_photo_is_somewhere_or_counted(data, capsys):
     assert test == round(0.2 * ON_MAP)
     notes = found["notes"]
     assert notes[0] == "2 of 75 photos: no place in EXIF or XMP; left out"
-    assert notes[1].startswith("3 of 73 photos with a place left out: the map does not cover")
+    assert notes[1] == (
+        "3 of 73 photos with a place left out: the map does not cover all 150 m of ground around "
+        "them, as their tiles may need (1 over the south edge, 1 over the east edge, 1 over the "
+        "north edge)"
+    )
     assert notes[2] == (
         f"{train} photos to train on, {test} to test on, furthest to the east, "
         f"{ON_MAP - train - test} between them left out: no tile of the first overlaps one of the "

@@ -3,6 +3,7 @@
 import csv
 import json
 import sqlite3
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from evaluation import mercator
 from evaluation.map_folder import read_map
 from prepare import main
 from sources.maps import homography, open_map
-from sources.tiles import plan_tiles
+from sources.tiles import cut_tile, plan_tiles
 
 WEST, SOUTH, EAST, NORTH = 11.50, 48.10, 11.52, 48.1134  # about 1.5 km each way
 SIDE = 512  # pixels of the maps
@@ -284,6 +285,28 @@ def test_several_files_are_one_map(workdir):
         red = np.array(Image.open(table.paths[index]))[..., 0].astype(float)
         expected = colour(north, pixel_middles(west, east, 64))[:, 0]
         assert np.abs(red.mean(axis=0) - expected)[2:-2].max() < 3
+
+
+class Plain(NamedTuple):
+    """A map that is the same everywhere."""
+
+    pixel: tuple
+    bounds: tuple = (0, 0, 1, 1)
+
+    def read(self, box, pixels):
+        return np.full((pixels, pixels, 4), self.pixel, np.uint8)
+
+
+@pytest.mark.parametrize("pixels, expected", [
+    ([(7, 90, 251, 255)], (7, 90, 251)),
+    ([(9, 9, 9, 0), (7, 90, 251, 255), (1, 1, 1, 255)], (7, 90, 251)),
+    ([(7, 90, 251, 100), (1, 1, 1, 255)], (7, 90, 251)),  # the ground is its own mean colour
+    ([(9, 9, 9, 0)], None), ([], None),
+])  # fmt: skip
+def test_the_first_map_with_data_shows_through_the_empty_ones(pixels, expected):
+    tile = cut_tile([Plain(pixel) for pixel in pixels], (0, 0, 1, 1), 4)
+    assert (tile and tile.getpixel((2, 2))) == expected
+    assert cut_tile([Plain((7, 90, 251, 255))], (2, 2, 3, 3), 4) is None  # beside it
 
 
 def test_bounds_and_dry_run(workdir, capsys):
