@@ -82,26 +82,24 @@ class ClassBlock(nn.Module):
 
 
 class LinearHead(ClassBlock):
-    """Head without batch norm and dropout: one linear layer that starts as a rotation.
+    """Head without batch norm: dropout, then one linear layer that starts as a rotation.
 
     Orthogonal, it keeps the distances of pretrained features at first (Saxe et al., ICLR 2014), so
     that little training on few images moves them from there. It has no bias.
     """
 
-    def __init__(self, input_dim, class_num, num_bottleneck=512, return_f=False):
-        super().__init__(
-            input_dim, class_num, 0, bnorm=False, num_bottleneck=num_bottleneck, return_f=return_f
-        )
-        self.add_block[0] = nn.Linear(input_dim, num_bottleneck, bias=False)
-        nn.init.orthogonal_(self.add_block[0].weight)
+    def __init__(self, input_dim, class_num, droprate, num_bottleneck=512, return_f=False):
+        width = {"num_bottleneck": num_bottleneck, "return_f": return_f}
+        super().__init__(input_dim, class_num, 0, bnorm=False, **width)
+        linear = nn.Linear(input_dim, num_bottleneck, bias=False)
+        nn.init.orthogonal_(linear.weight)
+        self.add_block = nn.Sequential(nn.Dropout(droprate), linear)
 
 
 def make_head(kind, input_dim, class_num, droprate, width, return_f=False):
     """The head of a kind of HEADS; with "none" the embedding is the pooled feature as it is."""
     if kind == "linear":
-        return LinearHead(input_dim, class_num, width, return_f)
-    linear = kind == "block"
-    options = {"num_bottleneck": width, "return_f": return_f}
-    if not linear:
-        droprate = 0
-    return ClassBlock(input_dim, class_num, droprate, bnorm=linear, linear=linear, **options)
+        return LinearHead(input_dim, class_num, droprate, width, return_f)
+    if kind == "none":
+        return ClassBlock(input_dim, class_num, 0, bnorm=False, linear=False, return_f=return_f)
+    return ClassBlock(input_dim, class_num, droprate, num_bottleneck=width, return_f=return_f)

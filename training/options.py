@@ -186,7 +186,8 @@ OPTIONS = {
         ("--use_vgg16", {"dest": "backbone", "action": "store_const", "const": "vgg16_bn"},
          argparse.SUPPRESS, "the same as --backbone vgg16_bn"),
         ("--share", SWITCH, False, "one set of weights: satellite, drone"),
-        ("--droprate", share, 0.5, "dropout before the classifier"),
+        ("--droprate", share, 0.5,
+         "dropout before the classifier; with --head linear before its layer"),
         ("--pool", POOLS, "avg",
          "how a map becomes a feature: average, maximum, generalised mean, a ViT's class token, "
          "the average of each of --block square rings, or two of these side by side"),
@@ -197,8 +198,8 @@ OPTIONS = {
          "subtract from the pooled features of a view their mean over its training images as the "
          "network begins, and divide by the length"),
         ("--head", ("block", "linear", "none"), "block",
-         "block: linear, batch norm, dropout; linear: one linear layer that begins as a rotation; "
-         "none: the pooled feature as it is"),
+         "block: linear, batch norm, dropout; linear: dropout and a linear layer that begins as a "
+         "rotation; none: the pooled feature as it is"),
         ("--embedding_dim", positive_int, 512, "numbers of a feature"),
         ("--stride", {"type": int, "choices": (1, 2)}, 2, "last ResNet stage"),
         ("--LPN", SWITCH, False, "square rings, each with its own head"),
