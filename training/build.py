@@ -168,6 +168,7 @@ def build_network(opts, class_num, class_names=()):
         head=opts.head,
         embedding_dim=opts.embedding_dim,
         center=opts.center,
+        whiten=opts.whiten,
         return_f=bool(used - set(losses.LOGIT_TERMS)),
         musenet=opts.musenet,
         btnk=opts.btnk,

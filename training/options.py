@@ -197,6 +197,9 @@ OPTIONS = {
         ("--center", SWITCH, False,
          "subtract from the pooled features of a view their mean over its training images as the "
          "network begins, and divide by the length"),
+        ("--whiten", positive_int, None,
+         "with --center: take the N strongest directions of these features, each divided by its "
+         "spread", "N"),
         ("--head", ("block", "linear", "none"), "block",
          "block: linear, batch norm, dropout; linear: dropout and a linear layer that begins as a "
          "rotation; none: the pooled feature as it is"),
@@ -375,6 +378,8 @@ NEEDS = (
      "--block {block} is the number of rings of --LPN or --pool rings: add it"),
     (lambda o: any(turns_of(o.turns, view) == 4 for view in o.view_names), lambda o: o.h == o.w,
      "--turns turns images by 90 degrees, and {h} x {w} is not square: make --h and --w alike"),
+    (lambda o: o.whiten, lambda o: o.center,
+     "--whiten takes directions about the mean of each view: add --center"),
     (lambda o: o.musenet, lambda o: o.maps == ["last"] and not o.center,
      "--musenet adapts the last map: leave --maps and --center out"),
     (lambda o: True, lambda o: o.moving_avg > 0,
