@@ -85,6 +85,7 @@ class ft_net_VGG16(Branch):
     """
 
     unused = ("classifier",)
+    before_maps = 1
 
     def __init__(
         self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg", block=None, **pooling
