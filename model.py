@@ -85,6 +85,7 @@ class ft_net_VGG16(Branch):
     """
 
     unused = ("classifier",)
+    before_maps = 1
 
     def __init__(
         self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg", block=None, **pooling
@@ -193,14 +194,14 @@ class _MultiViewNet(nn.Module):
         self.input_spec = self.model_1.input_spec
         self.heads = [f"classifier{part}" for part in range(block)] if LPN else ["classifier"]
         self.parts, self.LPN, self.return_f = len(self.heads), LPN, return_f
-        width = embedding_dim if head != "none" else whiten or self.model_1.pooled_dim
-        self.embedding_dim = width * self.parts
         pooled_dim = self.model_1.pooled_dim
+        self.head_dim = whiten or pooled_dim
+        self.embedding_dim = self.parts * (self.head_dim if head == "none" else embedding_dim)
         views = max(self.view_branches)
         self.center = Centring(views, pooled_dim, whiten) if center or whiten else None
         for name in self.heads:
-            dims = whiten or pooled_dim, class_num
-            self.add_module(name, make_head(head, *dims, droprate, embedding_dim, return_f))
+            sizes = self.head_dim, class_num, droprate, embedding_dim
+            self.add_module(name, make_head(head, *sizes, return_f))
 
     def _classify(self, inputs):
         """Outputs for inputs (B, 3, H, W) or None, each through its branch and then the head.

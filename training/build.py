@@ -120,7 +120,7 @@ def augmentations(opts):
             turned=view == "satellite" and not (opts.no_turn or opts.joint_turns or opts.turns),
             rolled=view != "satellite" or opts.no_turn,
             weather=tuple(opts.weather) if view == "drone" else (),
-            turns=turns_of(opts.turns, view),
+            turns=opts.turns and turns_of(opts.turns, view),
         )
         for view in input_views(opts)
     }
@@ -232,6 +232,13 @@ class Training:
         if self.pooled:
             return x.to(self.device, non_blocking=True)
         return to_network_input(x, self.device, self.network.input_spec)
+
+    @property
+    def nothing(self):
+        """A part of a batch without images."""
+        if self.pooled:
+            return torch.empty(0, self.network.head_dim)
+        return torch.empty(0, 3, 32, 32, dtype=torch.uint8)
 
     @property
     def evaluated(self):

@@ -110,10 +110,11 @@ def set_center(center, features, numbers):
 
 def pooled_copies(network, number, data, view, device, opts):
     """Pooled features (N, copies, D) float32 of a view's samples, by branch `number`."""
+    turns = turns_of(opts.turns, view)
 
     def pool(chunk):
         images = dataset.to_network_input(chunk, device, network.input_spec)
-        pairs = copies_of(images, turns_of(opts.turns, view) or 1)
+        pairs = copies_of(images, turns)
         rows = [network.pool(each, number).float().cpu() for pair in pairs for each in pair]
         return torch.stack(rows, dim=1).flatten(1)  # (B, copies * D)
 
@@ -126,5 +127,4 @@ def pooled_copies(network, number, data, view, device, opts):
         num_workers=opts.num_workers,
         description=f"pooled features, {view}",
     )
-    copies = 2 * (turns_of(opts.turns, view) or 1)
-    return torch.from_numpy(rows).unflatten(1, (copies, -1))
+    return torch.from_numpy(rows).unflatten(1, (2 * turns, -1))
