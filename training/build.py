@@ -314,7 +314,7 @@ def build_training(opts, network, device, class_num):
 def pools_once(opts):
     """Whether what the frozen backbone sees of an image is one of a few copies, see pooled.py."""
     fixed = all(each.fixed for each in augmentations(opts).values())
-    return opts.freeze and not opts.train_blocks and fixed
+    return opts.freeze and not (opts.train_blocks or opts.LPN) and fixed
 
 
 def trained_groups(groups, network):
