@@ -27,7 +27,7 @@ from imaging.files import (
     split_folder,
     task_folders,
 )
-from imaging.turns import need_square, turns_by_view, turns_of
+from imaging.turns import turns_by_view, turns_in_test
 from imaging.variants import add_variant_options, check_variant_options, plan_test
 from runtime import cli, files, locks, processes, startup
 from runtime.cli import positive_int, script
@@ -63,7 +63,7 @@ def test(opts):
     network = inference_copy(network, cli.precision_of(opts))
     height, width = model.input_size_from_opts(run_opts)
     turns = run_opts.get("turns") if opts.turns is None else opts.turns
-    need_square(turns, branches, height, width)
+    turns = turns_in_test(turns, branches, height, width)
     test_dir = split_folder(opts.test_dir, "test")
     tasks = choose_tasks(opts, branches, test_dir)
     scanned = scan_test_folders(test_dir, tasks)
@@ -74,16 +74,17 @@ def test(opts):
     for step in plan.steps:  # only one, where images are tested as they are
         for folder, classes in step.folders.items():
             paths = [path for images in classes.values() for path in images]
+            view = folder.split("_")[1]
             features[folder] = view_features(
                 network,
-                branches[folder.split("_")[1]],
+                branches[view],
                 classes,
                 label_of,
                 open_view(paths, height, width, opts.cache, opts.num_workers, step.variant.change),
                 device=device,
                 batch_size=opts.batchsize,
                 scales=opts.ms,
-                turns=turns_of(turns, folder.split("_")[1]) or 1,
+                turns=turns[view],
                 num_workers=opts.num_workers,
                 description=", ".join(filter(None, [folder, step.variant.label])),
             )

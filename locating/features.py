@@ -20,7 +20,7 @@ from extract import extract_features
 from imaging.cache import resize_bicubic
 from imaging.files import Unreadable
 from imaging.pixels import decode_file
-from imaging.turns import need_square, turns_of
+from imaging.turns import turns_in_test
 from locating.photos import Damaged
 from networks.inference import inference_copy
 from runtime import cli, startup
@@ -44,7 +44,7 @@ def extract(opts, photos, table, keep):
     cli.need_views(opts, branches, "view", "map_view")
     network = inference_copy(network, cli.precision_of(opts))
     size = model.input_size_from_opts(run_opts)
-    need_square(run_opts.get("turns"), branches, *size)
+    turns = turns_in_test(run_opts.get("turns"), branches, *size)
 
     def features(view, images, keys, description):
         return extract_features(
@@ -52,7 +52,7 @@ def extract(opts, photos, table, keep):
             branches[view],
             keys,
             images,
-            turns=turns_of(run_opts.get("turns"), view) or 1,
+            turns=turns[view],
             device=device,
             batch_size=opts.batchsize,
             num_workers=opts.num_workers,
