@@ -33,18 +33,20 @@ ZERO_SHOT, CAMPUS, CAMPUS_FIRST = "zero_shot", "campus", "campus first"
 # Of a backbone that trains every image is drawn anew, so it sees fewer, in batches that fit.
 TUNED = {"epochs": 30, "epoch_passes": 1, "batchsize": 32}
 ABLATION = {  # what few_pairs would be with one change
-    "no centring": {"center": False},
+    "no whitening": {"whiten": None},
+    "no centring": {"center": False, "whiten": None},  # there is no whitening without it
     "no turns": {"turns": 1},
     "satellite turned": {"turns": {SATELLITE: 4, DRONE: 1}},
-    "not frozen": {"freeze": False, **TUNED},
-    "head block": {"head": "block"},
-    "temperature 0.03": {"temperature": 0.03},
-    "temperature 0.15": {"temperature": 0.15},
     "average": {"pool": "avg", "block": None},
     "GeM": {"pool": "gem", "block": None},
     "last map": {"maps": ["last"]},
+    "head block": {"head": "block"},
+    "dropout": {"droprate": 0.5},
     "256 numbers": {"embedding_dim": 256},
     "1024 numbers": {"embedding_dim": 1024},
+    "temperature 0.03": {"temperature": 0.03},
+    "temperature 0.15": {"temperature": 0.15},
+    "not frozen": {"freeze": False, **TUNED},
     CAMPUS_FIRST: {"init": CAMPUS},
 }
 TASKS = tuple(recipes.TASKS)
@@ -61,7 +63,7 @@ def all_rows(opts):
     )
     baseline, strong = (
         {**own, **recipes.as_long_as(opts.passes, own), "h": opts.size, "w": opts.size,
-         "pad": opts.size // 10, "cache": "ram"}
+         "pad": opts.size // 10, "cache": "ram", "stride": 2}
         for own in (baseline, strong)
     )  # fmt: skip
     last_blocks = {**few, **TUNED, "train_blocks": 1}
