@@ -48,28 +48,40 @@ PROTOCOLS = {
 
 
 # ---------------------------------------------------------------- one run
+def common_options(recipe, opts, seed, data):
+    """The part of train.py's command line in which a benchmark's runs are alike: two views."""
+    argv = ["--config", recipe, "--name", recipe.stem, "--data_dir", data, "--overwrite"]
+    argv += ["--views", "2", "--no-extra_Google", "--train_all", "--epoch_over", "satellite"]
+    argv += ["--backbone", opts.backbone, "--no-grad_checkpoint"]
+    return [*argv, "--seed", seed, "--device", opts.device, *["--bf16"] * opts.bf16]
+
+
+def as_long_as(passes, own):
+    """The options of a recipe's schedule, made as long as some passes over the buildings."""
+    options = {"epochs": passes}
+    options["warm_epoch"] = own.get("warm_epoch", 0) / own.get("epochs", 120) * passes
+    if own.get("schedule", "step") == "step":
+        options["step_size"] = max(1, round(passes * 2 / 3))
+    return options
+
+
 def run_options(recipe, opts, seed):
     """The command line of train.py for a recipe in this benchmark's setting."""
     own = read_config(recipe)
-    epochs = own.get("epochs", 120)
-    argv = ["--config", recipe, "--name", recipe.stem, "--data_dir", opts.data, "--overwrite"]
-    argv += ["--views", "2", "--no-extra_Google", "--train_all", "--epoch_over", "satellite"]
-    argv += ["--backbone", opts.backbone, "--no-grad_checkpoint"]
+    argv = common_options(recipe, opts, seed, opts.data)
+    for name, value in as_long_as(opts.passes, own).items():
+        argv += [f"--{name}", value]
     # From another run the backbone goes on at the rate at which it learnt from random weights.
     argv += ["--backbone_lr", own.get("backbone_lr", 1)] if own.get("init") else ["--no_pretrained"]
     argv += ["--h", opts.size, "--w", opts.size, "--pad", opts.size // 10]
     smallest, largest = BATCHES
     batch = min(max(own.get("batchsize", 8), smallest), largest)
-    argv += ["--epochs", opts.passes, "--batchsize", batch]
-    argv += ["--warm_epoch", own.get("warm_epoch", 0) / epochs * opts.passes]
-    if own.get("schedule", "step") == "step":
-        argv += ["--step_size", max(1, round(opts.passes * 2 / 3))]
+    argv += ["--batchsize", batch]
     if own.get("optimizer", "sgd") == "sgd":
         argv += SGD_RATES
-    argv += ["--seed", seed, "--device", opts.device]
     if not any(own.get(name) for name in ("weather", "color_jitter", "DA")):
         argv += ["--cache", "ram"]  # these change images before a cache could hold them
-    return [str(each) for each in [*argv, *["--bf16"] * opts.bf16]]
+    return [str(each) for each in argv]
 
 
 @contextmanager
@@ -145,11 +157,9 @@ def protocol_rows(runs):
 
 
 def build_parser(docstring):
-    """The parser of what all trainings here share, and its group of which recipes to train."""
+    """The parser of a benchmark that trains, with what all of them share."""
     parser = Parser(description=docstring.splitlines()[0], epilog=example_in(docstring))
     parser.add_argument("data", help="data folder in the University-1652 layout")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--recipes", nargs="+", metavar="NAME", help="these alone")
     parser.add_argument("--seeds", type=positive_int, default=3, help="runs of a recipe")
     parser.add_argument("--passes", type=positive_int, default=24, help="over the buildings")
     parser.add_argument("--backbone", default="resnet18", help="network of all recipes")
@@ -157,26 +167,35 @@ def build_parser(docstring):
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to run")
     parser.add_argument("--json", metavar="FILE", help="write all metrics to this file")
-    return parser, which
+    return parser
+
+
+def add_choice(parser):
+    """Add the option of which recipes to train, to a group that is returned."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--recipes", nargs="+", metavar="NAME", help="these alone")
+    return which
 
 
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser, which = build_parser(__doc__)
+    parser = build_parser(__doc__)
+    which = add_choice(parser)
     which.add_argument("--towards", metavar="NAME", help="from baseline to this, step by step")
     return parser.parse_args(argv)
 
 
 def find_recipes(names):
-    """The files of the recipes named, or of all but those for weather or panoramas, baseline first.
+    """The files of the recipes named, or of all that begin at random weights, baseline first.
 
-    Raises ValueError for an unknown name.
+    Those for weather, panoramas and pretrained features must be named. ValueError for an unknown
+    name.
     """
     files = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
     unknown = [name for name in names or () if name not in files]
     if unknown:
         raise ValueError(f"there is no recipe {unknown[0]}: choose among {', '.join(files)}")
-    special = ("weather", "joint_turns")
+    special = ("weather", "joint_turns", "head")
     usual = [n for n, path in files.items() if not any(map(read_config(path).get, special))]
     return [files[name] for name in names or sorted(usual, key=lambda name: name != "baseline")]
 

@@ -81,7 +81,8 @@ def table_rows(results):
 
 def parse_args(argv=None):
     """Options of the comparison."""
-    parser, _ = recipes.build_parser(__doc__)
+    parser = recipes.build_parser(__doc__)
+    recipes.add_choice(parser)
     parser.set_defaults(recipes=["strong", "musenet"], passes=80)
     return parser.parse_args(argv)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import fails
+from conftest import NARROW, fails, narrow_resnet
 from PIL import Image
 
+import losses
 import test as testing
 import train
 from evaluation.feature_file import Features, save_features
@@ -402,3 +403,94 @@ def test_startup_compares_whole_commands(monkeypatch, capsys):
         assert tricks["all"]["without"] == (1, 1, 1)
         assert all(each["seconds"] > 0 for each in tricks.values())
     assert "times as long as with all" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- real_pairs.py
+REAL = ["data", "--weights", "w.pth"]
+
+
+def test_each_row_of_the_ablation_is_one_change_away():
+    real_pairs = load_benchmark("real_pairs")
+    rows = real_pairs.all_rows(real_pairs.parse_args([*REAL, "--campus", "toy", "--passes", "9"]))
+    few = rows["few_pairs"]
+    together = {"pool": {"block"}, "freeze": set(real_pairs.TUNED)}
+    for name, change in real_pairs.ABLATION.items():
+        changed = {k for k in {*few, *rows[name]} if few.get(k) != rows[name].get(k)}
+        first = next(iter(change))
+        assert changed - together.get(first, set()) == {first}, name
+    assert rows["strong"] | {"freeze": True} == rows["frozen"]
+    assert rows["campus"] == rows["strong"]
+    baseline, strong = rows["baseline"], rows["strong"]
+    assert (baseline["epochs"], baseline["step_size"], baseline["lr"]) == (9, 6, 0.01)
+    assert (strong["epochs"], strong["warm_epoch"], strong["h"]) == (9, 5 / 120 * 9, 128)
+
+
+def test_rows_bring_those_they_start_from(capsys):
+    real_pairs = load_benchmark("real_pairs")
+
+    def chosen(*options):
+        return list(real_pairs.chosen_rows(real_pairs.parse_args([*REAL, *options])))
+
+    assert chosen("--only", "GeM,few_pairs + last block") == [
+        "few_pairs", "few_pairs + last block", "GeM"
+    ]  # fmt: skip
+    assert chosen("--only", "campus first", "--campus", "toy") == ["campus", "campus first"]
+    assert "campus first" not in chosen() and chosen()[:2] == ["zero_shot", "baseline"]
+    fails(real_pairs.main, [*REAL, "--only", "campus first"], capsys, "give --campus", "few_pairs")
+
+
+def test_folds_share_out_all_pairs(toy, workdir):
+    real_pairs = load_benchmark("real_pairs")
+    folders = real_pairs.fold_folders(toy, 3, "folds")
+    ids = lambda folder: {path.name for path in folder.iterdir()}  # noqa: E731
+    tested = [ids(folder / "test/query_drone") for folder in folders]
+    everything = ids(toy / "train/drone") | ids(toy / "test/gallery_drone")
+    assert sorted(name for names in tested for name in names) == sorted(everything)
+    assert max(map(len, tested)) - min(map(len, tested)) <= 1
+    for folder, names in zip(folders, tested, strict=True):
+        assert ids(folder / "train/satellite") == everything - names
+        assert ids(folder / "test/gallery_satellite") == names
+        assert all(any(each.iterdir()) for each in folder.glob("*/*/*"))
+    with pytest.raises(ValueError, match="too few for --folds 8"):
+        real_pairs.fold_folders(toy, 8, "none")
+    twice = workdir / "twice"
+    for role in ("train/satellite", "train/drone", "test/gallery_satellite", "test/gallery_drone"):
+        (twice / role).parent.mkdir(parents=True, exist_ok=True)
+        view = role.split("_")[-1].split("/")[-1]
+        (twice / role).symlink_to(toy / f"test/gallery_{view}")
+    with pytest.raises(ValueError, match="in train/ and in test/"):
+        real_pairs.fold_folders(twice, 2, "none")
+
+
+def test_real_pairs_are_measured(toy, workdir, capsys, monkeypatch):
+    real_pairs = load_benchmark("real_pairs")
+    torch.save(narrow_resnet().state_dict(), "narrow.pth")
+    original, temperatures = real_pairs.all_rows, []
+
+    def small_rows(opts):
+        small = {"h": 64, "w": 64, "block": 1, "epochs": 2, "epoch_passes": 2, "cache": "ram"}
+        return {n: each and {**each, **small} for n, each in original(opts).items()}
+
+    monkeypatch.setattr(real_pairs, "all_rows", small_rows)
+    build_infonce = losses.InfoNCE.__init__
+
+    def infonce(self, temperature, smoothing):
+        temperatures.append(temperature)
+        build_infonce(self, temperature, smoothing)
+
+    monkeypatch.setattr(losses.InfoNCE, "__init__", infonce)
+    argv = [str(toy), "--weights", "narrow.pth", "--backbone", NARROW, "--seeds", "2"]
+    only = ["--only", "temperature 0.03,few_pairs + last block", "--json", "out.json"]
+    results = real_pairs.main([*argv, *only, "--folds", "2"])["results"]
+    assert list(results) == ["few_pairs", "few_pairs + last block", "temperature 0.03"]
+    assert temperatures == [0.07, 0.07, 0.03] * 4
+    assert {tuple(map(len, runs)) for runs in results.values()} == {(2, 2)}  # seeds, folds
+    first, then = results["few_pairs"][0][0], results["few_pairs + last block"][0][0]
+    # 15 pairs, of which 7 train, or 8; four passes over them, then again in the second row
+    assert first["pairs"] in (28, 32) and then["pairs"] == 2 * first["pairs"]
+    assert then["seconds"] > first["seconds"] > 0
+    assert first["both"] == (first["drone_satellite"] + first["satellite_drone"]) / 2
+    assert json.loads(Path("out.json").read_text())["results"] == results
+    seeds = [np.mean([run["both"] for run in folds]) for folds in results["few_pairs"]]
+    row = next(line for line in capsys.readouterr().out.splitlines() if "| few_pairs  " in line)
+    assert f"{np.mean(seeds):.1f} ± {np.std(seeds, ddof=1):.1f}" in row and " 30 " in row
