@@ -33,7 +33,7 @@ def losses_of(name):
          "gem", "--epoch_passes", "2", "--loss_weights", "instance=1,infonce=1", "--joint_flips",
          "--optimizer", "adamw", "--lr", "0.001", "--micro_batchsize", "2"],
         ["--views", "3", "--extra_Google", "--share", "--pool", "avg+rings", "--block", "2",
-         "--center", "--moving_avg", "0.9"],
+         "--center", "--whiten", "16", "--moving_avg", "0.9"],
         ["--head", "none", "--sampler", "independent"],
         ["--center", "--whiten", "12", "--head", "linear", "--droprate", "0"],
     ],
