@@ -61,6 +61,8 @@ class ft_net(Branch):
             first.downsample[0].stride = (1, 1)
 
     def _map_channels(self):
+        for number in set(self.maps) - {"last"}:
+            self.map_module(number)  # refuses what is no stage
         # A stage has twice the channels of the one before.
         stages = [4 if number == "last" else number for number in self.maps]
         return [self.channels // 2 ** (4 - number) for number in stages]
