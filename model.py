@@ -61,8 +61,6 @@ class ft_net(Branch):
             first.downsample[0].stride = (1, 1)
 
     def _map_channels(self):
-        for number in set(self.maps) - {"last"}:
-            self.map_module(number)  # refuses what is no stage
         # A stage has twice the channels of the one before.
         stages = [4 if number == "last" else number for number in self.maps]
         return [self.channels // 2 ** (4 - number) for number in stages]
@@ -87,6 +85,7 @@ class ft_net_VGG16(Branch):
     """
 
     unused = ("classifier",)
+    before_maps = 1
 
     def __init__(
         self, class_num, droprate=0.5, stride=2, init_model=None, pool="avg", block=None, **pooling
@@ -141,7 +140,7 @@ class _MultiViewNet(nn.Module):
 
     `maps` are those that are pooled, see `Branch`. `head` is one of `networks.heads.HEADS`, with
     an embedding of `embedding_dim` numbers; with `center` the pooled features of each view are
-    centred before it (`networks.heads.Centring`).
+    centred before it, and whitened to the width `whiten` (`networks.heads.Centring`).
 
     Attributes:
         parts: parts of an embedding: `block` with `LPN`, else 1.
@@ -171,6 +170,7 @@ class _MultiViewNet(nn.Module):
         head="block",
         embedding_dim=512,
         center=False,
+        whiten=None,
     ):
         super().__init__()
         backbone = "vgg16_bn" if VGG16 else backbone
@@ -183,7 +183,7 @@ class _MultiViewNet(nn.Module):
             usam=usam,
             maps=maps,
             head=head,
-            center=center,
+            center=center or whiten,
         )
         options = (class_num, stride, pool, backbone, block if LPN else None, usam, image_size)
         pooling = {"maps": tuple(maps), "rings": block}
@@ -194,13 +194,14 @@ class _MultiViewNet(nn.Module):
         self.input_spec = self.model_1.input_spec
         self.heads = [f"classifier{part}" for part in range(block)] if LPN else ["classifier"]
         self.parts, self.LPN, self.return_f = len(self.heads), LPN, return_f
-        width = embedding_dim if head != "none" else self.model_1.pooled_dim
-        self.embedding_dim = width * self.parts
-        for name in self.heads:
-            dims = self.model_1.pooled_dim, class_num
-            self.add_module(name, make_head(head, *dims, droprate, embedding_dim, return_f))
+        pooled_dim = self.model_1.pooled_dim
+        self.head_dim = whiten or pooled_dim
+        self.embedding_dim = self.parts * (self.head_dim if head == "none" else embedding_dim)
         views = max(self.view_branches)
-        self.center = Centring(views, self.model_1.pooled_dim) if center else None
+        self.center = Centring(views, pooled_dim, whiten) if center or whiten else None
+        for name in self.heads:
+            sizes = self.head_dim, class_num, droprate, embedding_dim
+            self.add_module(name, make_head(head, *sizes, return_f))
 
     def _classify(self, inputs):
         """Outputs for inputs (B, 3, H, W) or None, each through its branch and then the head.
@@ -223,12 +224,17 @@ class _MultiViewNet(nn.Module):
     def classify_pooled(self, pooled):
         """Outputs, or None, for what `_branch_output` gave of each input, or None."""
         pairs = zip(pooled, self.view_branches, strict=True)
-        present = [self._centred(x, number) for x, number in pairs if x is not None]
+        return self.classify_centred([x if x is None else self.centred(x, n) for x, n in pairs])
+
+    def centred(self, pooled, number):
+        """Pooled features (B, D) of branch `number` as the head takes them."""
+        return self.center(pooled, number) if self.center else pooled
+
+    def classify_centred(self, pooled):
+        """Outputs, or None, for what `centred` gave of each input, or None."""
+        present = [x for x in pooled if x is not None]
         outputs = iter(self._outputs(present) if present else ())
         return tuple(None if x is None else next(outputs) for x in pooled)
-
-    def _centred(self, pooled, number):
-        return self.center(pooled, number) if self.center else pooled
 
     def _feature_maps(self, branch, images):
         """Images (B, 3, H, W) -> the feature maps [(B, C, H', W')] of a branch."""
@@ -269,7 +275,7 @@ class _MultiViewNet(nn.Module):
         Embeddings of several versions of an image are added, and `finish` makes the feature of the
         sum. With `LPN` number c of part p stands at c * parts + p, as in published feature files.
         """
-        pooled = self._centred(self.pool(images, number), number)
+        pooled = self.centred(self.pool(images, number), number)
         embedded = [head.embed(part) for head, part in self._parts(pooled)]
         return torch.stack(embedded, dim=2).flatten(1)  # (B, 512, parts) flattened
 
@@ -355,7 +361,7 @@ def build_model(
     """The network for two views of any name, or for satellite, street and drone.
 
     `options` are those of the networks above: stride, pool, backbone, LPN, block, usam, return_f,
-    image_size, maps, head, embedding_dim, center.
+    image_size, maps, head, embedding_dim, center, whiten.
     `musenet` makes the branches adapt to the weather; only then `btnk`, `return_weather` and
     `stages` have a meaning, see `networks.musenet.MuSeNet`. ValueError where options do not fit
     together.
@@ -424,6 +430,7 @@ def model_from_opts(opts, weights=None):
         head=_option(opts, "head", str, "block"),
         embedding_dim=_option(opts, "embedding_dim", int, 512),
         center=_switch(opts, "center"),
+        whiten=_option(opts, "whiten", int, 0) if opts.get("whiten") else None,
         musenet=published_musenet or _switch(opts, "musenet"),
         btnk=opts.get("btnk"),
         # The published MuSe-Net with LPN makes the maps of layer2 and does not use them.

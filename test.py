@@ -28,7 +28,7 @@ from imaging.files import (
     split_folder,
     task_folders,
 )
-from imaging.turns import need_square, turns_by_view, turns_of
+from imaging.turns import turns_by_view, turns_in_test
 from imaging.variants import add_variant_options, check_variant_options, plan_test
 from networks.options import add_zero_shot_options, check_zero_shot
 from runtime import cli, files, locks, processes, startup
@@ -65,7 +65,7 @@ def test(opts):
     check_agreement(opts, run_opts)
     height, width = model.input_size_from_opts(run_opts)
     turns = run_opts.get("turns") if opts.turns is None else opts.turns
-    need_square(turns, branches, height, width)
+    turns = turns_in_test(turns, branches, height, width)
     test_dir = split_folder(opts.test_dir, "test")
     tasks = choose_tasks(opts, branches, test_dir)
     scanned = scan_test_folders(test_dir, tasks)
@@ -81,7 +81,7 @@ def test(opts):
             device=device,
             batch_size=opts.batchsize,
             scales=opts.ms,
-            turns=turns_of(turns, view) or 1,
+            turns=turns[view],
             num_workers=opts.num_workers,
             description=description,
         )

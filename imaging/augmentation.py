@@ -53,11 +53,11 @@ class Augmentation(NamedTuple):
     def fixed(self):
         """Whether a result is one of `turns` right-angle turns of the image, mirrored or not."""
         changes = (self.turned, self.pad, self.erasing_p, self.recolour, self.before_resize)
-        return self.zoom == 1 and not any(changes)
+        return bool(self.turns) and self.zoom == 1 and not any(changes)
 
     def copy_of(self, rng, mirrored=None):
         """(number of the turn, whether mirrored) of the copy drawn by `rng`, a random.Random."""
-        turn, heads = rng.randrange(self.turns or 1), rng.random() < 0.5
+        turn, heads = rng.randrange(self.turns), rng.random() < 0.5
         return turn, heads if mirrored is None else mirrored
 
     @property

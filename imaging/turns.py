@@ -20,14 +20,25 @@ def turns_by_view(text):
 
 
 def turns_of(turns, view):
-    """The turns of a view: None where `turns` is; 1 where it is by view and has another alone."""
-    return turns.get(view, 1) if isinstance(turns, dict) else turns
+    """The turns of a view; 1 where `turns` is None, or by view and without this one."""
+    return turns.get(view, 1) if isinstance(turns, dict) else turns or 1
 
 
-def need_square(turns, views, height, width):
-    """ValueError where images that are not square would be turned by 90 degrees."""
-    if height != width and any(turns_of(turns, view) == 4 for view in views):
+def turns_in_test(turns, views, height, width):
+    """{view: 1, 2 or 4} for the views of a run; `turns` are those of opts.yaml or of --turns.
+
+    ValueError where they are none, are of other views, or would turn images that are not square by
+    90 degrees.
+    """
+    found = {view: turns_of(turns, view) for view in views}
+    if not all(number in (1, 2, 4) for number in found.values()):
+        raise ValueError(f"opts.yaml has turns: {turns!r}, which no run writes: restore the file")
+    other = {*turns} - {*views} if isinstance(turns, dict) else ()
+    if other:
+        raise ValueError(f"--turns names {', '.join(other)}, and the run has {', '.join(views)}")
+    if height != width and 4 in found.values():
         raise ValueError(
             f"--turns 4 turns images by 90 degrees, and {height} x {width} pixels are not square: "
             "give 1 or 2, or train with --h and --w alike"
         )
+    return found

@@ -21,7 +21,7 @@ from extract import extract_features
 from imaging.cache import resize_bicubic
 from imaging.files import Unreadable
 from imaging.pixels import decode_file
-from imaging.turns import need_square, turns_of
+from imaging.turns import turns_in_test
 from locating.photos import Damaged
 from runtime import cli, startup
 from runtime.files import replacing
@@ -44,7 +44,7 @@ def extract(opts, photos, table, keep):
     network, branches, run_opts = load_network(opts, device)
     cli.need_views(opts, branches, "view", "map_view")
     size = model.input_size_from_opts(run_opts)
-    need_square(run_opts.get("turns"), branches, *size)
+    turns = turns_in_test(run_opts.get("turns"), branches, *size)
 
     def features(view, images, keys, description):
         return extract_features(
@@ -52,7 +52,7 @@ def extract(opts, photos, table, keep):
             branches[view],
             keys,
             images,
-            turns=turns_of(run_opts.get("turns"), view) or 1,
+            turns=turns[view],
             device=device,
             batch_size=opts.batchsize,
             num_workers=opts.num_workers,

@@ -47,26 +47,25 @@ class Branch(nn.Module):
     pyramid = True  # whether the maps of later stages are smaller, unlike those of a plain ViT
     foldable = True  # whether children are registered in the order of use: see fold_batch_norm
     checkpointing = False
+    before_maps = 0  # stages before the one that halves the image's side to a quarter
     trained_blocks = None  # after `freeze`: how many of the last `stages` train
 
     def __init__(self, backbone, pool, init_model, block=None, *, maps=("last",), rings=4):
         super().__init__()
         if init_model is not None:
-            for name in ("model", "pool", "block", "backbone", "channels", "input_spec"):
+            names = "model pool block backbone channels input_spec maps rings map_channels"
+            for name in names.split():
                 setattr(self, name, getattr(init_model, name))
-            self.maps, self.rings, self.map_channels = (
-                init_model.maps,
-                init_model.rings,
-                init_model.map_channels,
-            )
             return
         check_network(backbone, pool=pool, LPN=block is not None, block=block, maps=maps)
         self.pool, self.block, self.backbone = pool, block, backbone
-        self.maps, self.rings = maps, rings
+        self.maps, self.rings = tuple(maps), rings
         self.input_spec = input_spec(backbone)
         self.model, self.channels = self.build(backbone)
         for name in self.unused:
             getattr(self.model, name).requires_grad_(False)
+        for number in {*self.maps} - {"last"}:
+            self.map_module(number)  # which refuses a map that the backbone has not
         self.map_channels = self._map_channels()
         if "gem" in self.kinds:
             means = [GeM(channels) for channels in self.map_channels]
@@ -161,10 +160,11 @@ class Branch(nn.Module):
         A stage halves the map of the one before; map 1 has a quarter of the image's side. Blocks of
         a transformer keep its size, and are counted one by one.
         """
-        stages = self.stages()
+        stages = self.stages()[self.before_maps :]
         if number > len(stages):
             raise ValueError(
-                f"--maps {number}: {self.backbone} has {len(stages)} stages or blocks: give less"
+                f"--maps {number}: {self.backbone} has maps 1 to {len(stages)} and last: give one "
+                "of these"
             )
         return stages[number - 1][-1]
 
@@ -257,24 +257,19 @@ class Branch(nn.Module):
         Where there are several maps, or rings without LPN, each pooled part has length 1, and they
         stand side by side.
         """
+        parts = [self._part(x, kind, n) for n, x in enumerate(maps) for kind in self.kinds]
         if len(maps) == 1 and "rings" not in self.kinds:
-            pooled = [self.normalised(self._pooled(maps[0], kind)) for kind in self.kinds]
-            pooled = torch.cat(pooled, dim=1)
+            pooled = torch.cat(parts, dim=1)
             return pooled if self.block else pooled.squeeze(2)
-        parts = [
-            part
-            for n, each in enumerate(maps)
-            for kind in self.kinds
-            for part in self._part(each, kind, n).unbind(2)
-        ]
-        return torch.cat([F.normalize(part, dim=1) for part in parts], dim=1)
+        rows = [row for part in parts for row in part.unbind(2)]
+        return torch.cat([F.normalize(row, dim=1) for row in rows], dim=1)
 
     def _part(self, x, kind, n):
         """Map number n of `maps`, (B, C, H', W'), pooled in one way: (B, C, P)."""
         pooled = self._pooled(x, kind, n)
         return self.normalised(pooled) if self.maps[n] == "last" else pooled
 
-    def _pooled(self, x, kind, n=0):
+    def _pooled(self, x, kind, n):
         """Feature map (B, C, H', W') -> (B, C, P), with P = 1 where there are no rings."""
         if self.block:
             return ring_pool(x, self.block, kind)

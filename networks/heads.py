@@ -11,20 +11,43 @@ class Centring(nn.Module):
     """A pooled feature minus the mean of its view, then of length 1: (B, D) -> (B, D).
 
     Two platforms see the same place in different light and from different heights, which moves all
-    features of a view alike; what is left tells the places apart. The means are part of the
-    network's state. They stay as `set_mean` gave them, zero before.
+    features of a view alike; what is left tells the places apart. With a `width` it is also
+    whitened, (B, D) -> (B, width): see `whitening`. Means and directions are part of the network's
+    state, zero until they are set.
     """
 
-    def __init__(self, views, dim):
+    def __init__(self, views, dim, width=None):
         super().__init__()
         self.register_buffer("means", torch.zeros(views, dim))  # (views, D)
+        self.register_buffer("directions", torch.zeros(dim, width) if width else None)
 
     def set_mean(self, number, mean):
         """Set the mean (D,) of branch number 1, 2, ..."""
-        self.means[number - 1] = torch.as_tensor(mean)
+        self.means[number - 1] = mean
+
+    def centred(self, x, number):
+        """(B, D) -> (B, D), without whitening."""
+        return F.normalize(x - self.means[number - 1], dim=1)
 
     def forward(self, x, number):
-        return F.normalize(x - self.means[number - 1], dim=1)
+        x = self.centred(x, number)
+        return x if self.directions is None else F.normalize(x @ self.directions, dim=1)
+
+
+def whitening(features, width, shrink=0.1):
+    """Directions (D, width) that whiten centred features (N, D).
+
+    They are the first principal directions, each divided by the root of its variance plus `shrink`
+    times the largest: with few images small variances are not known well enough to divide by them.
+    Directions beyond the rank of the features are zero. PCA whitening of features for retrieval:
+    Jegou & Chum, ECCV 2012.
+    """
+    rank = min(width, *features.shape)
+    some_more = min(rank + 16, *features.shape)  # the last directions it finds are not exact
+    _, spread, directions = torch.svd_lowrank(features, some_more, niter=2)
+    variance = spread[:rank] ** 2 / len(features)  # (rank,)
+    directions = directions[:, :rank] / (variance + shrink * variance[0]).sqrt()
+    return F.pad(directions, (0, width - rank))
 
 
 class ClassBlock(nn.Module):

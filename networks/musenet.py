@@ -236,6 +236,8 @@ class MuSeNet:
         modulated_blocks("vgg16_bn" if options.get("VGG16") else backbone, btnk)
         if usam:
             raise ValueError("--musenet and --usam are two networks: choose one")
+        if tuple(options.get("maps", ("last",))) != ("last",) or options.get("center"):
+            raise ValueError("--musenet adapts the last map: leave --maps and --center out")
         super().__init__(*plain, backbone=backbone, **options)
         for branch in dict.fromkeys(self.adaptive):
             add_instance_norm(branch)

@@ -1,5 +1,6 @@
 """The branch of a network of the timm package, `timm:NAME`, for images of any size it can take."""
 
+import torch
 from torch import nn
 
 from networks.branch import Branch
@@ -76,6 +77,8 @@ class TimmBranch(Branch):
         return self.as_map(self.model.forward_features(x), x.shape[-2:])
 
     def as_map(self, output, size):
+        if not isinstance(output, torch.Tensor):
+            raise ValueError(f"--maps: the maps of {self.backbone} are not one tensor each")
         if self.pool == "cls":
             return output[:, 0, :, None, None]
         if output.ndim == 3:  # (B, class token and registers, then N patches, C)

@@ -50,15 +50,15 @@ def batch_sizes(batch, views):
     return dict(zip(views, zip(*gather_counts(counts), strict=True), strict=True))
 
 
-def with_every_view(batch, views):
-    """The batch with an empty one, (0, 3, H, W), for each view that it lacks.
+def with_every_view(batch, views, nothing):
+    """The batch with an empty one, (0, ...), for each view that it lacks; `nothing`, if all do.
 
     Of several processes each must go through all weights, for they wait for one another's
     gradients. An empty batch gives gradients of zero and leaves batch norm as it was.
     """
     if world_size() == 1:
         return batch
-    images = next((x for x, *_ in batch.values()), torch.empty(0, 3, 32, 32, dtype=torch.uint8))
+    images = next((x for x, *_ in batch.values()), nothing)
     empty = images[:0], torch.empty(0, dtype=torch.long)
     return {view: batch.get(view, empty) for view in views}
 
@@ -151,7 +151,7 @@ def average_statistics(*networks):
         return
     # What is frozen, in evaluation mode, is the same in all, and a mean of equals may round.
     modules = [m for network in filter(None, networks) for m in network.modules() if m.training]
-    for module in modules:
-        for buffer in module.buffers(recurse=False):
+    for norm in [m for m in modules if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]:
+        for buffer in norm.buffers(recurse=False):
             if buffer.is_floating_point():
                 sum_over_ranks(buffer).div_(world_size())

@@ -120,7 +120,7 @@ def augmentations(opts):
             turned=view == "satellite" and not (opts.no_turn or opts.joint_turns or opts.turns),
             rolled=view != "satellite" or opts.no_turn,
             weather=tuple(opts.weather) if view == "drone" else (),
-            turns=turns_of(opts.turns, view),
+            turns=opts.turns and turns_of(opts.turns, view),
         )
         for view in input_views(opts)
     }
@@ -168,6 +168,7 @@ def build_network(opts, class_num, class_names=()):
         head=opts.head,
         embedding_dim=opts.embedding_dim,
         center=opts.center,
+        whiten=opts.whiten,
         return_f=bool(used - set(losses.LOGIT_TERMS)),
         musenet=opts.musenet,
         btnk=opts.btnk,
@@ -231,6 +232,13 @@ class Training:
         if self.pooled:
             return x.to(self.device, non_blocking=True)
         return to_network_input(x, self.device, self.network.input_spec)
+
+    @property
+    def nothing(self):
+        """A part of a batch without images."""
+        if self.pooled:
+            return torch.empty(0, self.network.head_dim)
+        return torch.empty(0, 3, 32, 32, dtype=torch.uint8)
 
     @property
     def evaluated(self):
@@ -306,7 +314,7 @@ def build_training(opts, network, device, class_num):
 def pools_once(opts):
     """Whether what the frozen backbone sees of an image is one of a few copies, see pooled.py."""
     fixed = all(each.fixed for each in augmentations(opts).values())
-    return opts.freeze and not opts.train_blocks and fixed
+    return opts.freeze and not (opts.train_blocks or opts.LPN) and fixed
 
 
 def trained_groups(groups, network):

@@ -31,7 +31,7 @@ def train_one_epoch(training, data, epoch, lr_factor):
         sizes = exchange.batch_sizes(batch, training.views)
         if not any(map(sum, sizes.values())):  # no view had two images
             continue
-        batch = exchange.with_every_view(batch, training.views)
+        batch = exchange.with_every_view(batch, training.views, training.nothing)
         for group in training.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor(epoch, tally.steps / len(data.loader))
         tally.add(*train_step(training, batch, sizes), sizes)

@@ -38,7 +38,7 @@ REFUSED = {
     "use_dense": "it never had an effect in the published code; choose a network with --backbone",
     "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
 }
-LOOK_EVERY, WARM_FROM = 4, 0.1  # defaults that rules below ask for
+LOOK_EVERY, WARM_FROM, EMBEDDING = 4, 0.1, 512  # defaults that rules below ask for
 PAIR_LOSSES = ("circle", "contrast", "triplet", "lifted")  # of images of one group
 PUBLISHED_LOSSES = ("arcface", "cosface", "sphere", *PAIR_LOSSES)
 
@@ -189,10 +189,13 @@ OPTIONS = {
         ("--center", SWITCH, False,
          "subtract from the pooled features of a view their mean over its training images as the "
          "network begins, and divide by the length"),
+        ("--whiten", positive_int, None,
+         "with --center: take the N strongest directions of these features, each divided by its "
+         "spread", "N"),
         ("--head", ("block", "linear", "none"), "block",
          "block: linear, batch norm, dropout; linear: dropout and a linear layer that begins as a "
          "rotation; none: the pooled feature as it is"),
-        ("--embedding_dim", positive_int, 512, "numbers of a feature"),
+        ("--embedding_dim", positive_int, EMBEDDING, "numbers of a feature"),
         ("--stride", {"type": int, "choices": (1, 2)}, 2, "last ResNet stage"),
         ("--LPN", SWITCH, False, "square rings, each with its own head"),
         ("--block", positive_int, RINGS, "number of rings of --LPN and --pool rings"),
@@ -209,7 +212,8 @@ OPTIONS = {
         ("--weights", str, None, "file of torchvision backbone weights"),
         ("--freeze", SWITCH, False,
          "train the head alone: the backbone stays as it came, with batch norm's statistics and "
-         "GeM's exponents"),
+         "GeM's exponents; with --turns, --pad 0 and no other change of the images what it makes "
+         "of them is computed once, and an epoch takes seconds"),
         ("--train_blocks", natural_int, 0,
          "with --freeze: train the last N blocks too, and what follows them: a block of a "
          "transformer or VGG, a stage of ResNet, ConvNeXt, Swin, EfficientNet", "N"),
@@ -365,10 +369,16 @@ NEEDS = (
      "--warm_from {warm_from} is where the rise of --warm_epoch begins: add it"),
     (lambda o: o.block != RINGS and not o.resume, lambda o: o.LPN or "rings" in o.pool,
      "--block {block} is the number of rings of --LPN or --pool rings: add it"),
-    (lambda o: any(turns_of(o.turns, view) == 4 for view in o.view_names), lambda o: o.h == o.w,
+    (lambda o: 4 in [turns_of(o.turns, view) for view in input_views(o)], lambda o: o.h == o.w,
      "--turns turns images by 90 degrees, and {h} x {w} is not square: make --h and --w alike"),
-    (lambda o: o.musenet, lambda o: o.maps == ["last"] and not o.center,
-     "--musenet adapts the last map: leave --maps and --center out"),
+    (lambda o: o.whiten, lambda o: o.center,
+     "--whiten takes directions about the mean of each view: add --center"),
+    (lambda o: isinstance(o.turns, dict), lambda o: {*o.turns} <= {*input_views(o)},
+     "--turns names a view that is none of {views}"),
+    (lambda o: "last" not in o.maps, lambda o: o.freeze and not o.train_blocks,
+     "--maps without last leaves the last blocks without use: add last, or --freeze all"),
+    (lambda o: o.embedding_dim != EMBEDDING and not o.resume, lambda o: o.head != "none",
+     "--head none has no --embedding_dim: leave it out"),
     (lambda o: True, lambda o: o.moving_avg > 0,
      "--moving_avg 0 would keep no average: give a decay such as 0.999, or 1"),
     (lambda o: True, lambda o: o.droprate < 1,

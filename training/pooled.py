@@ -1,10 +1,11 @@
 """The pooled features of all training images by the network as it begins.
 
-Their mean over a view is what `networks.heads.Centring` subtracts. Where the backbone is frozen and
-images are drawn from a few copies (`--turns`, mirrored or not), they are all that training needs:
-they are computed once, and an epoch costs a matrix product.
+The means and directions of `networks.heads.Centring` come from them. Where the backbone is frozen
+and images are drawn from a few copies (`--turns`, mirrored or not), they are all that training
+needs: they are computed once, and an epoch costs a matrix product.
 """
 
+import copy
 import dataclasses
 import random
 import time
@@ -17,24 +18,25 @@ import dataset
 from extract import copies_of, extract_rows
 from imaging.turns import turns_of
 from model import branch_numbers
+from networks.heads import whitening
 from networks.inference import inference_copy
+
+FOR_DIRECTIONS = 2**14  # features of a view that suffice to know how they spread
 
 
 class Head(nn.Module):
-    """A network from its pooled features on: `head(p1, p2) -> (y1, y2)` with p (B, D) or None."""
+    """What of a network follows its centred features: `head(x1, x2) -> (y1, y2)`, x (B, D)."""
 
     def __init__(self, network):
         super().__init__()
         self.network = network
 
-    def forward(self, *pooled):
-        # The three-view network may lack the last of its inputs.
-        missing = len(self.network.view_branches) - len(pooled)
-        return self.network.classify_pooled((*pooled, *[None] * missing))[: len(pooled)]
+    def forward(self, *features):
+        return self.network.classify_centred(features)
 
 
 class PooledViews(Dataset):
-    """As `dataset.TrainingViews`, with pooled features (B, D) float32 in place of the images.
+    """As `dataset.TrainingViews`, with centred features (B, D) float32 in place of the images.
 
     `features` is {view: (N, copies, D)}, the copies in the order of `extract.copies_of`.
     """
@@ -57,9 +59,9 @@ class PooledViews(Dataset):
 
 
 def prepare(training, data, opts):
-    """Set the means of `--center`, and, where they suffice, let the data be pooled features.
+    """Set what `--center` asks for, and, where they suffice, let the data be pooled features.
 
-    Returns the data to train on. A resumed run has the means.
+    Returns the data to train on. A resumed run has the means and directions.
     """
     if not training.pooled and (opts.resume or not opts.center):
         return data
@@ -71,27 +73,48 @@ def prepare(training, data, opts):
         for view in data.samples
     }
     if opts.center and not opts.resume:
-        for number in set(numbers.values()):
-            views = [view for view in features if numbers[view] == number]
-            mean = torch.cat([features[view].flatten(0, 1) for view in views]).mean(0)
-            for each in (training.network, *([training.evaluated] if training.average else [])):
-                each.center.set_mean(number, mean)
+        set_center(training.network.center, features, numbers)
+        if training.average:
+            training.evaluated.center.load_state_dict(training.network.center.state_dict())
     count = sum(x.shape[:2].numel() for x in features.values())
     seconds = time.perf_counter() - began
     print(f"{count:,} pooled features, of images and their copies, in {seconds:.0f} s")
     if not training.pooled:
         return data
+    if opts.center:
+        center = copy.deepcopy(training.network.center).cpu()
+        for view, x in features.items():
+            features[view] = center(x.flatten(0, 1), numbers[view]).unflatten(0, x.shape[:2])
     views = PooledViews(data.loader.dataset, features)
     loader = dataset.batch_loader(views, data.sampler, opts.num_workers)
     return dataclasses.replace(data, loader=loader)
 
 
+@torch.no_grad()
+def set_center(center, features, numbers):
+    """Set means and directions of a `Centring` by features {view: (N, copies, D)} on the CPU.
+
+    `numbers` are the branches by view; views of one branch have one mean.
+    """
+    rows = {view: x.flatten(0, 1) for view, x in features.items()}
+    for number in set(numbers.values()):
+        views = [view for view in rows if numbers[view] == number]
+        center.set_mean(number, torch.cat([rows[view] for view in views]).mean(0))
+    if center.directions is None:
+        return
+    on_cpu = copy.deepcopy(center).cpu()
+    few = {view: x[:: -(-len(x) // FOR_DIRECTIONS)] for view, x in rows.items()}
+    centred = torch.cat([on_cpu.centred(x, numbers[view]) for view, x in few.items()])
+    center.directions.copy_(whitening(centred, center.directions.shape[1]))
+
+
 def pooled_copies(network, number, data, view, device, opts):
     """Pooled features (N, copies, D) float32 of a view's samples, by branch `number`."""
+    turns = turns_of(opts.turns, view)
 
     def pool(chunk):
         images = dataset.to_network_input(chunk, device, network.input_spec)
-        pairs = copies_of(images, turns_of(opts.turns, view) or 1)
+        pairs = copies_of(images, turns)
         rows = [network.pool(each, number).float().cpu() for pair in pairs for each in pair]
         return torch.stack(rows, dim=1).flatten(1)  # (B, copies * D)
 
@@ -104,5 +127,4 @@ def pooled_copies(network, number, data, view, device, opts):
         num_workers=opts.num_workers,
         description=f"pooled features, {view}",
     )
-    copies = 2 * (turns_of(opts.turns, view) or 1)
-    return torch.from_numpy(rows).unflatten(1, (copies, -1))
+    return torch.from_numpy(rows).unflatten(1, (2 * turns, -1))

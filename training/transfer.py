@@ -101,7 +101,12 @@ def load_branch(branch, begins, source):
     # The norms of an IBN-a network have no counterpart in a plain one, which keeps its.
     spare = expected if is_ibn(begins) and not is_ibn(branch) else {}
     branch.load_imagenet({**spare, **state}, source)
-    taken = {f"model.{key}" for key in expected.keys() & state.keys()}
+    taken = {
+        f"model.{key}"
+        for key in expected.keys() & state.keys()
+        # Positions for another size are converted, GeM's exponents of another map are not.
+        if "gem2." not in key or state[key].shape == expected[key].shape
+    }
     others = {k: v for k, v in begins.state_dict().items() if not k.startswith("model.")}
     return taken | load_fitting(branch, others)  # USAM, and what is MuSe-Net's of the style
 
@@ -109,9 +114,12 @@ def load_branch(branch, begins, source):
 def load_heads(network, other, same_classes):
     """Load what is in no branch; the names of what fitted.
 
-    A head whose embedding has another size, as of another pooling, is new as a whole: what was
-    trained behind it has lost its meaning.
+    A head of another kind, or whose embedding has another size, as of another pooling, is new as a
+    whole: what was trained behind it has lost its meaning. So has a head on pooled features that
+    were centred, where they are not, and the other way round.
     """
+    if (network.center is None) != (other.center is None):
+        return set()
     expected = network.state_dict()
     heads = {
         name: value
@@ -120,7 +128,10 @@ def load_heads(network, other, same_classes):
         if not name.startswith(("model_", "pt_model.", "center."))
         and (same_classes or not of_classes(name))
     }
-    unfit = {part_of(k) for k, v in heads.items() if k in expected and v.shape != expected[k].shape}
+    unfit = {
+        part_of(k) for k, v in heads.items() if getattr(expected.get(k), "shape", 0) != v.shape
+    }
+    unfit |= {part_of(k) for k in expected if k not in heads and not of_classes(k)}
     return load_fitting(network, {k: v for k, v in heads.items() if part_of(k) not in unfit})
 
 

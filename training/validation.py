@@ -24,7 +24,7 @@ def validate(training, data, opts):
             device=training.device,
             batch_size=opts.batchsize,
             num_workers=opts.num_workers,
-            turns=turns_of(opts.turns, view) or 1,
+            turns=turns_of(opts.turns, view),
             description=f"validation, {view}",
         )
         for view in (query_view, gallery_view)

@@ -52,6 +52,8 @@ train.main(sys.argv[1:])
 
 
 CONTRASTIVE = ["--views", "2", "--loss_weights", "instance=1,infonce=1"]
+POOLED = ["--freeze", "--turns", "4", "--pad", "0", "--center", "--head", "linear"]
+POOLED += ["--loss_weights", "instance=1,infonce=1"]
 
 
 def check_gathered_gradients():
@@ -78,7 +80,7 @@ def check_gathered_gradients():
     Path(f"gathered_{rank}").touch()
 
 
-def network_without_batch_norm(opts, class_num):
+def network_without_batch_norm(opts, class_num, class_names=()):
     """What build.build_network makes, with nothing that depends on the rest of a batch."""
     import model
 
@@ -176,6 +178,7 @@ def several(toy, tmp_path_factory):
         ["--name", "unbroken", "--epochs", "2", *options],
         ["--name", "broken", "--epochs", "1", *options],
         ["--name", "broken", "--epochs", "2", "--resume"],
+        [*plain, *POOLED, "--name", "pooled", "--batchsize", "3"],
         ["--name", "frozen", "--epochs", "1", "--freeze", "--train_blocks", "1", *options],
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -197,6 +200,20 @@ def test_two_processes_train_as_one_does_on_the_whole_batch(several, one_thread,
         assert one == pytest.approx(other, rel=1e-5)
     ours = weights("two")
     for key, value in weights("one").items():
+        torch.testing.assert_close(ours[key], value, atol=1e-6, rtol=1e-4)
+
+
+def test_two_processes_train_on_pooled_features_as_one_does(several, one_thread, monkeypatch):
+    """Each has all features and the same means, though it computed a part of them alone."""
+    folder, plain, out = several
+    assert "208 pooled features, of images and their copies, in" in out  # 26 images, 8 copies
+    monkeypatch.chdir(folder)
+    train.main([*plain, *POOLED, "--name", "pooled_alone", "--batchsize", "6"])
+    for one, other in zip(log_of("pooled_alone"), log_of("pooled"), strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    alone, ours = weights("pooled_alone"), weights("pooled")
+    assert alone["center.means"].norm(dim=1).min() > 0.1
+    for key, value in alone.items():
         torch.testing.assert_close(ours[key], value, atol=1e-6, rtol=1e-4)
 
 

@@ -141,7 +141,7 @@ def test_clipping_is_its_definition():
 class Tiny(torch.nn.Module):
     """What engine.train_step needs of a network, small enough to be looked at."""
 
-    parts, input_spec = 1, backbones.input_spec("resnet18")
+    embedding_dim, input_spec = 3, backbones.input_spec("resnet18")
 
     def __init__(self):
         super().__init__()
