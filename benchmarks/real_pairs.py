@@ -61,7 +61,7 @@ def all_rows(opts):
     )
     baseline, strong = (
         {**own, **recipes.as_long_as(opts.passes, own), "h": opts.size, "w": opts.size,
-         "pad": opts.size // 10, "cache": "ram"}
+         "pad": opts.size // 10, "cache": "ram", "stride": 2}
         for own in (baseline, strong)
     )  # fmt: skip
     last_blocks = {**few, **TUNED, "train_blocks": 1}
