@@ -130,9 +130,14 @@ def copies_of(images, turns=1):
 def view_features(network, branch, classes, label_of, images, **options):
     """`Features` of a view's {ID: paths}; `label_of` maps ID -> label; see `extract_features`."""
     paths = [path for images in classes.values() for path in images]
+    return labelled(extract_features(network, branch, paths, images, **options), classes, label_of)
+
+
+def labelled(features, classes, label_of):
+    """`Features` of the array (N, D) of a view's {ID: paths}; `label_of` maps ID -> label."""
     labels = [label_of[name] for name, images in classes.items() for _ in images]
-    features = extract_features(network, branch, paths, images, **options)
-    return Features(features, np.array(labels, np.int64), [path.as_posix() for path in paths])
+    paths = [path.as_posix() for images in classes.values() for path in images]
+    return Features(features, np.array(labels, np.int64), paths)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 python locate.py photos/ --name two_view --map data/map        # coordinates, tables
 python locate.py photo.jpg --name two_view --map tiles/        # plain pictures: names and scores
+python locate.py photos/ --zero_shot --map data/map            # no run: see zero_shot.py
 python locate.py flight.mp4 --every 1 --name two_view --map data/map   # a frame a second
 
 The map is a folder that `prepare.py tiles` made, or any folder of pictures. Written are
@@ -24,6 +25,7 @@ from locating.page import write_page
 from locating.photos import list_photos, need_some
 from locating.search import errors_of, estimate, first_tiles, spread_of, tiles_near
 from locating.video import photos_and_frames
+from networks.options import FEWEST, add_zero_shot_options, check_zero_shot
 from runtime import cli, startup
 from runtime.cli import number_within, positive_int, script
 from runtime.printing import quoted
@@ -154,6 +156,8 @@ def tabulate(opts, photos, known, table, candidates, spread):
 def add_confidence(opts, rows, searched, known, chosen, kept):
     """Put a confidence into the rows of locations.csv; says by what it is calibrated."""
     name = f"{opts.view}-{opts.turns}"
+    if opts.zero_shot and not opts.center_on and len(rows) < FEWEST:
+        name += "-few"  # centred in another way, their margins mean something else
     places = [carried.place for carried in known]
     found = confidence.judge(*searched, places, chosen=chosen, kept=kept, name=name)
     print(found.line)
@@ -293,6 +297,7 @@ def parse_args(argv=None):
     add("--output", default="locations", metavar="NAME",
         help="name of the written files, without a suffix")  # fmt: skip
     add("--batchsize", type=positive_int, default=128, help="images at once")
+    add_zero_shot_options(parser)
     cli.add_precision_options(parser)
     cli.add_machine_options(parser)
     opts = parser.parse_args(argv)
@@ -302,6 +307,7 @@ def parse_args(argv=None):
 
 def check_options(parser, opts):
     """Refuse options that do not go together; fill in what is left out."""
+    check_zero_shot(parser, opts)
     if opts.index and opts.near:
         parser.error(
             "--near compares the tiles there one by one, without --index: give one of them"

@@ -7,6 +7,7 @@ python test.py --name two_view --rerank gnn                             # see ev
 python test.py --name two_view --weather all                            # see imaging/variants.py
 python test.py --name two_view --perturb rotate=0:180:15
 torchrun --nproc_per_node 4 test.py --name two_view                     # on four GPUs
+python test.py --zero_shot --backbone resnet50 --test_dir data/toy      # no run: zero_shot.py
 """
 
 import argparse
@@ -29,10 +30,12 @@ from imaging.files import (
 )
 from imaging.turns import turns_by_view, turns_in_test
 from imaging.variants import add_variant_options, check_variant_options, plan_test
+from networks.options import add_zero_shot_options, check_zero_shot
 from runtime import cli, files, locks, processes, startup
 from runtime.cli import positive_int, script
 from runtime.printing import printable
 
+AGREEING = ("h", "w", "pool")  # of a network: with a run they must agree with it
 REFUSED = {
     "use_dense": "it never had an effect in the published code; a run knows its own network",
     "PCB": "the published code names this network but has none",
@@ -51,16 +54,15 @@ def test(opts):
     """Run the tasks, while no other process writes the output; returns as `main` does."""
     startup.import_torch()
     import model
-    from extract import view_features
+    import zero_shot
+    from extract import extract_features, labelled
     from imaging.cache import open_view
-    from networks.inference import inference_copy
 
     device = utils.select_device(opts.device, opts.gpu_ids)
     processes.join_processes(device)
     startup.keep_freed_memory()
-    network, branches, run_opts = model.load_run(opts.name, opts.which_epoch, device)
+    network, branches, run_opts = zero_shot.load_network(opts, device)
     check_agreement(opts, run_opts)
-    network = inference_copy(network, cli.precision_of(opts))
     height, width = model.input_size_from_opts(run_opts)
     turns = run_opts.get("turns") if opts.turns is None else opts.turns
     turns = turns_in_test(turns, branches, height, width)
@@ -70,28 +72,33 @@ def test(opts):
     label_of = retrieval_labels(*scanned.values())
     plan = plan_test(opts, tasks, scanned, test_dir, width)
 
-    features, results, run_dir = {}, {}, utils.run_folder(opts.name)
+    def extract(view, paths, description, change=None):
+        return extract_features(
+            network,
+            branches[view],
+            paths,
+            open_view(paths, height, width, opts.cache, opts.num_workers, change),
+            device=device,
+            batch_size=opts.batchsize,
+            scales=opts.ms,
+            turns=turns[view],
+            num_workers=opts.num_workers,
+            description=description,
+        )
+
+    centring = zero_shot.Centring(opts, {view for task in tasks for view in task}, extract)
+    features, results = {}, {}
+    run_dir = None if opts.zero_shot else utils.run_folder(opts.name)
     for step in plan.steps:  # only one, where images are tested as they are
         for folder, classes in step.folders.items():
             paths = [path for images in classes.values() for path in images]
-            view = folder.split("_")[1]
-            features[folder] = view_features(
-                network,
-                branches[view],
-                classes,
-                label_of,
-                open_view(paths, height, width, opts.cache, opts.num_workers, step.variant.change),
-                device=device,
-                batch_size=opts.batchsize,
-                scales=opts.ms,
-                turns=turns[view],
-                num_workers=opts.num_workers,
-                description=", ".join(filter(None, [folder, step.variant.label])),
-            )
+            description = ", ".join(filter(None, [folder, step.variant.label]))
+            found = extract(folder.split("_")[1], paths, description, step.variant.change)
+            features[folder] = labelled(found, classes, label_of)
         if not processes.is_main():  # the first process saves and scores
             continue
         for task, variant in step.tasks.items():
-            sides = [features[folder] for folder in task_folders(task)]
+            sides = centring.task(task, *(features[folder] for folder in task_folders(task)))
             path = output_path(opts, task, variant.name)
             metrics = score_task(task, *sides, path, run_dir, opts, variant.label)
             results.setdefault(task, {})[variant.name] = metrics
@@ -105,7 +112,7 @@ def test(opts):
 # ---------------------------------------------------------------- run and tasks
 def check_agreement(opts, run_opts):
     """Raise ValueError where --h, --w, --views or --pool contradict the run's opts.yaml."""
-    for key in ("h", "w", "views", "pool"):
+    for key in (*AGREEING, "views"):
         given, recorded = getattr(opts, key), run_opts.get(key)
         if given is not None and recorded is not None and given != recorded:
             raise ValueError(
@@ -163,7 +170,9 @@ def score_task(task, query, gallery, path, run_dir, opts, label=""):
 
 
 def add_result(run_dir, line):
-    """Add a line to the run's result.txt."""
+    """Add a line to the run's result.txt; without a run (--zero_shot) there is none."""
+    if run_dir is None:
+        return
     result = run_dir / "result.txt"
     with locks.sole_writer(result, wait=60):  # another test may add its line
         earlier = result.read_text(encoding="utf-8") if result.is_file() else ""
@@ -172,7 +181,7 @@ def add_result(run_dir, line):
 
 # ---------------------------------------------------------------- options
 def build_parser():
-    """The parser; what describes the network comes from the run folder, not from here."""
+    """The parser; what describes the network of a run comes from the run folder, not from here."""
     parser = cli.Parser(
         description="Extract features, save them as .mat and print the recall.",
         epilog=cli.example_in(__doc__),
@@ -194,9 +203,8 @@ def build_parser():
     cli.add_precision_options(parser.add_mutually_exclusive_group())
     cli.add_cache_option(parser)
     cli.add_machine_options(parser)
-    for name in ("h", "w", "views"):
-        add(f"--{name}", type=positive_int, default=None, help="must agree with the run")
-    add("--pool", default=None, help="must agree with the run")
+    add("--views", type=positive_int, default=None, help="must agree with the run")
+    add_zero_shot_options(parser)
     add_ranking_options(parser)
     cli.add_refused(parser, REFUSED)
     return parser
@@ -220,6 +228,7 @@ def parse_args(argv=None):
         parser.error(f"--query and --gallery are both {opts.query}: name two views")
     if Path(opts.output).suffix not in (".mat", ".npz"):
         parser.error(f"--output {opts.output}: expected a name ending in .mat or .npz")
+    check_zero_shot(parser, opts, compared=AGREEING)
     check_variant_options(opts, parser)
     opts.ranking = ranking_of(opts, parser)
     return opts

@@ -1,5 +1,7 @@
 """Metrics of the variants of a test side by side: a table, their mean, a curve."""
 
+from pathlib import Path
+
 import utils
 
 
@@ -12,7 +14,7 @@ def report_variants(task, by_name, plan, run_dir, names=()):
     Args:
         task: (view of the queries, view of the gallery).
         plan: of the test, imaging.variants.Plan.
-        names: added to the name of the picture in `run_dir`.
+        names: added to the name of the picture in `run_dir`, or where that is None here.
 
     Returns the lines that the run's result.txt gets.
     """
@@ -29,9 +31,10 @@ def report_variants(task, by_name, plan, run_dir, names=()):
         lines.append(f"{'; '.join([heading, *notes])}: {numbers}")
     print("\n".join([*notes, variant_table(title, by_label)]))
     if len(plan.amounts) > 1:
-        picture = run_dir / ("_".join([plan.curve, *names]) + ".png")
+        picture = (run_dir or Path()) / ("_".join([plan.curve, *names]) + ".png")
         points = zip(plan.amounts, by_label.values(), strict=True)
-        draw_curve(picture, points, f"{title} of the run {run_dir.name}", plan.axis)
+        of = f"the run {run_dir.name}" if run_dir else "a pretrained network"
+        draw_curve(picture, points, f"{title} of {of}", plan.axis)
         print(f"curve: {picture}")
     return lines
 

@@ -4,13 +4,14 @@
 and of how features are computed, <tiles> one of the tiles' names, sizes and times: features of
 other weights, or of a map that has changed, are not found by it. Once there are new ones of a
 changed map, those of the old tiles are removed, with what was made of them (index, calibration).
+Features of --zero_shot are centred in the file, which has the mean as its last row, (M + 1, D).
 """
 
 import hashlib
 import os
 import threading
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
@@ -22,9 +23,9 @@ from imaging.files import Unreadable
 from imaging.pixels import decode_file
 from imaging.turns import turns_in_test
 from locating.photos import Damaged
-from networks.inference import inference_copy
 from runtime import cli, startup
 from runtime.files import replacing
+from zero_shot import Centring, load_network
 
 VERSION = 1  # of the features: raised when the same weights and tiles give others
 BLOCK = 2**16  # tiles whose features are held in memory until they are written
@@ -40,9 +41,8 @@ def extract(opts, photos, table, keep):
     """
     device = utils.select_device(opts.device, opts.gpu_ids)
     startup.keep_freed_memory()
-    network, branches, run_opts = model.load_run(opts.name, opts.which_epoch, device)
+    network, branches, run_opts = load_network(opts, device)
     cli.need_views(opts, branches, "view", "map_view")
-    network = inference_copy(network, cli.precision_of(opts))
     size = model.input_size_from_opts(run_opts)
     turns = turns_in_test(run_opts.get("turns"), branches, *size)
 
@@ -59,23 +59,24 @@ def extract(opts, photos, table, keep):
             description=description,
         )
 
-    def of_tiles(paths):
-        return features(opts.map_view, TurnedImages(*size), [(path, 0) for path in paths], "map")
+    def upright(view, paths, description):
+        return features(view, TurnedImages(*size), [(path, 0) for path in paths], description)
 
+    centring = Centring(opts, {opts.map_view, opts.view}, upright)
+    of_tiles = partial(upright, opts.map_view, description="map")
+    path, centre = None, partial(centring.gallery, view=opts.map_view)
     if keep:
-        checkpoint = utils.find_checkpoint(utils.run_folder(opts.name), opts.which_epoch)
-        settings = (VERSION, sorted(run_opts.items()), opts.map_view, cli.precision_of(opts))
-        path = kept_file(table, Path(checkpoint).read_bytes(), settings)
-        tiles = _find(path, len(table.paths))
-        if tiles is None:
-            _write(path, table.paths, of_tiles)
-            _remove_old(path)
-            tiles = _find(path, len(table.paths))
+        path = kept_file(table, *_identity(opts, run_opts, centring.key))
+        tiles, mean = _kept(path, table.paths, of_tiles, centre if opts.zero_shot else None)
     else:
-        path, tiles = None, of_tiles(table.paths)
+        tiles = of_tiles(table.paths)
+        mean = centre(tiles)
     damage = {}
     keys = [(photo, 4 // opts.turns * i) for photo in photos for i in range(opts.turns)]
     found = features(opts.view, TurnedImages(*size, damage), keys, "photos")  # (N T, D)
+    whole = np.array([photo not in damage for photo, _ in keys])
+    counts = whole.sum() // opts.turns, len(tiles)
+    found[whole] = centring.queries(found[whole], opts.view, mean, ("photos", "tiles"), counts)
     found = found.reshape(len(photos), opts.turns, -1).swapaxes(0, 1)
     return tiles, np.ascontiguousarray(found), path, damage
 
@@ -122,20 +123,55 @@ def kept_file(table, weights, settings):
     return table.folder / "features" / name
 
 
-def _write(path, paths, features):
-    """Write the features of tiles as .npy, a block at a time."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        for start in range(0, len(paths), BLOCK):
-            block = features(paths[start : start + BLOCK])
-            if start == 0:
-                header = {"descr": "<f4", "fortran_order": False}
-                header["shape"] = (len(paths), block.shape[1])
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(block, "<f4"))
+def _identity(opts, run_opts, centred):
+    """(bytes of the weights, settings) on which the features of a map depend, for `kept_file`."""
+    settings = (VERSION, sorted(run_opts.items()), opts.map_view, cli.precision_of(opts))
+    if opts.zero_shot:  # the options hold a digest of the weights
+        return b"", (*settings, centred)
+    return utils.find_checkpoint(
+        utils.run_folder(opts.name), opts.which_epoch
+    ).read_bytes(), settings
+
+
+def _kept(path, paths, features, centre):
+    """The features of tiles in the file `path`, mapped, and the mean that was taken from them.
+
+    They are made where there are none. With `centre` the file has the mean as one more row.
+    """
+    rows = len(paths) + (centre is not None)
+    found = _find(path, rows)
+    if found is None:
+        _write(path, paths, features, centre)
+        _remove_old(path)
+        found = _find(path, rows)
+    if centre is None:
+        return found, None
+    return found[:-1], np.array(found[-1]) if found[-1].any() else None
+
+
+def _write(path, paths, features, centre):
+    """Write the features of tiles as .npy, a block at a time; with `centre` then a row for it."""
+    with replacing(path) as temporary:
+        with open(temporary, "wb") as file:
+            for start in range(0, len(paths), BLOCK):
+                block = features(paths[start : start + BLOCK])
+                if start == 0:
+                    header = {"descr": "<f4", "fortran_order": False}
+                    header["shape"] = (len(paths) + (centre is not None), block.shape[1])
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(block, "<f4"))
+            if centre:
+                file.write(np.zeros_like(block[0], "<f4"))
+        if centre:
+            written = np.load(temporary, mmap_mode="r+")
+            mean = centre(written[:-1])
+            if mean is not None:
+                written[-1] = mean
+            written.flush()
 
 
 def _find(path, count):
-    """The features in a file, mapped; None where there is none."""
+    """The array of so many rows in a file, mapped; None where there is none."""
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torchvision import models
 
 from networks.heads import HEADS
+from networks.options import POOLS
 from networks.timm_models import TIMM, timm_config, timm_package
 
 BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)
@@ -29,7 +30,6 @@ BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of th
     "vit_b_32": (models.vit_b_32, models.ViT_B_32_Weights.IMAGENET1K_V1, 768),
     "vit_l_16": (models.vit_l_16, models.ViT_L_16_Weights.IMAGENET1K_V1, 1024),
 }
-POOLS = ("avg", "max", "avg+max", "gem", "cls", "cls+gem", "rings", "avg+rings", "gem+rings")
 
 
 class InputSpec(NamedTuple):

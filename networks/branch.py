@@ -44,6 +44,7 @@ class Branch(nn.Module):
 
     unused = ()  # children of `model` that no forward pass uses
     after_map = ()  # children of `model` that work on the pooled feature
+    pyramid = True  # whether the maps of later stages are smaller, unlike those of a plain ViT
     foldable = True  # whether children are registered in the order of use: see fold_batch_norm
     checkpointing = False
     before_maps = 0  # stages before the one that halves the image's side to a quarter
@@ -350,6 +351,8 @@ class ViTBranch(Branch):
     For images of another size than in the training on ImageNet the position embeddings are
     interpolated bicubically.
     """
+
+    pyramid = False
 
     @staticmethod
     def build(backbone):

@@ -43,9 +43,10 @@ def whitening(features, width, shrink=0.1):
     Jegou & Chum, ECCV 2012.
     """
     rank = min(width, *features.shape)
-    _, spread, directions = torch.svd_lowrank(features, rank, niter=2)
-    variance = spread**2 / len(features)  # (rank,)
-    directions = directions / (variance + shrink * variance[0]).sqrt()
+    some_more = min(rank + 16, *features.shape)  # the last directions it finds are not exact
+    _, spread, directions = torch.svd_lowrank(features, some_more, niter=2)
+    variance = spread[:rank] ** 2 / len(features)  # (rank,)
+    directions = directions[:, :rank] / (variance + shrink * variance[0]).sqrt()
     return F.pad(directions, (0, width - rank))
 
 

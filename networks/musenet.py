@@ -236,7 +236,8 @@ class MuSeNet:
         modulated_blocks("vgg16_bn" if options.get("VGG16") else backbone, btnk)
         if usam:
             raise ValueError("--musenet and --usam are two networks: choose one")
-        if tuple(options.get("maps", ("last",))) != ("last",) or options.get("center"):
+        center = options.get("center") or options.get("whiten")
+        if tuple(options.get("maps", ("last",))) != ("last",) or center:
             raise ValueError("--musenet adapts the last map: leave --maps and --center out")
         super().__init__(*plain, backbone=backbone, **options)
         for branch in dict.fromkeys(self.adaptive):

@@ -87,10 +87,18 @@ class TimmBranch(Branch):
         last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         return output.permute(0, 3, 1, 2) if last else output
 
-    def map_module(self, number):
+    def _reductions(self):
+        """{name of a module that gives a map: how much smaller than the image}, in their order."""
         info = getattr(self.model, "feature_info", [])
-        modules = {each["module"]: each["reduction"] for each in info}  # in the order of use
-        if len(set(modules.values())) > 1:  # not of a transformer, whose blocks keep the size
+        return {each["module"]: each["reduction"] for each in info}
+
+    @property
+    def pyramid(self):
+        return len(set(self._reductions().values())) > 1
+
+    def map_module(self, number):
+        modules = self._reductions()
+        if self.pyramid:
             modules = {name: side for name, side in modules.items() if side == 2 ** (number + 1)}
             number = 1
         if number > len(modules):

@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "model": GROUND | {"utils", "networks", "imaging"},
     "dataset": GROUND | {"utils", "imaging"},
     "extract": GROUND | {"utils", "imaging", "dataset", "networks", "evaluation"},
+    "zero_shot": GROUND | {"utils", "imaging", "networks", "model"},
     "evaluate_gpu": GROUND | {"utils", "evaluation"},
 }
-LIBRARY = {"model", "dataset", "losses", "extract", "utils", "random_erasing"}
+LIBRARY = {"model", "dataset", "losses", "extract", "utils", "random_erasing", "zero_shot"}
 MAY_IMPORT["sources"] = GROUND | LIBRARY | {"imaging", "evaluation", "locating"}
 MAY_IMPORT["locating"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks"}
 MAY_IMPORT["training"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks"}

@@ -213,6 +213,50 @@ def test_feature_is_the_sum_over_image_and_mirror(toy):
     np.testing.assert_allclose(feature[0], (both / both.norm()).numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("turns", [2, 4])
+def test_features_of_all_turns_do_not_know_how_an_image_lies(toy, small_run, turns):
+    network = inference_copy(model.load_run("small", "9", CPU)[0])
+    paths = sorted((toy / "test" / "gallery_satellite").glob("*/*"))
+    images = cache.open_view(paths, 32, 32)
+    turned = {path: np.rot90(images[path], 4 // turns) for path in paths}
+    mirrored = {path: images[path][:, ::-1] for path in paths}
+    plain, *others = (
+        extract.extract_features(network, 1, paths, each, device=CPU, turns=turns)
+        for each in (images, turned, mirrored)
+    )
+    for other in others:
+        np.testing.assert_allclose((plain * other).sum(1), 1, atol=1e-5)
+    once = [extract.extract_features(network, 1, paths, each, device=CPU) for each in
+            (images, turned)]  # fmt: skip
+    assert (once[0] * once[1]).sum(1).max() < 0.9999
+
+
+def test_turns_are_those_of_the_run_unless_told(toy, small_run, workdir, capsys):
+    """Runs without the key, as all older ones, have none."""
+
+    def features(*options):
+        run_test(toy, *options)
+        return load_features("pytorch_result.mat")
+
+    saved = utils.read_opts(small_run)
+    assert "turns" not in saved
+    plain, both = features(), features("--turns", "4")
+    one_view = features("--turns", "satellite=4")
+    np.testing.assert_array_equal(plain[0].features, one_view[0].features)  # drones
+    np.testing.assert_array_equal(both[1].features, one_view[1].features)
+    assert np.abs(plain[1].features - both[1].features).max() > 1e-3
+    utils.write_opts(small_run, {**saved, "turns": {"satellite": 4}})
+    for told, expected in (([], one_view), (["--turns", "1"], plain)):
+        for found, features_before in zip(features(*told), expected, strict=True):
+            np.testing.assert_array_equal(found.features, features_before.features)
+    argv = ["--name", "small", "--test_dir", toy, *QUICK]
+    fails(script.main, [*argv, "--turns", "street=4"], capsys, "--turns names street, and the run")
+    utils.write_opts(small_run, {**saved, "turns": 3})
+    fails(script.main, argv, capsys, "opts.yaml has turns: 3, which no run writes")
+    utils.write_opts(small_run, {**saved, "w": 64})
+    fails(script.main, [*argv, "--turns", "4"], capsys, "32 x 64 pixels are not square")
+
+
 def test_scales_do_not_compound_and_are_as_given():
     """Published defect 11: each scale was applied to the last one's result, as a square root."""
     sizes = []
@@ -329,6 +373,7 @@ def test_queries_without_a_match_are_counted(toy, small_run, workdir, tmp_path_f
         (["--batchsize", "0"], "--batchsize: 0 is too small"),
         (["--h", "-1"], "--h: -1 is too small"),
         (["--ms", "1,x"], "not a list of scales"),
+        (["--turns", "3"], "'3' is not 1, 2 or 4, nor a list by view such as satellite=4,drone=1"),
         (["--output", "features.txt"], "ending in .mat or .npz"),
         (["--rerank", "gnn", "--rerank_k1", "5"], "--rerank_k2 7 exceeds --rerank_k1 5"),
         (["--rerank", "gnn"], "--rerank_k1 26: the images of queries and gallery together allow"),

@@ -15,6 +15,7 @@ import torch
 from conftest import NARROW, SMALL, SMALL_COMMAND, fails, narrow_resnet
 from PIL import Image
 
+import model
 import train
 import utils
 from evaluation import feature_file
@@ -655,6 +656,21 @@ def test_every_published_flag_is_known():
         (["--pool", "sum"], "invalid choice: 'sum'"),
         (["--weights", "x", "--no_pretrained"], "contradict"),
         (["--sync_bn"], "start them with torchrun"),
+        (["--turns", "3"], "'3' is not 1, 2 or 4, nor a list by view such as satellite=4,drone=1"),
+        (["--turns", "street=4"], "--turns names a view that is none of satellite, drone"),
+        (["--turns", "4", "--no_turn"], "--turns and --no_turn contradict each other"),
+        (["--turns", "drone=4", "--w", "352"], "384 x 352 is not square: make --h and --w alike"),
+        (["--views", "3", "--extra_Google", "--turns", "google=4", "--w", "64"], "is not square"),
+        (["--maps", "2;3"], "'2;3' is not a list of stages such as 2,3,last"),
+        (["--maps", "2,2"], "'2,2' is not a list of stages such as 2,3,last"),
+        (["--maps", "3"], "--maps without last leaves the last blocks without use: add last"),
+        (["--maps", "3", "--freeze", "--train_blocks", "1"], "add last, or --freeze all"),
+        (["--head", "none", "--embedding_dim", "64"], "--head none has no --embedding_dim"),
+        (["--whiten", "16"], "--whiten takes directions about the mean of each view: add --center"),
+        (["--head", "wide"], "invalid choice: 'wide'"),
+        (["--block", "3"], "--block 3 is the number of rings of --LPN or --pool rings: add it"),
+        (["--sampler", "independent", "--epoch_passes", "2"], "--epoch_passes goes with --sampler"),
+        (["--epoch_passes", "0"], "--epoch_passes: 0 is too small"),
         (["--name", "../up"], "is not a folder name"),
         (["--data_dir", "absent"], "data folder absent not found"),
     ],
@@ -684,6 +700,41 @@ def test_bad_folders_and_images(toy, workdir, capsys):
     (workdir / "empty").mkdir()
     fails(train.main, ["--data_dir", "empty"], capsys, "empty holds neither train/", "nothing")
     assert not (workdir / "model" / "text" / "net_last.pth").exists()
+
+
+def test_options_of_the_network_reach_it(toy, workdir, capsys):
+    """And its opts.yaml, from which test.py rebuilds it."""
+    argv = ["--pool", "gem+rings", "--block", "2", "--maps", "2,last", "--center", "--head",
+            "linear", "--embedding_dim", "24", "--turns", "2"]  # fmt: skip
+    run_training(toy, "new", "--epochs", "1", "--train_all", *argv)
+    saved = utils.read_opts(workdir / "model" / "new")
+    assert (saved["maps"], saved["center"], saved["head"], saved["turns"]) == (
+        [2, "last"], True, "linear", 2,
+    )  # fmt: skip
+    network, _, _ = model.load_run("new", "last", torch.device("cpu"))
+    assert network.classifier.add_block[1].weight.shape == (24, 3 * (16 + 64))
+    assert network.embedding_dim == 24 and network.center.means.norm(dim=1).min() > 0.1
+    for key in ("maps", "center", "head", "turns", "embedding_dim"):
+        del saved[key]
+    older = model.model_from_opts({**saved, "pool": "avg"})
+    assert older.center is None and older.embedding_dim == 512
+    assert older.classifier.add_block[0].weight.shape == (512, 64)
+    with pytest.raises(ValueError, match="opts.yaml has maps: 'last', which no run writes"):
+        model.model_from_opts({**saved, "maps": "last"})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--maps", "5,last"], f"--maps 5: {NARROW} has maps 1 to 4 and last"),
+        (["--LPN", "--center"], "drop --maps, --head, --center; --pool rings has one head for all"),
+        (["--musenet", "--weather", "fog", "--backbone", "resnet18", "--center"],
+         "--musenet adapts the last map: leave --maps and --center out"),
+    ],
+)  # fmt: skip
+def test_networks_that_cannot_be(toy, workdir, capsys, options, expected):
+    fails(train.main, ["--data_dir", toy, *SMALL, *options], capsys, expected)
+    assert not (workdir / "model" / "two_view" / "opts.yaml").exists()
 
 
 # ---------------------------------------------------------------- recipes

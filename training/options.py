@@ -9,6 +9,7 @@ import utils
 from imaging.files import TEST_VIEWS, VIEWS
 from imaging.turns import turns_by_view, turns_of
 from imaging.weather import parse_conditions
+from networks.options import POOLS, RINGS, map_numbers
 from runtime import processes
 from runtime.cli import (
     SWITCH,
@@ -37,8 +38,7 @@ REFUSED = {
     "use_dense": "it never had an effect in the published code; choose a network with --backbone",
     "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
 }
-POOLS = ("avg", "max", "avg+max", "gem", "cls", "cls+gem", "rings", "avg+rings", "gem+rings")
-RINGS, LOOK_EVERY, WARM_FROM, EMBEDDING = 4, 4, 0.1, 512  # defaults that rules below ask for
+LOOK_EVERY, WARM_FROM, EMBEDDING = 4, 0.1, 512  # defaults that rules below ask for
 PAIR_LOSSES = ("circle", "contrast", "triplet", "lifted")  # of images of one group
 PUBLISHED_LOSSES = ("arcface", "cosface", "sphere", *PAIR_LOSSES)
 
@@ -101,14 +101,6 @@ def epochs(text):
     if numbers != sorted(set(numbers)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a rising list of epochs")
     return numbers[0] if len(numbers) == 1 else numbers
-
-
-def map_numbers(text):
-    """`2,3,last` as a list of int and "last"."""
-    parts = text.split(",")
-    if not all(part == "last" or part.isdigit() for part in parts) or len(set(parts)) < len(parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of stages such as 2,3,last")
-    return [part if part == "last" else int(part) for part in parts]
 
 
 image_side = at_least(32, "at least 32 pixels")

@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from torch import nn
+
 import model
 import utils
 from imaging.files import DRONE, SATELLITE
@@ -116,9 +118,11 @@ def load_heads(network, other, same_classes):
 
     A head of another kind, or whose embedding has another size, as of another pooling, is new as a
     whole: what was trained behind it has lost its meaning. So has a head on pooled features that
-    were centred, where they are not, and the other way round.
+    were centred, where they are not, and the other way round, or whitened, for the directions are
+    those of the images.
     """
-    if (network.center is None) != (other.center is None):
+    first, second = ({*(each.center or nn.Module()).state_dict()} for each in (network, other))
+    if first != second or "directions" in first:
         return set()
     expected = network.state_dict()
     heads = {

@@ -127,7 +127,7 @@ def test_an_inference_copy_with_several_maps(precision):
     half = inference_copy(network, precision)
     assert [gem.p.dtype for gem in half.model_1.model.gem2] == [torch.float32] * 2
     assert half.model_1.model.conv1.weight.dtype != torch.float32
-    assert half.center.means.dtype == half.classifier.add_block[0].weight.dtype == torch.float32
+    assert half.center.means.dtype == half.classifier.add_block[1].weight.dtype == torch.float32
     images = torch.rand(4, 3, 32, 32)
     for number in (1, 2):
         whole, found = network.embed(images, number), half.embed(images, number)

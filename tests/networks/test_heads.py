@@ -5,7 +5,7 @@ import torch
 from conftest import NARROW
 
 import model
-from networks.heads import HEADS, Centring, ClassBlock, LinearHead, make_head
+from networks.heads import HEADS, Centring, ClassBlock, LinearHead, make_head, whitening
 from networks.inference import inference_copy
 from training import options
 
@@ -14,28 +14,54 @@ def test_centring_is_by_view():
     center = Centring(2, 2)
     x = torch.tensor([[3.0, 4.0], [1.0, 1.0]])
     torch.testing.assert_close(center(x, 1)[0], torch.tensor([0.6, 0.8]))  # no mean yet
-    center.set_mean(2, [0.0, 1.0])
+    center.set_mean(2, torch.tensor([0.0, 1.0]))
     expected = torch.tensor([[2**-0.5, 2**-0.5], [1.0, 0.0]])
     torch.testing.assert_close(center(x, 2), expected)
     assert center.state_dict()["means"].tolist() == [[0, 0], [0, 1]]
     assert not list(center.parameters())
 
 
+def test_whitened_features_spread_alike_in_all_directions():
+    torch.manual_seed(0)
+    spread = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.0])
+    turn = torch.linalg.qr(torch.randn(5, 5))[0]
+    features = torch.randn(4000, 5) * spread @ turn
+    directions = whitening(features, 3, shrink=0.0)
+    variance = (features @ directions).T @ (features @ directions) / 4000
+    torch.testing.assert_close(variance, torch.eye(3), atol=1e-3, rtol=0)
+    # Shrunk, directions with a smaller variance than the first keep less: v / (v + 0.1 v1).
+    shrunk = ((features @ whitening(features, 3)) ** 2).mean(0)
+    expected = torch.tensor([16 / 17.6, 4 / 5.6, 1 / 2.6])
+    torch.testing.assert_close(shrunk, expected, atol=0.03, rtol=0)
+    few = whitening(features[:2], 4)  # two features have two directions
+    assert few.shape == (5, 4) and not few[:, 2:].any() and few[:, :2].any(0).all()
+
+
+def test_centring_whitens_what_it_has_centred():
+    center = Centring(2, 3, 2)
+    center.set_mean(1, torch.tensor([1.0, 0.0, 0.0]))
+    center.directions.copy_(torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]]))
+    found = center(torch.tensor([[1.0, 3.0, 4.0]]), 1)  # centred (0, .6, .8), then (1.2, .8)
+    torch.testing.assert_close(found, torch.tensor([[1.2, 0.8]]) / (1.2**2 + 0.8**2) ** 0.5)
+    assert set(center.state_dict()) == {"means", "directions"}
+
+
 @pytest.mark.parametrize("width", [8, 20, 30])
 def test_a_linear_head_begins_as_a_rotation(width):
-    head = LinearHead(20, 3, width)
-    weight = head.add_block[0].weight.detach()  # (width, 20)
+    head = LinearHead(20, 3, 0.5, width)
+    weight = head.add_block[1].weight.detach()  # (width, 20)
     product = weight @ weight.T if width <= 20 else weight.T @ weight
     torch.testing.assert_close(product, torch.eye(min(width, 20)), atol=1e-5, rtol=0)
     assert [name for name, _ in head.named_parameters()] == [
-        "add_block.0.weight", "classifier.0.weight", "classifier.0.bias",
+        "add_block.1.weight", "classifier.0.weight", "classifier.0.bias",
     ]  # fmt: skip
     x = torch.randn(4, 20)
+    assert (head.train().embed(torch.ones(1, 20)) != head.embed(torch.ones(1, 20))).any()
+    assert head(x).shape == (4, 3)
+    head.eval()
     if width >= 20:  # it keeps distances
         torch.testing.assert_close(torch.cdist(head.embed(x), head.embed(x)), torch.cdist(x, x),
                                    atol=1e-4, rtol=1e-4)  # fmt: skip
-    assert head.train()(x).shape == (4, 3)
-    torch.testing.assert_close(head.train().embed(x), head.eval().embed(x))  # no dropout
 
 
 def test_heads_by_name():

@@ -21,7 +21,7 @@ def weights(name):
 
 
 def losses_of(name):
-    skipped = ("seconds", "seconds_waiting")
+    skipped = ("seconds", "seconds_waiting", "val_recall@1", "val_AP")
     log = utils.load_tensors(utils.run_folder(name) / "train_state.pth")["log"]
     return [{k: v for k, v in entry.items() if k not in skipped} for entry in log]
 
@@ -33,10 +33,11 @@ def losses_of(name):
          "gem", "--epoch_passes", "2", "--loss_weights", "instance=1,infonce=1", "--joint_flips",
          "--optimizer", "adamw", "--lr", "0.001", "--micro_batchsize", "2"],
         ["--views", "3", "--extra_Google", "--share", "--pool", "avg+rings", "--block", "2",
-         "--center", "--moving_avg", "0.9"],
+         "--center", "--whiten", "16", "--moving_avg", "0.9"],
         ["--head", "none", "--sampler", "independent"],
+        ["--center", "--whiten", "12", "--head", "linear", "--droprate", "0"],
     ],
-    ids=["linear", "block", "none"],
+    ids=["linear", "block", "none", "whitened"],
 )  # fmt: skip
 def test_training_on_them_is_training_on_images(toy, workdir, monkeypatch, capsys, options):
     argv = [*SMALL, "--data_dir", str(toy), "--train_all", "--epochs", "2", *POOLED, *options]

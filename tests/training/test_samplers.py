@@ -51,6 +51,25 @@ def test_paired_epoch_shows_every_satellite_image_once():
     assert 3 in [samples["drone"][d.index][1] for d in draws if d.view == "drone"]
 
 
+@pytest.mark.parametrize("images_per_building", [1, 2])
+def test_an_epoch_of_several_passes(images_per_building):
+    """Each satellite image as often as there are passes, each time with drawn drone images."""
+    samples = samples_of({"satellite": {0: 2, 1: 2, 2: 2}, "drone": dict.fromkeys(range(3), 8)})
+    settings = {"images_per_building": images_per_building}
+    once = samplers.PairedSampler(samples, 4, **settings)
+    thrice = samplers.PairedSampler(samples, 4, epoch_passes=3, **settings)
+    batches = list(thrice)
+    assert len(batches) == len(thrice) == 3 * len(once)
+    assert batches[: len(once)] == list(once)
+    draws = [draw for batch in batches for draw in batch]
+    assert collections.Counter(d.index for d in draws if d.view == "satellite") == dict.fromkeys(
+        range(6), 3
+    )
+    drones = [tuple(d.index for d in batch if d.view == "drone") for batch in batches]
+    assert len(set(drones)) == len(drones)
+    assert len({draw.seed for draw in draws}) == len(draws)
+
+
 def test_no_batch_is_too_small_for_batch_norm():
     for count in range(2, 40):
         samples = samples_of({"satellite": dict.fromkeys(range(count), 1)})

@@ -154,6 +154,41 @@ def test_other_pools_and_parts(workdir, capsys):
     equal(start("rings", share=True, LPN=True, block=2, usam=True)[0], kept)
 
 
+def test_other_maps_and_heads(workdir, capsys):
+    """Exponents of a map of another size are new, and so is a head of another kind or that was
+    trained on features that were centred, or were not."""
+    pooling = {"share": True, "pool": "gem", "maps": [2, "last"]}
+    other = write_run("maps", **pooling)
+    network, before = start("maps", **{**pooling, "maps": [3, "last"]})
+    gems = [network.model_1.model.gem2[n].p for n in (0, 1)]
+    assert torch.equal(gems[0], before["model_1.model.gem2.0.p"])
+    assert torch.equal(gems[1], other.model_1.model.gem2[1].p)
+    count = BRANCH + HEAD + 2
+    assert (f"all but 10 of {count} tensors (new: classifier (9), model_1.model.gem2 (1))"
+            in capsys.readouterr().out)  # fmt: skip
+    equal(start("maps", **pooling)[0], other)
+
+    write_run("linear", share=True, head="linear")
+    for head, tensors in (("block", HEAD), ("none", 2)):
+        network, before = start("linear", share=True, head=head)
+        assert all(torch.equal(network.state_dict()[k], before[k]) for k in before if k[0] == "c")
+        assert f"new: classifier ({tensors})" in capsys.readouterr().out
+    _, before = start("linear", share=True, head="linear", center=True)
+    assert "all but 4 of 132 tensors (new: center (1), classifier (3))" in capsys.readouterr().out
+
+    settings = {"share": True, "head": "linear", "center": True}
+    other = write_run("centred", **settings)
+    other.center.means.fill_(1.0)
+    utils.save_tensors(utils.run_folder("centred") / "net_last.pth", other.state_dict())
+    network, _ = start("centred", CLASSES[:5], **settings)
+    equal(network.classifier.add_block, other.classifier.add_block)
+    assert not network.center.means.any()  # of other images: computed when training begins
+    settings["whiten"] = 16
+    write_run("whitened", **settings)
+    network, before = start("whitened", **settings)
+    assert all(torch.equal(network.state_dict()[k], before[k]) for k in before if k[0] == "c")
+
+
 # ---------------------------------------------------------------- MuSe-Net
 def test_clear_to_weather(workdir, capsys, monkeypatch):
     """A plain ResNet to an adaptive one, as torchvision's weights go there; then on, and back."""
