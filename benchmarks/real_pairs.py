@@ -29,7 +29,7 @@ from imaging.files import DRONE, SATELLITE, scan_classes, split_folder  # noqa: 
 from runtime.cli import read_config, script  # noqa: E402
 from training.options import at_least  # noqa: E402
 
-ZERO_SHOT, CAMPUS, CAMPUS_FIRST = "zero_shot", "campus", "campus first"
+CAMPUS, CAMPUS_FIRST = "campus", "campus first"
 # Of a backbone that trains every image is drawn anew, so it sees fewer, in batches that fit.
 TUNED = {"epochs": 30, "epoch_passes": 1, "batchsize": 32}
 ABLATION = {  # what few_pairs would be with one change
@@ -56,7 +56,8 @@ TASKS = tuple(recipes.TASKS)
 def all_rows(opts):
     """{row: options of train.py}, in the form of a recipe; those of `init` name another row.
 
-    `temperature` is no option but InfoNCE's first; no options are no training.
+    `temperature` is no option but InfoNCE's first. What has no `epochs` is not trained: it is
+    centred on what is tested, or on the training images.
     """
     baseline, strong, few = (
         read_config(path) for path in recipes.find_recipes(["baseline", "strong", "few_pairs"])
@@ -68,7 +69,8 @@ def all_rows(opts):
     )  # fmt: skip
     last_blocks = {**few, **TUNED, "train_blocks": 1}
     rows = {
-        ZERO_SHOT: {},
+        "zero_shot": {},
+        "zero_shot + center_on": {"center_on": True},
         "baseline": baseline,
         "strong": strong,
         "frozen": {**strong, "freeze": True},
@@ -170,12 +172,13 @@ def run_row(name, options, opts, seed, data, before):
     import test
 
     with recipes.quietly():
-        if options:
+        if "epochs" in options:
             run = train_row(name, options, opts, seed, opts.campus if name == CAMPUS else data)
             network = ["--name", name]
         else:
             run = {"seconds": 0, "pairs": 0}
             network = ["--zero_shot", "--backbone", opts.backbone, "--weights", opts.weights]
+            network += ["--center_on", str(data)] if "center_on" in options else []
         found = test.main([*network, "--test_dir", str(data), "--all",
                            "--device", opts.device, "--output", "features.npz"])  # fmt: skip
     first = before.get(options.get("init"), {})
@@ -244,7 +247,7 @@ def main(argv=None):
             for number, folder in enumerate(folders):
                 before = {}
                 for name, options in rows.items():
-                    if not options and seed:  # nothing random
+                    if seed and "epochs" not in options:  # nothing random
                         continue
                     run = before[name] = run_row(name, options, opts, seed, folder, before)
                     if number == 0:
