@@ -106,7 +106,7 @@ def launch(script, *options, processes=2):
         [*command, "--standalone", str(script), *map(str, options)],
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=400,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
     )
     return result.returncode, result.stdout, result.stderr
