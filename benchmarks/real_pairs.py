@@ -4,10 +4,10 @@ python benchmarks/real_pairs.py your_data_path --weights tf_efficientnet_lite0.p
 python benchmarks/real_pairs.py your_data_path --weights FILE --only few_pairs,GeM --folds 3
 
 Each row is trained on train/ and tested on test/. With `--folds`, the pairs of both together are
-split by ID into so many parts, and each is tested by a network trained on the others: so options
-are chosen without the test pairs. `baseline`, `strong` and `frozen` see `--passes` passes at
-`--size` pixels; `few_pairs` is as its recipe says, and the rows of the ablation are each one
-change away from it. Where the whole backbone trains, it sees the pairs fewer times (`TUNED`).
+split by ID into so many parts, and each is tested by a network trained on the others: options are
+better chosen on all pairs so than on test/ alone. `baseline`, `strong` and `frozen` see `--passes`
+passes at `--size` pixels; `few_pairs` is as its recipe says, and the rows of the ablation are each
+one change away from it. Where a backbone trains, it sees the pairs fewer times (`TUNED`).
 """
 
 import functools
@@ -39,11 +39,12 @@ ABLATION = {  # what few_pairs would be with one change
     "satellite turned": {"turns": {SATELLITE: 4, DRONE: 1}},
     "average": {"pool": "avg", "block": None},
     "GeM": {"pool": "gem", "block": None},
+    "three rings": {"block": 3},
     "last map": {"maps": ["last"]},
     "head block": {"head": "block"},
     "dropout": {"droprate": 0.5},
     "256 numbers": {"embedding_dim": 256},
-    "1024 numbers": {"embedding_dim": 1024},
+    "512 numbers": {"embedding_dim": 512},
     "temperature 0.03": {"temperature": 0.03},
     "temperature 0.15": {"temperature": 0.15},
     "not frozen": {"freeze": False, **TUNED},
