@@ -12,7 +12,6 @@ from runtime.processes import rank, world_size
 from runtime.progress import progress_bar
 
 
-@torch.inference_mode()
 def extract_features(
     network,
     branch,

@@ -138,7 +138,7 @@ class _MultiViewNet(nn.Module):
     square rings (Wang et al., TCSVT 2021), `classifier0`, `classifier1`, ..., inner to outer.
     `usam` makes the branches RK-Net's (Lin et al., TIP 2022).
 
-    `maps` are those that are pooled, see `Branch`. `head` is one of `networks.heads.HEADS`, with
+    `maps` are those that are pooled, see `Branch`. `head` is one of `networks.options.HEADS`, with
     an embedding of `embedding_dim` numbers; with `center` the pooled features of each view are
     centred before it, and whitened to the width `whiten` (`networks.heads.Centring`).
 
@@ -197,8 +197,8 @@ class _MultiViewNet(nn.Module):
         pooled_dim = self.model_1.pooled_dim
         self.head_dim = whiten or pooled_dim
         self.embedding_dim = self.parts * (self.head_dim if head == "none" else embedding_dim)
-        views = max(self.view_branches)
-        self.center = Centring(views, pooled_dim, whiten) if center or whiten else None
+        sizes = self.num_branches, pooled_dim, whiten
+        self.center = Centring(*sizes) if center or whiten else None
         for name in self.heads:
             sizes = self.head_dim, class_num, droprate, embedding_dim
             self.add_module(name, make_head(head, *sizes, return_f))

@@ -86,7 +86,7 @@ def test(opts):
             description=description,
         )
 
-    centring = zero_shot.Centring(opts, {view for task in tasks for view in task}, extract)
+    centring = zero_shot.ViewMeans(opts, {view for task in tasks for view in task}, extract)
     features, results = {}, {}
     run_dir = None if opts.zero_shot else utils.run_folder(opts.name)
     for step in plan.steps:  # only one, where images are tested as they are

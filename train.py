@@ -47,7 +47,8 @@ def train(opts, run_dir):
     if opts.resume:
         start, log = load_epoch(run_dir, training, data, opts.other_images)
         earlier = announce_resumed(run_dir, opts, start)
-    data = pooled.prepare(training, data, opts)
+    if start < opts.epochs:
+        data = pooled.prepare(training, data, opts)
     if processes.is_main():
         for path in earlier:
             path.unlink(missing_ok=True)

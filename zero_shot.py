@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import model
 import utils
@@ -63,12 +64,13 @@ def _load_pretrained(opts):
 
 def _usual_maps(backbone, size):
     """What --maps is where it is left out."""
-    branch = model.make_branch(1, 2, "avg", backbone, image_size=size)
+    with torch.device("meta"):  # no weights are made
+        branch = model.make_branch(1, 2, "avg", backbone, image_size=size)
     return [2, 3, "last"] if branch.pyramid else ["last"]
 
 
 # ---------------------------------------------------------------- centring
-class Centring:
+class ViewMeans:
     """Takes from features of --zero_shot the mean of their view; of a run it leaves them alone.
 
     `extract(view, paths, description)` gives the features (N, D) of images, here of those of

@@ -25,7 +25,7 @@ from imaging.turns import turns_in_test
 from locating.photos import Damaged
 from runtime import cli, startup
 from runtime.files import replacing
-from zero_shot import Centring, load_network
+from zero_shot import ViewMeans, load_network
 
 VERSION = 1  # of the features: raised when the same weights and tiles give others
 BLOCK = 2**16  # tiles whose features are held in memory until they are written
@@ -62,7 +62,7 @@ def extract(opts, photos, table, keep):
     def upright(view, paths, description):
         return features(view, TurnedImages(*size), [(path, 0) for path in paths], description)
 
-    centring = Centring(opts, {opts.map_view, opts.view}, upright)
+    centring = ViewMeans(opts, {opts.map_view, opts.view}, upright)
     of_tiles = partial(upright, opts.map_view, description="map")
     path, centre = None, partial(centring.gallery, view=opts.map_view)
     if keep:

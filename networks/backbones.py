@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from torchvision import models
 
-from networks.heads import HEADS
-from networks.options import POOLS
+from networks.options import HEADS, POOLS
 from networks.timm_models import TIMM, timm_config, timm_package
 
 BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)

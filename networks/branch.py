@@ -36,10 +36,11 @@ def outputs_of(modules):
 class Branch(nn.Module):
     """A backbone up to its last feature map, then one pooling, global or over `block` rings.
 
-    Images (B, 3, H, W) -> pooled feature (B, D), with rings (B, D, block). `init_model` shares the
-    backbone and pooling of another branch. The ImageNet classifiers of ResNet and VGG stay in the
-    state dict, unused and without gradients, because the published files hold them; other
-    backbones lose theirs.
+    Images (B, 3, H, W) -> pooled feature (B, D), with rings (B, D, block). `maps` are those that
+    are pooled, numbers of `map_module` and "last"; `rings` is how many the pool `rings` has, which
+    stand in one feature. `init_model` shares the backbone and pooling of another branch. The
+    ImageNet classifiers of ResNet and VGG stay in the state dict, unused and without gradients,
+    because the published files hold them; other backbones lose theirs.
     """
 
     unused = ()  # children of `model` that no forward pass uses

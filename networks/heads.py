@@ -4,8 +4,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-HEADS = ("block", "linear", "none")
-
 
 class Centring(nn.Module):
     """A pooled feature minus the mean of its view, then of length 1: (B, D) -> (B, D).

@@ -486,13 +486,13 @@ def test_real_pairs_are_measured(toy, workdir, capsys, monkeypatch):
 
     monkeypatch.setattr(real_pairs, "all_rows", small_rows)
     monkeypatch.setattr(zero_shot, "FEWEST", 2)
-    centred_on, centring = [], zero_shot.Centring.__init__
+    centred_on, centring = [], zero_shot.ViewMeans.__init__
 
     def centre(self, *args):
         centring(self, *args)
         centred_on.extend([set(self.means)] if self.means else [])
 
-    monkeypatch.setattr(zero_shot.Centring, "__init__", centre)
+    monkeypatch.setattr(zero_shot.ViewMeans, "__init__", centre)
     build_infonce = losses.InfoNCE.__init__
 
     def infonce(self, temperature, smoothing):

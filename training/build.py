@@ -16,7 +16,6 @@ import dataset
 import losses
 import model
 import utils
-from dataset import to_network_input
 from imaging.augmentation import Augmentation
 from imaging.cache import open_view
 from imaging.turns import turns_of
@@ -231,7 +230,7 @@ class Training:
         """A part of a batch as `forward` takes it: images (B, 3, H, W), or features (B, D)."""
         if self.pooled:
             return x.to(self.device, non_blocking=True)
-        return to_network_input(x, self.device, self.network.input_spec)
+        return dataset.to_network_input(x, self.device, self.network.input_spec)
 
     @property
     def nothing(self):

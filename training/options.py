@@ -9,7 +9,7 @@ import utils
 from imaging.files import TEST_VIEWS, VIEWS
 from imaging.turns import turns_by_view, turns_of
 from imaging.weather import parse_conditions
-from networks.options import POOLS, RINGS, map_numbers
+from networks.options import HEADS, POOLS, RINGS, map_numbers
 from runtime import processes
 from runtime.cli import (
     SWITCH,
@@ -192,7 +192,7 @@ OPTIONS = {
         ("--whiten", positive_int, None,
          "with --center: take the N strongest directions of these features, each divided by its "
          "spread", "N"),
-        ("--head", ("block", "linear", "none"), "block",
+        ("--head", HEADS, "block",
          "block: linear, batch norm, dropout; linear: dropout and a linear layer that begins as a "
          "rotation; none: the pooled feature as it is"),
         ("--embedding_dim", positive_int, EMBEDDING, "numbers of a feature"),

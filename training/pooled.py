@@ -67,22 +67,24 @@ def prepare(training, data, opts):
         return data
     began = time.perf_counter()
     network = inference_copy(training.network, training.precision)
+    center = copy.deepcopy(training.network.center)
+    if opts.center:
+        center.cpu()  # as the features are
     numbers = branch_numbers(opts.view_names, opts.extra_Google)
     features = {
         view: pooled_copies(network, numbers[view], data, view, training.device, opts)
         for view in data.samples
     }
     if opts.center and not opts.resume:
-        set_center(training.network.center, features, numbers)
-        if training.average:
-            training.evaluated.center.load_state_dict(training.network.center.state_dict())
+        set_center(center, features, numbers)
+        for each in {training.network, training.evaluated}:  # two where there is an average
+            each.center.load_state_dict(center.state_dict())
     count = sum(x.shape[:2].numel() for x in features.values())
     seconds = time.perf_counter() - began
     print(f"{count:,} pooled features, of images and their copies, in {seconds:.0f} s")
     if not training.pooled:
         return data
     if opts.center:
-        center = copy.deepcopy(training.network.center).cpu()
         for view, x in features.items():
             features[view] = center(x.flatten(0, 1), numbers[view]).unflatten(0, x.shape[:2])
     views = PooledViews(data.loader.dataset, features)
@@ -92,7 +94,7 @@ def prepare(training, data, opts):
 
 @torch.no_grad()
 def set_center(center, features, numbers):
-    """Set means and directions of a `Centring` by features {view: (N, copies, D)} on the CPU.
+    """Set means and directions of a `Centring` by features {view: (N, copies, D)}, on one device.
 
     `numbers` are the branches by view; views of one branch have one mean.
     """
@@ -102,9 +104,8 @@ def set_center(center, features, numbers):
         center.set_mean(number, torch.cat([rows[view] for view in views]).mean(0))
     if center.directions is None:
         return
-    on_cpu = copy.deepcopy(center).cpu()
     few = {view: x[:: -(-len(x) // FOR_DIRECTIONS)] for view, x in rows.items()}
-    centred = torch.cat([on_cpu.centred(x, numbers[view]) for view, x in few.items()])
+    centred = torch.cat([center.centred(x, numbers[view]) for view, x in few.items()])
     center.directions.copy_(whitening(centred, center.directions.shape[1]))
 
 

@@ -5,8 +5,9 @@ import torch
 from conftest import NARROW
 
 import model
-from networks.heads import HEADS, Centring, ClassBlock, LinearHead, make_head, whitening
+from networks.heads import Centring, ClassBlock, LinearHead, make_head, whitening
 from networks.inference import inference_copy
+from networks.options import HEADS
 from training import options
 
 
