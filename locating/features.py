@@ -15,7 +15,6 @@ from functools import partial
 
 import numpy as np
 
-import model
 import utils
 from extract import extract_features
 from imaging.cache import resize_bicubic
@@ -23,6 +22,7 @@ from imaging.files import Unreadable
 from imaging.pixels import decode_file
 from imaging.turns import turns_in_test
 from locating.photos import Damaged
+from networks.run_options import input_size_from_opts
 from runtime import cli, startup
 from runtime.files import replacing
 from zero_shot import ViewMeans, load_network
@@ -43,7 +43,7 @@ def extract(opts, photos, table, keep):
     startup.keep_freed_memory()
     network, branches, run_opts = load_network(opts, device)
     cli.need_views(opts, branches, "view", "map_view")
-    size = model.input_size_from_opts(run_opts)
+    size = input_size_from_opts(run_opts)
     turns = turns_in_test(run_opts.get("turns"), branches, *size)
 
     def features(view, images, keys, description):
@@ -53,6 +53,7 @@ def extract(opts, photos, table, keep):
             keys,
             images,
             turns=turns[view],
+            flip=not run_opts.get("no_flip"),
             device=device,
             batch_size=opts.batchsize,
             num_workers=opts.num_workers,
