@@ -221,7 +221,8 @@ class Unreadable(Exception):
 
     def about(self, path):
         """What to tell the user."""
-        return f"{path} cannot be read as an image ({self.reason}): {self.advice}"
+        kind = "a text" if is_text_name(Path(path)) else "an image"
+        return f"{path} cannot be read as {kind} ({self.reason}): {self.advice}"
 
     def error(self, path):
         """The OSError that tells the user."""

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from imaging.files import TEXT, read_lines, split_sample
 from runtime.optional import require
@@ -28,6 +29,32 @@ def read_texts(samples):
             raise ValueError(f"{path} has no words in line {number}: it has changed; start again")
         found.append(words)
     return found
+
+
+def picture_of(words, side):
+    """Words as a square picture: uint8 (side, side, 3), the letters as large as all of them fit."""
+    image = Image.new("RGB", (side, side), "white")
+    draw, edge = ImageDraw.Draw(image), side // 16
+    for size in range(side // 6, 6, -1):
+        font = ImageFont.load_default(size)
+        text = _wrapped(words, font, side - 2 * edge)
+        _, _, right, bottom = draw.multiline_textbbox((edge, edge), text, font)
+        if max(right, bottom) <= side - edge:
+            break
+    draw.multiline_text((edge, edge), text, "black", font)
+    return np.array(image)
+
+
+def _wrapped(words, font, width):
+    """Words in lines of at most `width` pixels, where no single one is longer."""
+    lines = [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
 
 
 def read_tokenizer(folder):
