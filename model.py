@@ -454,10 +454,11 @@ def read_run(run_dir, checkpoint):
     """
     run_opts = utils.read_opts(run_dir)
     weights = from_published(utils.load_state_dict(checkpoint))
-    encoder = read_encoder(run_dir / TEXT, run_opts) if run_opts.get("text_backbone") else None
+    view_names, extra_google = views_from_opts(run_opts)
+    encoder = read_encoder(run_dir / TEXT, run_opts) if TEXT in view_names else None
     network = model_from_opts(run_opts, weights, encoder)
     utils.load_weights(network, checkpoint, weights)
-    return network, branch_numbers(*views_from_opts(run_opts)), run_opts
+    return network, branch_numbers(view_names, extra_google), run_opts
 
 
 def load_run(name, which_epoch, device):

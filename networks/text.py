@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from runtime.files import write_text
 from runtime.optional import require
@@ -47,6 +48,8 @@ class TextBranch(nn.Module):
 
     def feature_maps(self, ids):
         """(B, L) -> [(B, W)]: what `pooled` takes."""
+        if len(ids) == 0:  # not every attention takes no texts, and all weights need a gradient
+            return [self.encoder(ids.new_zeros(1, 1))[:0]]
         return [self.encoder(ids)]
 
     def pooled(self, maps):
@@ -98,7 +101,8 @@ class ClipText(nn.Module):
         self.width, self.longest, self.config = model.output_dim, model.context_length, None
 
     def forward(self, ids):
-        return self.model(ids.clamp(min=0))  # which pools at the highest id, the end of the text
+        ids = functional.pad(ids.clamp(min=0), (0, self.longest - ids.shape[1]))
+        return self.model(ids)  # which pools at the highest id, the end of the text
 
 
 def text_branches_of(network):

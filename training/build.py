@@ -104,7 +104,8 @@ def open_words(opts, scanned):
     """
     run_dir = utils.run_folder(opts.name) if opts.resume else opts.init and find_run(opts.init)[0]
     run_opts = utils.read_opts(run_dir) if run_dir else {}
-    if run_opts.get("text_backbone") == opts.text_backbone and TEXT in run_opts["view_names"]:
+    same = run_opts.get("text_backbone") == opts.text_backbone
+    if same and TEXT in run_opts.get("view_names", ()):
         folder = run_dir / TEXT
         tokenizer, encoder = read_tokenizer(folder), read_encoder(folder, vars(opts))
     else:
