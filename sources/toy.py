@@ -11,38 +11,49 @@ from runtime.cli import natural_int, positive_int
 from runtime.files import read_yaml, temporary_beside, write_yaml
 from runtime.locks import sole_writer
 from runtime.progress import progress_bar
-from sources.campus import render, survey
+from sources.campus import descriptions, render, survey
 from sources.command import Command, option
 
 MARKER = "campus.yaml"  # in the folder: how it was made
+TEXTS = "texts"  # in it: the version of the descriptions
 
 
 def make_toy(opts):
     """Render the toy campus, and its map, into fresh folders; what is made already is left as is.
 
-    Returns {"out", "rendered"} with the numbers of pictures in it, the same of the map as "map".
+    A campus that was made before there were descriptions gets them. Returns {"out", "rendered"}
+    with the numbers of what was put into each folder, the same of the map as "map".
     """
     out = Path(opts.out)
     tiles = survey.lay_out(opts.map_plots).tiles ** 2 if opts.map_plots else 0
 
-    def render_campus(folder, spec):
+    def each_building(make, folder, spec):
         total = opts.num_train + opts.num_test + opts.num_distractors
         with progress_bar(None, "buildings", total=total) as bar:
-            return render.render_campus(
+            return make(
                 folder,
                 **spec,
                 num_workers=opts.num_workers,
                 progress=lambda finished: bar.update(finished - bar.n),
             )
 
+    def render_campus(folder, spec):
+        return each_building(render.render_campus, folder, spec)
+
+    def describe_campus(folder, spec):
+        spec = {name: spec[name] for name in ("seed", "num_train", "num_test", "num_distractors")}
+        return each_building(render.describe_campus, folder, spec)
+
     def render_survey(folder, spec):
         with progress_bar(None, "map and flight", total=tiles + opts.flight_photos) as bar:
             return survey.render_survey(folder, **spec, progress=bar.update)
 
-    found = _make(out, _spec(opts, CAMPUS), render.VERSION, render_campus)
+    versions = {"version": render.VERSION, TEXTS: descriptions.VERSION}
+    found = _make(out, _spec(opts, CAMPUS), versions, render_campus, describe_campus)
     if opts.map_plots:
         beside = out.with_name(f"{out.name}_map")
-        found["map"] = _make(beside, _spec(opts, SURVEY), survey.VERSION, render_survey)
+        versions = {"version": survey.VERSION}
+        found["map"] = _make(beside, _spec(opts, SURVEY), versions, render_survey)
     return found
 
 
@@ -52,13 +63,20 @@ def _spec(opts, defaults):
     return {name: getattr(opts, name) for name in names}
 
 
-def _make(out, spec, version, render):
-    """Have `render` fill a folder of which nothing is seen before it is whole."""
-    mark = {**spec, "version": version}
+def _make(out, spec, versions, render, describe=None):
+    """Have `render` fill a folder of which nothing is seen before it is whole.
+
+    Where all but the descriptions is there, `describe` writes them.
+    """
+    mark = {**spec, **versions}
     with sole_writer(out, "give another --out"):
-        if (out / MARKER).is_file() and read_yaml(out / MARKER) == mark:
-            print(f"{out} is there already")
-            return {"out": str(out), "rendered": False}
+        there = read_yaml(out / MARKER) if (out / MARKER).is_file() else {}
+        if {**there, **versions} == mark and there.get("version") == versions["version"]:
+            counts = describe(out, spec) if there != mark else {}
+            if counts:
+                write_yaml(out / MARKER, mark)
+            print(f"{out} is there already" + _in_words(counts, "; added: "))
+            return {"out": str(out), "rendered": False, **counts}
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ValueError(
                 f"{out} exists and is not this toy campus: remove it, or give another --out"
@@ -73,8 +91,13 @@ def _make(out, spec, version, render):
             partial.replace(out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    print(f"{out}: " + ", ".join(f"{count} {folder}" for folder, count in counts.items()))
+    print(f"{out}" + _in_words(counts, ": "))
     return {"out": str(out), "rendered": True, **counts}
+
+
+def _in_words(counts, start):
+    numbers = ", ".join(f"{count} {folder}" for folder, count in counts.items())
+    return f"{start}{numbers}" if numbers else ""
 
 
 CAMPUS, SURVEY = render.render_campus.__kwdefaults__, survey.render_survey.__kwdefaults__

@@ -1,4 +1,7 @@
-"""The building in the middle of a site: wings under roofs, in families of plans."""
+"""The building in the middle of a site: wings under roofs, in families of plans.
+
+A family returns the name of the shape that it drew and the solids.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -114,20 +117,21 @@ def _plans(length: float, width: float, depth: float, cut: float) -> dict[str, l
     }
 
 
-def barred(rng: np.random.Generator, style: Style) -> list[Solid]:
+def barred(rng: np.random.Generator, style: Style) -> tuple[str, list[Solid]]:
     """A building of bars, by one of the plans above."""
     length, depth, cut = rng.uniform(46, 88), rng.uniform(11, 19), rng.uniform(0.25, 0.75)
     plans = _plans(length, length * rng.uniform(0.55, 0.95), depth, cut)
     solids, mirrored, storeys = [], rng.random() < 0.5, rng.integers(2, 6)
-    for x0, y0, x1, y1 in plans[rng.choice(list(plans))]:
+    plan = str(rng.choice(list(plans)))
+    for x0, y0, x1, y1 in plans[plan]:
         # The odd centimetres keep crossing roofs out of one plane, where they would flicker.
         height = 3.8 * max(storeys + rng.choice([-1, 0, 0, 1, 3]), 1) + rng.uniform(0.8, 1.6)
         x0, x1 = (-x1, -x0) if mirrored else (x0, x1)
         solids += wing(rng, style, x0, y0, x1, y1, height)
-    return solids
+    return plan, solids
 
 
-def _rotunda(rng: np.random.Generator, style: Style) -> list[Solid]:
+def _rotunda(rng: np.random.Generator, style: Style) -> tuple[str, list[Solid]]:
     """A domed drum with two or four wings."""
     radius, height, half = rng.uniform(13, 22), rng.uniform(13, 22), rng.uniform(5, 9)
     reach, rise, inner = radius + rng.uniform(8, 20), *rng.uniform(0.6, 0.95, 2) * radius
@@ -139,10 +143,10 @@ def _rotunda(rng: np.random.Generator, style: Style) -> list[Solid]:
     solids = [drum, dome, lantern, *wing(rng, style, -reach, -half, reach, half, low)]
     if rng.random() < 0.5:
         solids += wing(rng, style, -half, -reach, half, 0, low + 1.1)
-    return solids
+    return "rotunda", solids
 
 
-def stadium(rng: np.random.Generator, style: Style) -> list[Solid]:
+def stadium(rng: np.random.Generator, style: Style) -> tuple[str, list[Solid]]:
     """Sloping stands on two to four sides of a pitch, one of them under a roof."""
     half_x, half_y = rng.uniform(24, 32), rng.uniform(15, 21)
     rake, high = rng.uniform(8, 13), rng.uniform(7, 13)
@@ -160,10 +164,10 @@ def stadium(rng: np.random.Generator, style: Style) -> list[Solid]:
     solids.append(Solid(0, half_y + rake * 0.65, half_x, rake * 0.5, top, top + 0.8, **roof))
     masts = [(x * (half_x + rake), y * (half_y + rake)) for x in (-0.9, 0.9) for y in (-0.9, 0.9)]
     solids += [Solid(*mast, 1, 1, 0, high * 2, side=Material.PLAIN) for mast in masts]
-    return solids
+    return "stadium", solids
 
 
-def _church(rng: np.random.Generator, style: Style) -> list[Solid]:
+def _church(rng: np.random.Generator, style: Style) -> tuple[str, list[Solid]]:
     """A nave with transept under steep gables, an apse and a spired tower."""
     half, arm, width = rng.uniform(20, 32), rng.uniform(12, 20), rng.uniform(5.5, 8.5)
     high, crossing = rng.uniform(10, 15), rng.uniform(3, 14)
@@ -176,10 +180,10 @@ def _church(rng: np.random.Generator, style: Style) -> list[Solid]:
         -half - thick + 1, rng.choice([-1, 0, 1]) * (width - 1), thick, thick, 0, tall, **style.wall
     )
     spire = tower._replace(base=tall, top=tall + 12, insets=(thick,) * 4, **style.tiles)
-    return [*solids, tower, spire]
+    return "church", [*solids, tower, spire]
 
 
-def _stepped(rng: np.random.Generator, style: Style) -> list[Solid]:
+def _stepped(rng: np.random.Generator, style: Style) -> tuple[str, list[Solid]]:
     """A podium carrying one or two towers that step back as they rise."""
     half_x, half_y, podium = rng.uniform(24, 38), rng.uniform(18, 28), rng.uniform(5, 10)
     flat = replace(style, pitched=False)
@@ -191,10 +195,10 @@ def _stepped(rng: np.random.Generator, style: Style) -> list[Solid]:
             height += rng.uniform(8, 14)
             solids += wing(rng, flat, x - size[0], y - size[1], x + size[0], y + size[1], height)
             size = size * rng.uniform(0.6, 0.8)
-    return solids
+    return "stepped", solids
 
 
-def _sawtooth(rng: np.random.Generator, style: Style) -> list[Solid]:
+def _sawtooth(rng: np.random.Generator, style: Style) -> tuple[str, list[Solid]]:
     """A hall under a row of north-light roofs, with an office block at one end."""
     half_x, half_y, high = rng.uniform(24, 38), rng.uniform(14, 26), rng.uniform(6, 9)
     solids, teeth = [Solid(0, 0, half_x, half_y, 0, high, **style.wall)], rng.integers(4, 9)
@@ -203,10 +207,10 @@ def _sawtooth(rng: np.random.Generator, style: Style) -> list[Solid]:
         tooth = Solid(x, 0, pitch, half_y, high, high + 0.8 * pitch, **style.tiles)
         solids.append(tooth._replace(insets=(2 * pitch - 0.3, 0, 0, 0)))
     end, short = rng.choice([-1, 1]) * (half_x + 6), -half_y * rng.uniform(0.5, 1)
-    return solids + wing(rng, style, end - 6, short, end + 6, half_y, high + 7)
+    return "sawtooth", solids + wing(rng, style, end - 6, short, end + 6, half_y, high + 7)
 
 
-def _crescent(rng: np.random.Generator, style: Style) -> list[Solid]:
+def _crescent(rng: np.random.Generator, style: Style) -> tuple[str, list[Solid]]:
     """A curved range of bars, with or without a drum at the centre of the bend."""
     radius, depth, sweep = rng.uniform(26, 40), rng.uniform(6, 9), np.radians(rng.uniform(110, 250))
     high, step = rng.uniform(9, 22), rng.choice([0, 0, 1.5])
@@ -219,10 +223,10 @@ def _crescent(rng: np.random.Generator, style: Style) -> list[Solid]:
     if rng.random() < 0.6:
         size = rng.uniform(7, 12)
         solids.append(Solid(0, 0, size, size, 0, high * 0.7, shape=Shape.CYLINDER, **style.wall))
-    return solids
+    return "crescent", solids
 
 
-def _star(rng: np.random.Generator, style: Style) -> list[Solid]:
+def _star(rng: np.random.Generator, style: Style) -> tuple[str, list[Solid]]:
     """Three to five wings radiating from a round core."""
     arms, half, high = rng.integers(3, 6), rng.uniform(5.5, 8), rng.uniform(10, 20)
     core = {"half_x": half * 1.6, "half_y": half * 1.6, "shape": Shape.CYLINDER, **style.wall}
@@ -231,7 +235,7 @@ def _star(rng: np.random.Generator, style: Style) -> list[Solid]:
         reach = rng.uniform(13, 21)
         x, y, top = reach * np.cos(angle), reach * np.sin(angle), high + rng.uniform(-3, 3)
         solids += wing(rng, style, x - reach, y - half, x + reach, y + half, top, angle)
-    return solids
+    return "star", solids
 
 
 FAMILIES = (_rotunda, stadium, _church, _stepped, _sawtooth, _crescent, _star)

@@ -1,5 +1,7 @@
 """The grounds: a painted map of plots and roads, and what stands on them."""
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -13,6 +15,16 @@ SCENERY = 100.0  # metres from the building within which trees and cars are plac
 PLOT_SHARES = {"car_park": 0.2, "courts": 0.1, "pond": 0.08, "plaza": 0.09, "grove": 0.14,
                "neighbour": 0.2, "field": 0.07, "lawn": 0.12}  # fmt: skip
 OPEN_LAND = (Land.LAWN, Land.MEADOW, Land.SOIL)
+
+
+class Plot(NamedTuple):
+    """A piece of the grounds, in the building's frame: metres."""
+
+    kind: str  # one of PLOT_SHARES
+    x: float
+    y: float
+    half_x: float
+    half_y: float
 
 
 class Brush:
@@ -66,6 +78,8 @@ class Grounds:
         self.solids: list[Solid] = []
         self.stalls: list[tuple] = []  # x, y and heading
         self.trees: list[tuple] = []  # x and y
+        self.plots: list[Plot] = []
+        self.roads: list[tuple] = []  # start and stop, each x and y
 
     def surround(self, reach_x: float, reach_y: float) -> None:
         """Roads along some of the sides, a strip of plots on each, and paths to the building."""
@@ -94,6 +108,7 @@ class Grounds:
 
         `cars` are the metres along the road between which they stand, and how many; so are `trees`.
         """
+        self.roads.append((start, stop))
         start, way = np.array(start), np.subtract(stop, start)
         length = np.linalg.norm(way)
         way /= length
@@ -119,6 +134,7 @@ class Grounds:
             centre = _beside(side, near + depth / 2, (start + stop) / 2)
             half = np.abs(_beside(side, depth / 2 - 1.5, (stop - start) / 2 - 1.5))
             kind = self.rng.choice(list(PLOT_SHARES), p=list(PLOT_SHARES.values()))
+            self.plots.append(Plot(str(kind), *centre, *half))
             getattr(self, kind)(*centre, *half)
 
     def scatter(self, count: int, x, y, half_x, half_y) -> None:

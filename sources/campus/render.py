@@ -1,7 +1,7 @@
 """Render a toy campus in the University-1652 layout: buildings seen by satellite, drone and street.
 
-`render_campus("data/campus", seed=0)` writes the picture folders and `coordinates.csv`; nothing is
-downloaded. A single building is drawn with
+`render_campus("data/campus", seed=0)` writes the picture folders, those of the descriptions and
+`coordinates.csv`; nothing is downloaded. A single building is drawn with
 
     site = make_site(seed=0, building=7)
     picture = render_view(site, "drone", frame=28, size=256)  # (256, 256, 3) uint8
@@ -25,8 +25,9 @@ from PIL import Image
 from imaging.files import TEST_FOLDERS, TRAIN_FOLDERS
 from runtime.files import write_bytes, write_text
 from sources.campus.camera import SPIRAL_FRAMES, spiral_frames
+from sources.campus.descriptions import describe
 from sources.campus.scene import Scene, stage, stand_cars
-from sources.campus.site import Stream, make_site, random_stream
+from sources.campus.site import Site, Stream, make_site, random_stream
 from sources.campus.views import jpeg, photograph, render_view
 
 VERSION = 1  # of the pictures: raised when the same seed renders others
@@ -35,6 +36,7 @@ LAST_ID = 9999
 CAMPUS_ORIGIN = (48.1402, 11.5600)  # latitude, longitude in degrees of the grid's corner
 CAMPUS_PITCH = 0.0022  # degrees between neighbours on the campus grid
 EMPTY_GOOGLE_SHARE = 0.05
+TEXT_FOLDERS = ("train/text", "test/query_text", "test/gallery_text")
 
 
 class Job(NamedTuple):
@@ -68,15 +70,31 @@ def _folders(job: Job, view: str) -> list[str]:
     return [f"test/{split}_{view}" for split in splits]
 
 
-def _save(job: Job, view: str, name: str, picture: np.ndarray) -> None:
-    """Write the picture as JPEG to every folder that shows it."""
-    content = jpeg(Image.fromarray(picture))
+def _save(job: Job, view: str, name: str, content: bytes) -> None:
+    """Write a file to every folder that holds it."""
     for folder in _folders(job, view):
         write_bytes(Path(job.out_dir, folder, f"{job.building:04d}", name), content)
 
 
+def _save_picture(job: Job, view: str, name: str, picture: np.ndarray) -> None:
+    _save(job, view, name, jpeg(Image.fromarray(picture)))
+
+
+def _save_texts(job: Job, site: Site) -> int:
+    """Write the descriptions of a building, a line each; returns how many."""
+    texts = [description.text for description in describe(site)]
+    _save(job, "text", f"{job.building:04d}.txt", "".join(f"{text}\n" for text in texts).encode())
+    return len(texts)
+
+
+def describe_building(job: Job) -> dict[str, int]:
+    """Save the descriptions of one building; returns their number per folder."""
+    count = _save_texts(job, make_site(job.seed, job.building))
+    return dict.fromkeys(_folders(job, "text"), count)
+
+
 def render_building(job: Job) -> dict[str, int]:
-    """Render and save one building; returns the number of pictures per folder."""
+    """Render, describe and save one building; returns the number of samples per folder."""
     # Freeing one big block teaches glibc to keep later ones instead of returning their pages to
     # the system after every step, a sixth of the time. Elsewhere it does nothing.
     np.empty(30 << 20, np.uint8)
@@ -85,17 +103,18 @@ def render_building(job: Job) -> dict[str, int]:
     from_space = stage(site, Stream.SATELLITE)
     from_air = stage(site, Stream.DRONE)
     from_street = stand_cars(from_air)
-    _save(job, "satellite", f"{label}.jpg", photograph(from_space, "satellite", 0, job.size))
+    from_above = photograph(from_space, "satellite", 0, job.size)
+    _save_picture(job, "satellite", f"{label}.jpg", from_above)
     for frame in job.frames:
         picture = photograph(from_air, "drone", frame, job.size)
-        _save(job, "drone", f"image-{frame:02d}.jpeg", picture)
-    _save(job, "street", "1.jpg", photograph(from_street, "street", 0, job.size))
-    made = {"satellite": 1, "drone": len(job.frames), "street": 1}
+        _save_picture(job, "drone", f"image-{frame:02d}.jpeg", picture)
+    _save_picture(job, "street", "1.jpg", photograph(from_street, "street", 0, job.size))
+    made = {"satellite": 1, "drone": len(job.frames), "street": 1, "text": _save_texts(job, site)}
     if job.split == "train":
         Path(job.out_dir, "train/google", label).mkdir(parents=True, exist_ok=True)
         made["google"] = int(has_google_photo(job.seed, job.building))
         if made["google"]:
-            _save(job, "google", "1.jpg", _google_photo(job, from_street))
+            _save_picture(job, "google", "1.jpg", _google_photo(job, from_street))
     return {folder: count for view, count in made.items() for folder in _folders(job, view)}
 
 
@@ -126,13 +145,43 @@ def _write_coordinates(path: Path, buildings: list[int]) -> None:
     write_text(path, "".join(lines))
 
 
-def _finished(jobs: list[Job], num_workers: int) -> Iterator[dict[str, int]]:
+def _jobs(out_dir, seed, num_train, num_test, num_distractors, frames=(), size=0) -> list[Job]:
+    splits = [("train", 1, num_train), ("query", FIRST_TEST_ID, num_test),
+              ("gallery", FIRST_TEST_ID + num_test, num_distractors)]  # fmt: skip
+    return [Job(str(out_dir), seed, building, split, frames, size)
+            for split, first, count in splits
+            for building in range(first, first + count)]  # fmt: skip
+
+
+def _finished(make: Callable, jobs: list[Job], num_workers: int) -> Iterator[dict[str, int]]:
     if num_workers == 0:
-        yield from map(render_building, jobs)
+        yield from map(make, jobs)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-        yield from pool.map(render_building, jobs, chunksize=2)
+        yield from pool.map(make, jobs, chunksize=2)
+
+
+def _count(made: Iterator[dict[str, int]], folders, progress) -> dict[str, int]:
+    """The number of samples per folder; `progress` hears of each building."""
+    counts = dict.fromkeys(folders, 0)
+    for number, of_one in enumerate(made, 1):
+        for folder, count in of_one.items():
+            counts[folder] += count
+        if progress:
+            progress(number)
+    return counts
+
+
+def describe_campus(
+    out_dir: str | Path, *, seed, num_train, num_test, num_distractors, num_workers=0, progress=None
+) -> dict[str, int]:
+    """Write the descriptions alone, for a campus that was rendered before there were any.
+
+    The arguments are those of `render_campus`. Returns the number of descriptions per folder.
+    """
+    jobs = _jobs(out_dir, seed, num_train, num_test, num_distractors)
+    return _count(_finished(describe_building, jobs, num_workers), TEXT_FOLDERS, progress)
 
 
 def render_campus(
@@ -151,25 +200,17 @@ def render_campus(
 
     The gallery holds the `num_test` query buildings and `num_distractors` more. Each building gets
     one satellite, one street and `drone_frames` of the 54 drone pictures, `image_size` pixels both
-    ways; training buildings also get a web photograph or an empty google folder. The bytes depend
-    on the seed, the drone frames and the image size alone, not on `num_workers` (0: this process).
-    `progress` is called with the number of buildings finished so far. Returns the number of
-    pictures per folder, such as {"train/satellite": 240}. Raises ValueError on a bad value.
+    ways; training buildings also get a web photograph or an empty google folder. Each has a file
+    of three descriptions too, one a line. The bytes depend on the seed, the drone frames and the
+    image size alone, not on `num_workers` (0: this process). `progress` is called with the number
+    of buildings finished so far. Returns the number of pictures, or descriptions, per folder, such
+    as {"train/satellite": 240}. Raises ValueError on a bad value.
     """
     _check(seed, num_train, num_test, num_distractors, drone_frames, image_size, num_workers)
-    splits = [("train", 1, num_train), ("query", FIRST_TEST_ID, num_test),
-              ("gallery", FIRST_TEST_ID + num_test, num_distractors)]  # fmt: skip
     frames = tuple(spiral_frames(drone_frames))
-    jobs = [Job(str(out_dir), seed, building, split, frames, image_size)
-            for split, first, count in splits
-            for building in range(first, first + count)]  # fmt: skip
+    jobs = _jobs(out_dir, seed, num_train, num_test, num_distractors, frames, image_size)
     _write_coordinates(Path(out_dir, "coordinates.csv"), [job.building for job in jobs])
-    counts = dict.fromkeys((*TRAIN_FOLDERS, *TEST_FOLDERS), 0)
-    for folder in counts:
+    folders = dict.fromkeys((*TRAIN_FOLDERS, *TEST_FOLDERS, *TEXT_FOLDERS))
+    for folder in folders:
         Path(out_dir, folder).mkdir(parents=True, exist_ok=True)
-    for number, made in enumerate(_finished(jobs, num_workers), 1):
-        for folder, count in made.items():
-            counts[folder] += count
-        if progress:
-            progress(number)
-    return counts
+    return _count(_finished(render_building, jobs, num_workers), folders, progress)

@@ -2,23 +2,35 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from sources.campus.buildings import BARRED_SHARE, FAMILIES, barred, draw_style, stadium
-from sources.campus.grounds import SCENERY, Grounds
+from sources.campus.grounds import SCENERY, Grounds, Plot
 from sources.campus.palette import Land
 from sources.campus.solids import Solid, SolidTable
 
 NOISE_TEXELS = 256
 # What a random stream is for: with the seed and the building ID it fixes every number drawn.
-Stream = IntEnum("Stream", "SITE NOISE SATELLITE DRONE STREET GOOGLE PRESENCE", start=0)
+Stream = IntEnum("Stream", "SITE NOISE SATELLITE DRONE STREET GOOGLE PRESENCE TEXT", start=0)
 
 
 def random_stream(seed: int, building: int, stream: int, part: int = 0) -> np.random.Generator:
     """The generator of one purpose, or of a part of it."""
     return np.random.default_rng([seed, building, int(stream), part])
+
+
+class Plan(NamedTuple):
+    """What a site was laid out from, in the building's frame, which is turned by `yaw`."""
+
+    shape: str  # of the building, see buildings.py
+    yaw: float  # radians
+    half: tuple[float, float]  # metres, of the sides of the box about the building
+    block: list[Solid]  # the building
+    plots: list[Plot]
+    roads: list[tuple]  # start and stop, each x and y
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class Site:
     noise: np.ndarray  # (256, 256) float32, about -1..1; any power of two
     grain: np.ndarray  # (512, 512) float32, 0..1
     reach: float  # metres from the origin to the building's farthest corner
+    plan: Plan | None = None  # of an area none
 
     def grain_for(self, size: int) -> np.ndarray:
         """The grain for a picture, at least (size, size)."""
@@ -48,7 +61,7 @@ def make_site(seed: int, building: int, room=np.inf) -> Site:
     """
     rng = random_stream(seed, building, Stream.SITE)
     family = barred if rng.random() < BARRED_SHARE else FAMILIES[rng.integers(len(FAMILIES))]
-    block = family(rng, draw_style(rng))
+    shape, block = family(rng, draw_style(rng))
     hull = SolidTable(block).corners[..., :2].reshape(-1, 2)
     (x, y), (reach_x, reach_y) = (hull.max(0) + hull.min(0)) / 2, (hull.max(0) - hull.min(0)) / 2
     block = [solid._replace(x=solid.x - x, y=solid.y - y) for solid in block]
@@ -77,6 +90,7 @@ def make_site(seed: int, building: int, room=np.inf) -> Site:
         stalls=stalls[(np.hypot(stalls[:, 0], stalls[:, 1]) < SCENERY) & on_plot],
         noise=draw_noise(texture), grain=texture.random((512, 512), np.float32),
         reach=float(np.hypot(reach_x, reach_y)),
+        plan=Plan(shape, yaw, (reach_x, reach_y), block, grounds.plots, grounds.roads),
     )  # fmt: skip
 
 

@@ -17,9 +17,14 @@ from sources.campus.solids import cast
 OVERSAMPLING = 1.25
 
 
+def picture_span(site: Site) -> float:
+    """Metres that the satellite picture of a site shows, both ways."""
+    return float(np.clip(2.3 * site.reach, 95, 150))
+
+
 def _aim(site: Site, view: str, frame: int, size: int, rng: np.random.Generator) -> Camera:
     """The camera of a view; `frame` numbers the drone's frames."""
-    span = float(np.clip(2.3 * site.reach, 95, 150))
+    span = picture_span(site)
     if view == "satellite":
         return look_at((0, 0, FAR), (0, 0, 0), span, size, up=(0, 1, 0))
     if view == "drone":

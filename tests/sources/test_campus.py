@@ -174,7 +174,7 @@ def test_site_depends_on_seed_and_building_alone():
 def test_every_family_builds_and_renders():
     rng = np.random.default_rng(0)
     for family in (barred, *FAMILIES):
-        solids = family(rng, draw_style(rng))
+        _, solids = family(rng, draw_style(rng))
         assert np.isfinite(SolidTable(solids).planes).all()
         assert all(solid.top > solid.base for solid in solids)
 
@@ -200,7 +200,10 @@ def test_layout_and_counts(rendered):
     assert counts["test/gallery_drone"] == (test + distractors) * frames
     assert counts["test/gallery_satellite"] == counts["test/gallery_street"] == test + distractors
     for folder, count in counts.items():
-        assert len([path for path in (root / folder).rglob("*") if path.is_file()]) == count
+        files = [path for path in (root / folder).rglob("*") if path.is_file()]
+        texts = [line for path in files if "text" in folder for line in path.open()]
+        assert len(texts or files) == count
+    assert counts["train/text"] == 3 * train and counts["test/query_text"] == 3 * test
     assert finished == [1, 2, 3, 4, 5]
     names = sorted(path.name for path in (root / "train/drone/0001").iterdir())
     assert names == [f"image-{frame:02d}.jpeg" for frame in spiral_frames(2)]
@@ -211,7 +214,7 @@ def test_layout_and_counts(rendered):
 
 def test_distractors_are_in_the_gallery_only(rendered):
     root, _, _ = rendered
-    for view in ("satellite", "drone", "street"):
+    for view in ("satellite", "drone", "street", "text"):
         queries = {path.name for path in (root / f"test/query_{view}").iterdir()}
         gallery = {path.name for path in (root / f"test/gallery_{view}").iterdir()}
         assert queries < gallery and len(gallery - queries) == 1
