@@ -37,8 +37,8 @@ def train(opts, run_dir):
     device = utils.select_device(opts.device, opts.gpu_ids)
     processes.join_processes(device)
     startup.keep_freed_memory()
-    data = build.open_data(opts, pin_memory=device.type == "cuda")
     utils.seed_everything(opts.seed)
+    data = build.open_data(opts, pin_memory=device.type == "cuda")
     classes = data.class_names
     network = build.build_network(opts, len(classes), classes, data.encoder)
     training = build.build_training(opts, network, device, len(classes))

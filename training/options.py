@@ -38,7 +38,7 @@ REFUSED = {
     "use_dense": "it never had an effect in the published code; choose a network with --backbone",
     "use_NAS": "it never had an effect in the published code; choose a network with --backbone",
 }
-LOOK_EVERY, WARM_FROM, EMBEDDING = 4, 0.1, 512  # defaults that rules below ask for
+LOOK_EVERY, WARM_FROM, EMBEDDING, TOKENS = 4, 0.1, 512, 128  # defaults that rules below ask for
 PAIR_LOSSES = ("circle", "contrast", "triplet", "lifted")  # of images of one group
 PUBLISHED_LOSSES = ("arcface", "cosface", "sphere", *PAIR_LOSSES)
 
@@ -220,7 +220,7 @@ OPTIONS = {
          "texts), hf:NAME or hf:FOLDER of the transformers library, open_clip:NAME/TAG"),
         ("--text_pool", ("mean", "cls"), "mean",
          "how its tokens become a feature: their mean, or the first of them"),
-        ("--text_tokens", at_least(8, "a few words"), 64,
+        ("--text_tokens", at_least(8, "a few words"), TOKENS,
          "tokens of a text that are read; how many are cut is said"),
         ("--no_pretrained", SWITCH, False, "start from random weights"),
         ("--weights", str, None, "file of torchvision backbone weights"),
@@ -337,7 +337,8 @@ NEEDS = (
      "--no-extra_Google where a recipe has set it"),
     *((lambda o, name=name, usual=usual: getattr(o, name) != usual and not o.resume,
        lambda o: TEXT in o.view_names, f"--{name} goes with a view of texts, as --views text,drone")
-      for name, usual in (("text_backbone", "small"), ("text_pool", "mean"), ("text_tokens", 64))),
+      for name, usual in (("text_backbone", "small"), ("text_pool", "mean"),
+                          ("text_tokens", TOKENS))),
     (lambda o: o.text_pool == "cls", lambda o: not o.text_backbone.startswith("open_clip:"),
      "--text_pool cls has no meaning with {text_backbone}, which pools at the end of a text"),
     (lambda o: True, lambda o: o.pad < min(o.h, o.w),
