@@ -11,6 +11,8 @@ import json
 FORMAT = "geo-localization view 1"  # the number is raised when older files are to be refused
 INPUT = "images: uint8 (B, 3, h, w), RGB, 0 to 255, not normalised"
 OUTPUT = "feature: float32 (B, D), rows of length 1"
+PLAIN = ("format", "run", "view", "weights_sha256", "precision", "size", "input", "output")
+NAMES = (*PLAIN, "h", "w", "flips", "turns", "options")
 # Options of a run that describe its network; the others, such as folders, stay at home.
 OPTIONS = ("views", "view_names", "extra_Google", "backbone", "pool", "block", "LPN", "usam",
            "musenet", "maps", "head", "embedding_dim", "center", "whiten", "h", "w", "turns",
@@ -31,8 +33,10 @@ def from_text(texts, path):
     """{name: value} of the {name: text} in the file `path`; ValueError where it is no such file."""
     if texts.get("format") != FORMAT:
         raise ValueError(
-            f"{path} says format {texts.get('format')!r}, expected {FORMAT!r}: write it with "
-            "`python export.py`"
+            f"{path} is no view of a run: its metadata has format {texts.get('format')!r}, "
+            f"expected {FORMAT!r}; write it with `python export.py`"
         )
-    plain = ("format", "run", "view", "weights_sha256", "precision", "size", "input", "output")
-    return {k: v if k in plain else json.loads(v) for k, v in texts.items()}
+    try:
+        return {name: texts[name] if name in PLAIN else json.loads(texts[name]) for name in NAMES}
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} has damaged metadata ({error}): export it again") from None

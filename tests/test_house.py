@@ -25,13 +25,13 @@ MAY_IMPORT = {
     "evaluation": GROUND | {"utils"},
     "model": GROUND | {"utils", "networks", "imaging"},
     "dataset": GROUND | {"utils", "imaging"},
-    "extract": GROUND | {"utils", "imaging", "dataset", "networks", "evaluation"},
-    "zero_shot": GROUND | {"utils", "imaging", "networks", "model"},
+    "extract": GROUND | {"utils", "imaging", "dataset", "networks", "evaluation", "deploy"},
+    "zero_shot": GROUND | {"utils", "imaging", "networks", "model", "deploy"},
     "evaluate_gpu": GROUND | {"utils", "evaluation"},
 }
 LIBRARY = {"model", "dataset", "losses", "extract", "utils", "random_erasing", "zero_shot"}
 MAY_IMPORT["sources"] = GROUND | LIBRARY | {"imaging", "evaluation", "locating"}
-MAY_IMPORT["locating"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks"}
+MAY_IMPORT["locating"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks", "deploy"}
 MAY_IMPORT["training"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks"}
 MAY_IMPORT["deploy"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks"}
 for door in DOORS - {"evaluate_gpu"}:
