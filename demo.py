@@ -14,7 +14,6 @@ import numpy as np
 from evaluation.feature_file import FEATURE_FILE, load_features, warn_of_newer
 from evaluation.ranking import rank_gallery, rank_positives
 from imaging.files import split_sample
-from imaging.texts import picture_of, read_texts
 from runtime.cli import Parser, example_in, natural_int, positive_int, script
 from runtime.files import replacing
 from runtime.printing import printable
@@ -147,7 +146,7 @@ def draw(results, test_dir=None, make_figure=None):
     """
     from matplotlib import figure, patches
 
-    from imaging.pixels import read_thumbnail
+    from imaging.texts import read_sample
 
     columns = min(max(len(result["retrieved"]) for result in results), COLUMNS)
     heights = [max(1, -(-len(result["retrieved"]) // COLUMNS)) for result in results]  # in lines
@@ -167,11 +166,7 @@ def draw(results, test_dir=None, make_figure=None):
         for line, left, path, caption, colour in cells_of(result):
             top = MARGIN + (first + line) * (CELL + CAPTION)
             box = (left, left + CELL, top + CELL, top)
-            found = find_image(path, test_dir)
-            if split_sample(found)[1]:
-                thumbnail = picture_of(*read_texts([found]), THUMBNAIL)
-            else:
-                thumbnail = read_thumbnail(found, THUMBNAIL)
+            thumbnail = read_sample(find_image(path, test_dir), THUMBNAIL)
             sheet.imshow(thumbnail, extent=box, aspect="auto")
             frame = {"fill": False, "color": colour, "linewidth": 4}
             sheet.add_patch(patches.Rectangle((left, top), CELL, CELL, **frame))

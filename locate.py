@@ -4,6 +4,7 @@ python locate.py photos/ --name two_view --map data/map        # coordinates, ta
 python locate.py photo.jpg --name two_view --map tiles/        # plain pictures: names and scores
 python locate.py photos/ --zero_shot --map data/map            # no run: see zero_shot.py
 python locate.py --text "a long red building by a pond" --name spoken --map data/map
+python locate.py photos/ --name drone.onnx,satellite.onnx --map data/map   # see export.py
 python locate.py flight.mp4 --every 1 --name two_view --map data/map   # a frame a second
 
 The map is a folder that `prepare.py tiles` made, or any folder of pictures. Written are
@@ -17,17 +18,19 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.onnx_network import check_onnx
 from evaluation.map_folder import TABLE, MapFolder, read_map
 from evaluation.places import geodesic
 from evaluation.side_files import MARKER
 from imaging.files import TEST_VIEWS, TEXT, is_image_name
 from locating import confidence, flight, outputs
+from locating.features import extract
 from locating.page import write_page
 from locating.photos import PhotoPlace, list_photos, need_some
 from locating.search import errors_of, estimate, first_tiles, spread_of, tiles_near
 from locating.video import photos_and_frames
 from networks.options import FEWEST, add_zero_shot_options, check_zero_shot
-from runtime import cli, startup
+from runtime import cli
 from runtime.cli import number_within, positive_int, script
 from runtime.printing import quoted
 from sources.maps import is_map
@@ -57,9 +60,6 @@ def main(argv=None):
     if opts.flight:
         photos, known, seconds = flight.in_order(photos, known)
     chosen = tiles_near(table.places, opts.near, opts.within) if opts.near else None
-    startup.import_torch()
-    from locating.features import extract
-
     tiles, turned, kept, damage = extract(opts, photos, table, keep=table.places is not None)
     damaged += [damage[photo] for photo in photos if photo in damage]
     photos, known, turned, seconds = leave_out(damaged, photos, known, turned, seconds)
@@ -323,6 +323,7 @@ def check_options(parser, opts):
             if getattr(opts, option):
                 parser.error(f"--{option} is of photos: leave it out with --text")
         opts.text, opts.view, opts.turns = [*dict.fromkeys(opts.text)], TEXT, 1
+    check_onnx(parser, opts)
     if opts.index and opts.near:
         parser.error(
             "--near compares the tiles there one by one, without --index: give one of them"

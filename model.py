@@ -5,18 +5,21 @@ checkpoints load here. Branches start with random weights; `load_backbone` gives
 The base class of the branches and those of further backbones are in networks/branch.py.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import utils
 from imaging.files import TEST_VIEWS, TEXT
+from imaging.texts import TokenizedTexts, read_tokenizer
 from networks.backbones import check_network
 from networks.blocks import USAM
 from networks.branch import Branch, branch_class, branches_of
 from networks.heads import Centring, ClassBlock, make_head  # noqa: F401
 from networks.musenet import MuSeNet, from_published, is_ibn, load_ibn_weights
-from networks.run_options import network_options, switch_in
+from networks.run_options import network_options, option_in, switch_in
 from networks.text import TextBranch, read_encoder
 from networks.timm_branch import TimmBranch
 from networks.timm_models import TIMM
@@ -149,8 +152,10 @@ class _MultiViewNet(nn.Module):
         parts: parts of an embedding: `block` with `LPN`, else 1.
         embedding_dim: numbers of an embedding, all parts together.
         input_spec: what the branches expect of their images, `networks.backbones.InputSpec`.
+        read_words: of a trained run with texts, (samples, texts) -> imaging.texts.TokenizedTexts.
     """
 
+    read_words = None
     num_branches = 0
     view_branches = ()  # the number of the branch of each input
 
@@ -457,6 +462,10 @@ def read_run(run_dir, checkpoint):
     view_names, extra_google = views_from_opts(run_opts)
     encoder = read_encoder(run_dir / TEXT, run_opts) if TEXT in view_names else None
     network = model_from_opts(run_opts, weights, encoder)
+    if encoder:
+        limit = option_in(run_opts, "text_tokens", int, None)
+        words = {"tokenizer": read_tokenizer(run_dir / TEXT), "limit": limit}
+        network.read_words = partial(TokenizedTexts, **words)
     utils.load_weights(network, checkpoint, weights)
     return network, branch_numbers(view_names, extra_google), run_opts
 

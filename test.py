@@ -6,6 +6,7 @@ python test.py --name two_view --all                                    # every 
 python test.py --name two_view --rerank gnn                             # see evaluation/rerank.py
 python test.py --name two_view --weather all                            # see imaging/variants.py
 python test.py --name two_view --perturb rotate=0:180:15
+python test.py --name drone.onnx,satellite.onnx         # exported files: see export.py
 torchrun --nproc_per_node 4 test.py --name two_view                     # on four GPUs
 python test.py --zero_shot --backbone resnet50 --test_dir data/toy      # no run: zero_shot.py
 """
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 
 import utils
+from deploy.onnx_network import check_onnx, onnx_files
 from evaluate_gpu import report, warnings_about
 from evaluation.feature_file import FEATURE_FILE, save_features
 from evaluation.metrics import evaluate, published_line
@@ -29,10 +31,11 @@ from imaging.files import (
     split_folder,
     task_folders,
 )
-from imaging.texts import texts_of_run
+from imaging.texts import read_texts
 from imaging.turns import turns_by_view, turns_in_test
 from imaging.variants import add_variant_options, check_variant_options, plan_test
 from networks.options import add_zero_shot_options, check_zero_shot
+from networks.run_options import input_size_from_opts
 from runtime import cli, files, locks, processes, startup
 from runtime.cli import positive_int, script
 from runtime.printing import printable
@@ -58,7 +61,6 @@ def test(opts):
     import zero_shot
     from extract import extract_features, labelled
     from imaging.cache import open_view
-    from networks.run_options import input_size_from_opts
 
     device = utils.select_device(opts.device, opts.gpu_ids)
     processes.join_processes(device)
@@ -73,11 +75,10 @@ def test(opts):
     scanned = scan_test_folders(test_dir, tasks)
     label_of = retrieval_labels(*scanned.values())
     plan = plan_test(opts, tasks, scanned, test_dir, width)
-    run_dir = None if opts.zero_shot else utils.run_folder(opts.name)
 
     def extract(view, paths, description, change=None):
         settings = height, width, opts.cache, opts.num_workers, change
-        texts = view == TEXT and texts_of_run(paths, run_dir, run_opts)
+        texts = view == TEXT and network.read_words(paths, read_texts(paths))
         return extract_features(
             network,
             branches[view],
@@ -94,6 +95,7 @@ def test(opts):
 
     centring = zero_shot.ViewMeans(opts, {view for task in tasks for view in task}, extract)
     features, results = {}, {}
+    run_dir = None if opts.zero_shot or onnx_files(opts.name) else utils.run_folder(opts.name)
     for step in plan.steps:  # only one, where images are tested as they are
         for folder, classes in step.folders.items():
             paths = [path for images in classes.values() for path in images]
@@ -234,6 +236,7 @@ def parse_args(argv=None):
     if Path(opts.output).suffix not in (".mat", ".npz"):
         parser.error(f"--output {opts.output}: expected a name ending in .mat or .npz")
     check_zero_shot(parser, opts, compared=AGREEING)
+    check_onnx(parser, opts, ms=(1.0,), turns=None)
     check_variant_options(opts, parser)
     opts.ranking = ranking_of(opts, parser)
     return opts

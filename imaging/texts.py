@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from imaging.files import TEXT, read_lines, split_sample
+from imaging.files import read_lines, split_sample
+from imaging.pixels import read_thumbnail
 from runtime.optional import require
 from runtime.printing import printable
 
@@ -57,6 +58,13 @@ def _wrapped(words, font, width):
     return "\n".join(lines)
 
 
+def read_sample(sample, side):
+    """A text sample or an image file as a picture: uint8 (side, side, 3)."""
+    if split_sample(sample)[1]:
+        return picture_of(*read_texts([sample]), side)
+    return read_thumbnail(sample, side)
+
+
 def read_tokenizer(folder):
     """The tokenizer in the folder `text` of a run; ValueError or OSError where there is none."""
     library = require("tokenizers", "a view of texts", "-r requirements-text.txt")
@@ -70,32 +78,24 @@ def read_tokenizer(folder):
 
 
 class TokenizedTexts:
-    """The token ids of texts, (L,) int64, asked for by sample; the longest have `limit` tokens."""
+    """The token ids of texts, (L,) int64, asked for by sample; the longest have `limit` tokens.
+
+    `texts` are the words of `samples`. A warning says how many were cut.
+    """
 
     def __init__(self, samples, texts, tokenizer, limit):
         tokenizer.no_padding()
         tokenizer.enable_truncation(limit)
         encoded = tokenizer.encode_batch(list(texts))
         self.ids = dict(zip(samples, (np.array(each.ids) for each in encoded), strict=True))
-        self.cut = [s for s, each in zip(self.ids, encoded, strict=True) if each.overflowing]
+        cut = [s for s, each in zip(self.ids, encoded, strict=True) if each.overflowing]
+        if cut:
+            print(
+                f"warning: {len(cut)} of {len(self.ids)} texts have more than {limit} tokens and "
+                f"were cut, such as {printable(str(cut[0]))}: a run with more --text_tokens reads "
+                "all of them",
+                file=sys.stderr,
+            )
 
     def __getitem__(self, sample):
         return self.ids[sample]
-
-
-def open_texts(samples, tokenizer, limit):
-    """`TokenizedTexts` of samples; a warning says how many were cut at `limit` tokens."""
-    samples = list(samples)
-    texts = TokenizedTexts(samples, read_texts(samples), tokenizer, limit)
-    if texts.cut:
-        print(
-            f"warning: {len(texts.cut)} of {len(samples)} texts have more than {limit} tokens and "
-            f"were cut, such as {printable(str(texts.cut[0]))}: raise --text_tokens",
-            file=sys.stderr,
-        )
-    return texts
-
-
-def texts_of_run(samples, run_dir, run_opts):
-    """`TokenizedTexts` of samples for a run, by the tokenizer and the limit it was trained with."""
-    return open_texts(samples, read_tokenizer(Path(run_dir) / TEXT), run_opts["text_tokens"])

@@ -53,21 +53,6 @@ def modulated_blocks(backbone, btnk=None):
     return [block for block, switch in zip(blocks, btnk, strict=False) if switch]
 
 
-def is_published_musenet(opts):
-    """Whether the options of a run folder (a dict) are those of a published MuSe-Net.
-
-    They say `norm: spade`; runs of this project, `musenet: true`. ValueError for the other networks
-    of MuSe-Net's code.
-    """
-    norm, conv_norm = opts.get("norm", "bn"), opts.get("conv_norm", "none")
-    if norm not in ("bn", "spade") or conv_norm != "none":
-        raise ValueError(
-            f"opts.yaml says norm: {norm} and conv_norm: {conv_norm}, a network this project does "
-            "not have: of MuSe-Net's code it has norm: spade with conv_norm: none"
-        )
-    return norm == "spade"
-
-
 # ---------------------------------------------------------------- IBN-a
 class IBN(nn.Module):
     """Instance norm of the first half of the channels, batch norm of the second half.

@@ -1,9 +1,7 @@
 """What the opts.yaml of a run says of its network: ours, or a published one.
 
-Keys that older files lack have the published defaults.
+Keys that older files lack have the published defaults. No torch is needed to read them.
 """
-
-from networks.musenet import is_published_musenet
 
 
 def network_options(opts, view_names, weights=None):
@@ -66,3 +64,18 @@ def option_in(opts, name, kind, default):
 def switch_in(opts, name):
     """The switch of a run, False where it has none; ValueError where it is no boolean."""
     return option_in(opts, name, bool, False)
+
+
+def is_published_musenet(opts):
+    """Whether the options of a run folder (a dict) are those of a published MuSe-Net.
+
+    They say `norm: spade`; runs of this project, `musenet: true`. ValueError for the other networks
+    of MuSe-Net's code.
+    """
+    norm, conv_norm = opts.get("norm", "bn"), opts.get("conv_norm", "none")
+    if norm not in ("bn", "spade") or conv_norm != "none":
+        raise ValueError(
+            f"opts.yaml says norm: {norm} and conv_norm: {conv_norm}, a network this project does "
+            "not have: of MuSe-Net's code it has norm: spade with conv_norm: none"
+        )
+    return norm == "spade"

@@ -19,7 +19,7 @@ import utils
 from imaging.augmentation import Augmentation
 from imaging.cache import open_view
 from imaging.files import TEXT, split_sample
-from imaging.texts import open_texts, read_texts, read_tokenizer
+from imaging.texts import TokenizedTexts, read_texts, read_tokenizer
 from imaging.turns import turns_of
 from networks.backbones import download_imagenet_weights
 from networks.branch import branches_of
@@ -93,7 +93,7 @@ def open_images(opts, view, classes, tokenizer):
     """What gives the images of a view's {ID: paths}, or the token ids of its texts, by path."""
     paths = [path for images in classes.values() for path in images]
     if view == TEXT:
-        return open_texts(paths, tokenizer, opts.text_tokens)
+        return TokenizedTexts(paths, read_texts(paths), tokenizer, opts.text_tokens)
     return open_view(paths, opts.h, opts.w, opts.cache, opts.num_workers)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imaging.files import is_text_name, samples_of, scan_classes, split_sample
-from imaging.texts import open_texts, picture_of, read_texts, read_tokenizer
+from imaging.texts import TokenizedTexts, picture_of, read_texts, read_tokenizer
 from networks.text import small_tokenizer
 
 WORDS = ["A red house by the pond.", "the long blue HALL, north of a car park"]
@@ -69,7 +69,7 @@ def test_token_ids_and_what_is_cut(texts, capsys):
     pytest.importorskip("tokenizers")
     tokenizer = small_tokenizer(WORDS * 2)
     samples = samples_of(texts / "0001" / "a.txt")
-    ids = open_texts(samples, tokenizer, 64)
+    ids = TokenizedTexts(samples, read_texts(samples), tokenizer, 64)
     assert capsys.readouterr().err == ""
     first, last = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
     for sample, words in zip(samples, WORDS, strict=True):
@@ -78,12 +78,12 @@ def test_token_ids_and_what_is_cut(texts, capsys):
         whole = tokenizer.decode(ids[sample].tolist()).replace(" ", "")
         assert whole == words.lower().replace(" ", "")
     length = len(ids[samples[0]])
-    cut = open_texts(samples, tokenizer, length)
+    cut = TokenizedTexts(samples, read_texts(samples), tokenizer, length)
     assert [len(cut[sample]) for sample in samples] == [length, length]
     assert cut[samples[1]][-1] == last  # the end is kept
     error = capsys.readouterr().err
     assert f"1 of 2 texts have more than {length} tokens and were cut, such as" in error
-    assert "a.txt:3: raise --text_tokens" in error
+    assert "a.txt:3: a run with more --text_tokens reads all" in error
 
 
 def test_a_tokenizer_that_is_none(tmp_path):
