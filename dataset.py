@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from imaging.files import need_one_form, scan_classes, split_folder
@@ -71,11 +72,14 @@ class Normalisation(NamedTuple):
 def to_network_input(images, device, normalisation=None):
     """uint8 (B, 3, H, W) -> float32 on the device, channels last, scaled to 0..1 and normalised.
 
-    Bytes are a quarter of what floats would be to copy, and the arithmetic is one pass over the
-    whole batch. `normalisation` has a `mean` and a `std` (networks.backbones.InputSpec); by default
-    those of ImageNet.
+    What is not of bytes, as the token ids of texts, is moved to the device as it is. Bytes are a
+    quarter of what floats would be to copy, and the arithmetic is one pass over the whole batch.
+    `normalisation` has a `mean` and a `std` (networks.backbones.InputSpec); by default those of
+    ImageNet.
     """
     spec = normalisation or Normalisation()
+    if images.dtype != torch.uint8:
+        return images.to(device, non_blocking=True)
     batch, _, height, width = images.shape
     scale, shift = _normalisation(torch.device(device), tuple(spec.mean), tuple(spec.std), width)
     # Whole rows of pixels: over the three numbers of a pixel alone the loop would not vectorise.
@@ -106,7 +110,8 @@ class TrainingViews(Dataset):
     """All training images of several views; an item is a whole batch, asked for by its draws.
 
     `samples` is {view: [(path, label)]}, `images` {view: imaging.cache.ResizedImages} and
-    `augmentations` {view: Augmentation}. `ground`, if known, is {view: (N, 3)}, a row a sample, see
+    `augmentations` {view: Augmentation}; a view of texts has imaging.texts.TokenizedTexts instead
+    and no augmentation. `ground`, if known, is {view: (N, 3)}, a row a sample, see
     `losses.ground_overlap`. An image depends on its draw alone, never on workers or their order.
     """
 
@@ -127,18 +132,21 @@ class TrainingViews(Dataset):
         Where more is known of the images, {field of losses.Output: (B, ...)} follows the labels:
         `condition`, `ground`. A view with a single image is left out: batch norm needs two.
         """
-        return self.load(draws, self._images)
+        return self.load(draws, self.inputs)
 
     def load(self, draws, inputs):
-        """As `self[draws]`, with `inputs(view, draws)`, (B, ...), in place of the images."""
+        """As `self[draws]`, with what the function `inputs(view, draws)` gives, (B, ...)."""
         by_view = {}
         for draw in draws:
             by_view.setdefault(draw.view, []).append(draw)
         pairs = [(view, each) for view, each in by_view.items() if len(each) > 1]
         return {view: (inputs(view, each), *self._labels(view, each)) for view, each in pairs}
 
-    def _images(self, view, draws):
-        augmentation, samples = self.augmentations[view], self.samples[view]
+    def inputs(self, view, draws):
+        """The images (B, 3, H, W) of the draws, or token ids (B, L)."""
+        augmentation, samples = self.augmentations.get(view), self.samples[view]
+        if augmentation is None:
+            return as_batch([self.images[view][samples[draw.index][0]] for draw in draws])
         shape = (len(draws), augmentation.height, augmentation.width, 3)
         images = np.empty(shape, np.uint8)
         for row, draw in enumerate(draws):
@@ -149,14 +157,22 @@ class TrainingViews(Dataset):
 
     def _labels(self, view, draws):
         labels = torch.tensor([self.samples[view][draw.index][1] for draw in draws])
-        more = self.augmentations[view].extra_labels([draw.seed for draw in draws])
+        augmentation = self.augmentations.get(view)
+        more = augmentation.extra_labels([d.seed for d in draws]) if augmentation else {}
         if self.ground is not None:
             more["ground"] = self.ground[view][[draw.index for draw in draws]]
         return (labels, more) if more else (labels,)
 
 
+def as_batch(samples):
+    """Images (H, W, 3) uint8 -> (B, 3, H, W), channels last; token ids (L,) -> (B, L), end -1."""
+    if samples[0].ndim == 3:
+        return torch.from_numpy(np.stack(samples)).permute(0, 3, 1, 2)
+    return pad_sequence([*map(torch.from_numpy, samples)], batch_first=True, padding_value=-1)
+
+
 class ImageBatches(Dataset):
-    """Images of one view; an item is a whole batch, asked for by a list of paths."""
+    """Images or texts of one view; an item is a whole batch, asked for by a list of paths."""
 
     needs_processes = False
 
@@ -164,9 +180,8 @@ class ImageBatches(Dataset):
         self.images = images
 
     def __getitem__(self, paths):
-        """[path] -> uint8 (B, 3, H, W), channels last."""
-        batch = np.stack([self.images[path] for path in paths])  # (B, H, W, 3)
-        return torch.from_numpy(batch).permute(0, 3, 1, 2)
+        """[path] -> what `as_batch` makes of their images."""
+        return as_batch([self.images[path] for path in paths])
 
 
 class ThreadLoader:

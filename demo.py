@@ -13,6 +13,8 @@ import numpy as np
 
 from evaluation.feature_file import FEATURE_FILE, load_features, warn_of_newer
 from evaluation.ranking import rank_gallery, rank_positives
+from imaging.files import split_sample
+from imaging.texts import picture_of, read_texts
 from runtime.cli import Parser, example_in, natural_int, positive_int, script
 from runtime.files import replacing
 from runtime.printing import printable
@@ -103,7 +105,7 @@ def _verdict(result):
 
 # ---------------------------------------------------------------- images
 def find_image(path, test_dir=None):
-    """The image file that a stored path means: as stored, else below `test_dir`.
+    """The image, or the text sample, that a stored path means: as stored, else below `test_dir`.
 
     Of a stored path that is gone, <view>/<ID>/<file> is looked for in `test_dir` and in
     `test_dir`/test. Raises FileNotFoundError that names the file and --test_dir.
@@ -117,7 +119,7 @@ def find_image(path, test_dir=None):
         tail = PureWindowsPath(path).parts[-3:]  # splits at / and at \
         candidates += [Path(test_dir, *tail), Path(test_dir, "test", *tail)]
     for candidate in candidates:
-        if candidate.is_file():
+        if split_sample(candidate)[0].is_file():
             return candidate
     where = "also not below" if test_dir else "name the folder that holds the views with"
     raise FileNotFoundError(f"{path} not found: {where} --test_dir {test_dir or 'DIR'}")
@@ -165,7 +167,11 @@ def draw(results, test_dir=None, make_figure=None):
         for line, left, path, caption, colour in cells_of(result):
             top = MARGIN + (first + line) * (CELL + CAPTION)
             box = (left, left + CELL, top + CELL, top)
-            thumbnail = read_thumbnail(find_image(path, test_dir), THUMBNAIL)
+            found = find_image(path, test_dir)
+            if split_sample(found)[1]:
+                thumbnail = picture_of(*read_texts([found]), THUMBNAIL)
+            else:
+                thumbnail = read_thumbnail(found, THUMBNAIL)
             sheet.imshow(thumbnail, extent=box, aspect="auto")
             frame = {"fill": False, "color": colour, "linewidth": 4}
             sheet.add_patch(patches.Rectangle((left, top), CELL, CELL, **frame))

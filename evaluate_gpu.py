@@ -15,10 +15,10 @@ import sys
 
 import numpy as np
 
-from evaluation import protocols
+from evaluation import geotext, protocols
 from evaluation.feature_file import FEATURE_FILE, load_features, warn_of_newer
 from evaluation.metrics import evaluate, published_line, tie_line
-from evaluation.ranking_options import add_ranking_options, apply_ranking, ranking_of
+from evaluation.ranking_options import Ranking, add_ranking_options, apply_ranking, ranking_of
 from runtime.cli import Parser, example_in, is_out_of_memory, script
 from runtime.files import write_text
 from runtime.printing import printable
@@ -130,7 +130,8 @@ def parse_args(argv=None):
         nargs="*",
         default=[FEATURE_FILE],
         metavar="FILE",
-        help="feature file that test.py wrote, .mat or .npz; of --protocol sues200 one a height",
+        help="feature file that test.py wrote, .mat or .npz; of --protocol sues200 one a height, "
+        "of geotext one, or one for each platform",
     )
     parser.add_argument(
         "--device",
@@ -149,6 +150,11 @@ def parse_args(argv=None):
     for name in ("rerank", "protocol"):
         if opts.device == "cuda" and getattr(opts, name) not in ("none", None, "sues200"):
             parser.error(f"--device cuda: --{name} computes on the CPU, leave one of them out")
+    if opts.protocol == "geotext" and opts.ranking != Ranking():
+        parser.error(
+            "--protocol geotext ranks both ways round, in the plain way: leave out --multi, "
+            "--ignore_distractors, --query_expansion and --rerank"
+        )
     return opts
 
 
@@ -181,7 +187,10 @@ def score_heights(opts):
 
 def score_protocol(opts):
     """(metrics, text, warnings) of a feature file by --protocol."""
-    query, gallery = load_features(opts.features[0])
+    if len(opts.features) > 1:
+        query, gallery = geotext.join_files(opts.features)
+    else:
+        query, gallery = load_features(opts.features[0])
     query, gallery, scores, notes = apply_ranking(opts.ranking, query, gallery)
     files = {name: getattr(opts, name) for name in protocols.READERS}
     metrics = protocols.evaluate_protocol(opts.protocol, query, gallery, scores, **files)
@@ -191,7 +200,8 @@ def score_protocol(opts):
     if "answer" in metrics:
         written = protocols.write_answer(opts.answer, metrics.pop("answer"))
         text += f"\nwritten: {' and '.join(map(str, written))}"
-    return metrics, text, warnings_about(metrics, query, gallery) if "recall@1" in metrics else []
+    plain = metrics.get("text_to_image", metrics)
+    return metrics, text, warnings_about(plain, query, gallery) if "recall@1" in plain else []
 
 
 @script

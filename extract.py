@@ -22,14 +22,15 @@ def extract_features(
     batch_size=32,
     scales=(1.0,),
     turns=1,
+    flip=True,
     num_workers=0,
     description="features",
 ):
     """Features of image files by one branch of a network, in the order of `paths`.
 
-    The feature of an image is the sum of the embeddings of the image and its mirror image, in
-    `turns` right-angle turns (1, 2 or 4) and at all `scales` (each applied to the resized input,
-    bilinear as published), divided by its length.
+    The feature of an image is the sum of the embeddings of the image and, with `flip`, its mirror
+    image, in `turns` right-angle turns (1, 2 or 4) and at all `scales` (each applied to the resized
+    input, bilinear as published), divided by its length.
 
     Args:
         network: a multi-view network in evaluation mode (networks.inference.inference_copy):
@@ -47,7 +48,7 @@ def extract_features(
     def embed(chunk):
         images = to_network_input(chunk, device, network.input_spec)
         # Twice the images use a GPU better; a CPU would only need twice the memory.
-        embedded = embed_images(network, branch, images, scales, turns, doubled=images.is_cuda)
+        embedded = embed_images(network, branch, images, scales, turns, flip, images.is_cuda)
         return network.finish(embedded.cpu())
 
     loading = {"batch_size": batch_size, "num_workers": num_workers, "description": description}
@@ -101,29 +102,34 @@ def _embed_within_memory(embed, images, device, limit):
     return torch.cat(chunks), limit
 
 
-def embed_images(network, branch, images, scales=(1.0,), turns=1, doubled=False):
-    """Sum of the embeddings of the copies of images (B, 3, H, W) at all scales: (B, D).
+def embed_images(network, branch, images, scales=(1.0,), turns=1, flip=True, doubled=False):
+    """Sum of the embeddings of the copies of images (B, 3, H, W), or of texts (B, L): (B, D).
 
     With `doubled`, images and mirror images are one batch of 2B for the network, else two batches.
     """
+    if images.ndim == 2:  # token ids (B, L): a text has no copies
+        return network.embed(images, branch).float()
     total = 0
     for scale in scales:
         # Always from the original: scales must not compound.
         scaled = images
         if scale != 1:
             scaled = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
-        for both in copies_of(scaled, turns):
+        for both in copies_of(scaled, turns, flip):
             for batch in [torch.cat(both)] if doubled else both:
                 embedded = network.embed(batch, branch).float()  # (B, D), or (2B, D)
                 total = total + sum(embedded.split(len(images)))
     return total
 
 
-def copies_of(images, turns=1):
-    """Yield (turned, turned and mirrored) images (B, 3, H, W), in 1, 2 or 4 right-angle turns."""
+def copies_of(images, turns=1, flip=True):
+    """Yield (turned, turned and mirrored) images (B, 3, H, W), in 1, 2 or 4 right-angle turns.
+
+    Without `flip` the second is left out.
+    """
     for turn in range(turns):
         turned = images.rot90(turn * 4 // turns, (2, 3)) if turn else images
-        yield turned, turned.flip(3)
+        yield (turned, turned.flip(3)) if flip else (turned,)
 
 
 def view_features(network, branch, classes, label_of, images, **options):

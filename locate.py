@@ -3,6 +3,7 @@
 python locate.py photos/ --name two_view --map data/map        # coordinates, tables
 python locate.py photo.jpg --name two_view --map tiles/        # plain pictures: names and scores
 python locate.py photos/ --zero_shot --map data/map            # no run: see zero_shot.py
+python locate.py --text "a long red building by a pond" --name spoken --map data/map
 python locate.py flight.mp4 --every 1 --name two_view --map data/map   # a frame a second
 
 The map is a folder that `prepare.py tiles` made, or any folder of pictures. Written are
@@ -19,10 +20,10 @@ import numpy as np
 from evaluation.map_folder import TABLE, MapFolder, read_map
 from evaluation.places import geodesic
 from evaluation.side_files import MARKER
-from imaging.files import TEST_VIEWS, is_image_name
+from imaging.files import TEST_VIEWS, TEXT, is_image_name
 from locating import confidence, flight, outputs
 from locating.page import write_page
-from locating.photos import list_photos, need_some
+from locating.photos import PhotoPlace, list_photos, need_some
 from locating.search import errors_of, estimate, first_tiles, spread_of, tiles_near
 from locating.video import photos_and_frames
 from networks.options import FEWEST, add_zero_shot_options, check_zero_shot
@@ -49,7 +50,9 @@ def main(argv=None):
                 "make one with `python prepare.py tiles`"
             )
     frames = Path(f"{opts.output}_frames")
-    photos, known, damaged = photos_and_frames(opts.photos, opts.every, frames)
+    photos, known, damaged = opts.text, [PhotoPlace(None, "words", None)] * len(opts.text), []
+    if not opts.text:
+        photos, known, damaged = photos_and_frames(opts.photos, opts.every, frames)
     seconds = None
     if opts.flight:
         photos, known, seconds = flight.in_order(photos, known)
@@ -64,7 +67,7 @@ def main(argv=None):
     candidates = first_tiles(turned, tiles, top, chosen=chosen, factory=opts.index, kept=kept)
     spread = spread_of(turned, tiles, chosen)
     rows, tile_rows = tabulate(opts, photos, known, table, candidates, spread)
-    if table.places is not None:
+    if table.places is not None and not opts.text:
         add_confidence(opts, rows, (tiles, table, candidates, spread), known, chosen, kept)
     if opts.flight:
         path = flight.find_path(candidates, table.places, table.metres, seconds, opts.speed)
@@ -72,8 +75,9 @@ def main(argv=None):
     print_tiles(rows, tile_rows)
     errors = errors_of_known(known, rows, tile_rows, table, candidates, chosen)
     not_located = [{"photo": str(each.path), "note": each.note} for each in damaged]
-    write_all(opts.output, rows, not_located, tile_rows, table, errors)
-    print_errors(known, errors)
+    write_all(opts, rows, not_located, tile_rows, table, errors)
+    if not opts.text:
+        print_errors(known, errors)
     if opts.flight:
         print("\n".join(flight.describe(rows, path, seconds, opts.speed)))
     for each in damaged:
@@ -206,11 +210,12 @@ def describe(row, sure=None):
     return text + (f"  {row['error_metres']:.0f} m off" if "error_metres" in row else "")
 
 
-def write_all(name, rows, not_located, tile_rows, table, errors):
+def write_all(opts, rows, not_located, tile_rows, table, errors):
     """Write the tables and the page; GeoJSON and KML where there are coordinates.
 
     Those `not_located` are in locations.csv alone, after the others.
     """
+    name = opts.output
     outputs.write_table(f"{name}.csv", outputs.COLUMNS, rows + not_located)
     outputs.write_table(f"{name}_tiles.csv", outputs.TILE_COLUMNS, tile_rows)
     written = [f"{name}.csv", f"{name}_tiles.csv"]
@@ -218,7 +223,8 @@ def write_all(name, rows, not_located, tile_rows, table, errors):
         for suffix, write in ((".geojson", outputs.write_geojson), (".kml", outputs.write_kml)):
             write(f"{name}{suffix}", rows)
             written.append(f"{name}{suffix}")
-    write_page(f"{name}.html", rows, tile_rows, table, errors and errors.guessing)
+    guessing = errors and errors.guessing
+    write_page(f"{name}.html", rows, tile_rows, table, guessing, words=bool(opts.text))
     print(f"written: {', '.join([*written, f'{name}.html'])}")
 
 
@@ -265,7 +271,9 @@ def parse_args(argv=None):
         epilog=cli.example_in(__doc__),
     )
     add = parser.add_argument
-    add("photos", nargs="+", help="photos or videos, or folders with photos anywhere below them")
+    add("photos", nargs="*", help="photos or videos, or folders with photos anywhere below them")
+    add("--text", nargs="+", default=[], metavar="WORDS", help="descriptions of places in place of "
+        "photos, each in quotes, for a run that was trained with the view text")  # fmt: skip
     add("--every", type=number_within(0, above=True), metavar="SECONDS", help="take a frame of a "
         "video every so many seconds (of one named by itself 1 without this), also of those in the "
         "folders; frames are kept in <output>_frames/, their places are from an .SRT of the "
@@ -308,6 +316,13 @@ def parse_args(argv=None):
 def check_options(parser, opts):
     """Refuse options that do not go together; fill in what is left out."""
     check_zero_shot(parser, opts)
+    if bool(opts.photos) == bool(opts.text):
+        parser.error("what is to be located? Give photos, or descriptions with --text")
+    if opts.text:
+        for option in ("every", "flight", "zero_shot"):
+            if getattr(opts, option):
+                parser.error(f"--{option} is of photos: leave it out with --text")
+        opts.text, opts.view, opts.turns = [*dict.fromkeys(opts.text)], TEXT, 1
     if opts.index and opts.near:
         parser.error(
             "--near compares the tiles there one by one, without --index: give one of them"

@@ -10,12 +10,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import utils
-from imaging.files import TEST_VIEWS
+from imaging.files import TEST_VIEWS, TEXT
 from networks.backbones import check_network
 from networks.blocks import USAM
 from networks.branch import Branch, branch_class, branches_of
 from networks.heads import Centring, ClassBlock, make_head  # noqa: F401
-from networks.musenet import MuSeNet, from_published, is_ibn, is_published_musenet, load_ibn_weights
+from networks.musenet import MuSeNet, from_published, is_ibn, load_ibn_weights
+from networks.run_options import network_options, switch_in
+from networks.text import TextBranch, read_encoder
 from networks.timm_branch import TimmBranch
 from networks.timm_models import TIMM
 
@@ -133,10 +135,11 @@ def _split(output, parts):
 class _MultiViewNet(nn.Module):
     """Branches `model_1`, `model_2`, ... and one head for all; see the subclasses.
 
-    With `share_weight` the last branch is the first one; its tensors then stand twice in the state
-    dict, as published. The head is `classifier`; with `LPN` there is one for each of the `block`
-    square rings (Wang et al., TCSVT 2021), `classifier0`, `classifier1`, ..., inner to outer.
-    `usam` makes the branches RK-Net's (Lin et al., TIP 2022).
+    Branch number `text_branch`, if any, is one of texts around `encoder` (networks/text.py), the
+    others are of images. With `share_weight` the last of these is the first one; its tensors then
+    stand twice in the state dict, as published. The head is `classifier`; with `LPN` there is one
+    for each of the `block` square rings (Wang et al., TCSVT 2021), `classifier0`, `classifier1`,
+    ..., inner to outer. `usam` makes the branches RK-Net's (Lin et al., TIP 2022).
 
     `maps` are those that are pooled, see `Branch`. `head` is one of `networks.options.HEADS`, with
     an embedding of `embedding_dim` numbers; with `center` the pooled features of each view are
@@ -171,6 +174,8 @@ class _MultiViewNet(nn.Module):
         embedding_dim=512,
         center=False,
         whiten=None,
+        text_branch=None,
+        encoder=None,
     ):
         super().__init__()
         backbone = "vgg16_bn" if VGG16 else backbone
@@ -187,14 +192,16 @@ class _MultiViewNet(nn.Module):
         )
         options = (class_num, stride, pool, backbone, block if LPN else None, usam, image_size)
         pooling = {"maps": tuple(maps), "rings": block}
-        for number in range(1, self.num_branches + 1):
-            shared = share_weight and number == self.num_branches
-            branch = self.model_1 if shared else make_branch(*options, **pooling)
+        of_images = [n for n in range(1, self.num_branches + 1) if n != text_branch]
+        for number in of_images:
+            shared = share_weight and number == of_images[-1]
+            branch = self.image_branch if shared else make_branch(*options, **pooling)
             self.add_module(f"model_{number}", branch)
-        self.input_spec = self.model_1.input_spec
+        self.input_spec, pooled_dim = self.image_branch.input_spec, self.image_branch.pooled_dim
+        if text_branch:
+            self.add_module(f"model_{text_branch}", TextBranch(encoder, pooled_dim))
         self.heads = [f"classifier{part}" for part in range(block)] if LPN else ["classifier"]
         self.parts, self.LPN, self.return_f = len(self.heads), LPN, return_f
-        pooled_dim = self.model_1.pooled_dim
         self.head_dim = whiten or pooled_dim
         self.embedding_dim = self.parts * (self.head_dim if head == "none" else embedding_dim)
         sizes = self.num_branches, pooled_dim, whiten
@@ -203,8 +210,15 @@ class _MultiViewNet(nn.Module):
             sizes = self.head_dim, class_num, droprate, embedding_dim
             self.add_module(name, make_head(head, *sizes, return_f))
 
+    @property
+    def image_branch(self):
+        """The first of the branches for images."""
+        return branches_of(self)[0]
+
     def _classify(self, inputs):
-        """Outputs for inputs (B, 3, H, W) or None, each through its branch and then the head.
+        """Outputs for inputs, each through its branch and then the head.
+
+        Inputs are images (B, 3, H, W), token ids (B, L), or None.
 
         The views of a branch go through it as one batch, and all views through the head as one:
         batch norm is then trained on the same mixture of views as its running statistics, used in
@@ -263,10 +277,12 @@ class _MultiViewNet(nn.Module):
         """Images (B, 3, H, W) of branch number 1, 2 (or 3) -> pooled features (B, D).
 
         Images are converted to the type of the first weights of the branch (half precision in an
-        `inference_copy`), feature maps back to float32.
+        `inference_copy`), feature maps back to float32. Of a branch for texts, token ids (B, L).
         """
         branch = getattr(self, f"model_{number}")
-        maps = self._feature_maps(branch, images.to(next(branch.parameters()).dtype))
+        if images.is_floating_point():
+            images = images.to(next(branch.parameters()).dtype)
+        maps = self._feature_maps(branch, images)
         return branch.pooled([each.float() for each in maps])
 
     def embed(self, images, number):
@@ -350,30 +366,40 @@ def build_model(
     class_num,
     view_names=("satellite", "drone"),
     *,
+    encoder=None,
     droprate=0.5,
     share=False,
+    LPN=False,
     musenet=False,
     btnk=None,
     return_weather=False,
     stages=(1, 2),
     **options,
 ):
-    """The network for two views of any name, or for satellite, street and drone.
+    """The network for two views of any name, for satellite, street and drone, or two and text.
 
-    `options` are those of the networks above: stride, pool, backbone, LPN, block, usam, return_f,
-    image_size, maps, head, embedding_dim, center, whiten.
+    `encoder` is that of the view `text` (networks/text.py). `options` are those of the networks
+    above: stride, pool, backbone, LPN, block, usam, return_f, image_size, maps, head,
+    embedding_dim, center, whiten.
     `musenet` makes the branches adapt to the weather; only then `btnk`, `return_weather` and
     `stages` have a meaning, see `networks.musenet.MuSeNet`. ValueError where options do not fit
     together.
     """
-    if len(view_names) != 2 and tuple(view_names) != THREE_VIEWS:
-        expected = f"two of any name, or {','.join(THREE_VIEWS)}"
-        raise ValueError(f"views {','.join(view_names)}: expected {expected}")
-    network = two_view_net if len(view_names) == 2 else three_view_net
+    views = tuple(view_names)
+    if len(views) != 2 and views != THREE_VIEWS and (len(views) != 3 or views[2] != TEXT):
+        expected = f"two of any name, {','.join(THREE_VIEWS)}, or two and {TEXT}"
+        raise ValueError(f"views {','.join(views)}: expected {expected}")
+    if TEXT in views:
+        if share and len(views) == 2:
+            raise ValueError("--share is of two views of images, and there is one: leave it out")
+        if LPN or musenet:
+            raise ValueError(f"{'--musenet' if musenet else '--LPN'} has no branch for texts")
+        options |= {"text_branch": views.index(TEXT) + 1, "encoder": encoder}
+    network = two_view_net if len(views) == 2 else three_view_net
     if musenet:
-        network = muse_two_view_net if len(view_names) == 2 else muse_three_view_net
+        network = muse_two_view_net if len(views) == 2 else muse_three_view_net
         options |= {"btnk": btnk, "return_weather": return_weather, "stages": stages}
-    return network(class_num, droprate, share_weight=share, **options)
+    return network(class_num, droprate, share_weight=share, LPN=LPN, **options)
 
 
 def views_from_opts(opts):
@@ -390,70 +416,20 @@ def views_from_opts(opts):
             f"opts.yaml has views: {opts.get('views')!r} and view_names: {views!r}: expected "
             "`views: 2` or `views: 3`, or a list of different view names"
         )
-    return tuple(views), _switch(opts, "extra_Google") and len(views) == 3
+    return tuple(views), switch_in(opts, "extra_Google") and len(views) == 3
 
 
-def model_from_opts(opts, weights=None):
+def model_from_opts(opts, weights=None, encoder=None):
     """Rebuild a trained network from the options of its run folder (a dict, see utils.read_opts).
 
     Understands the run folders of this project and of University1652-Baseline, LPN, RK-Net and
     MuSe-Net; keys that older files lack have the published defaults. `weights` is the state dict of
-    the run, whose keys alone tell a published RK-Net. ValueError where an option is impossible.
+    the run, whose keys alone tell a published RK-Net; `encoder` that of its texts, if it has any.
+    ValueError where an option is impossible.
     """
-    for name in ("PCB", "use_dense", "use_NAS"):
-        if _switch(opts, name):
-            raise ValueError(f"opts.yaml says {name}: true, a network this project does not have")
     view_names, _ = views_from_opts(opts)
-    backbone = "vgg16_bn" if _switch(opts, "use_vgg16") else "resnet50"
-    usam = _switch(opts, "usam")
-    usam |= isinstance(weights, dict) and any(".usam_1." in key for key in weights)
-    LPN = _switch(opts, "LPN")
-    if LPN and "view_names" not in opts and len(view_names) == 2:
-        raise ValueError(
-            "opts.yaml says LPN: true and views: 2, the published network for panoramas, which "
-            "cuts the street view into strips: this project has only the square rings"
-        )
-    published_musenet = is_published_musenet(opts)
-    return build_model(
-        _option(opts, "nclasses", int, None),
-        view_names,
-        backbone=_option(opts, "backbone", str, backbone),
-        droprate=float(_option(opts, "droprate", (int, float), 0.5)),
-        stride=_option(opts, "stride", int, 2),
-        pool=_option(opts, "pool", str, "avg"),
-        share=_switch(opts, "share"),
-        LPN=LPN,
-        block=_option(opts, "block", int, 4),
-        usam=usam,
-        image_size=input_size_from_opts(opts),
-        maps=_option(opts, "maps", list, ["last"]),
-        head=_option(opts, "head", str, "block"),
-        embedding_dim=_option(opts, "embedding_dim", int, 512),
-        center=_switch(opts, "center"),
-        whiten=_option(opts, "whiten", int, 0) if opts.get("whiten") else None,
-        musenet=published_musenet or _switch(opts, "musenet"),
-        btnk=opts.get("btnk"),
-        # The published MuSe-Net with LPN makes the maps of layer2 and does not use them.
-        stages=(1,) if published_musenet and LPN else (1, 2),
-    )
-
-
-def input_size_from_opts(opts):
-    """(height, width) in pixels from the options of a run; 256 where an older file has none."""
-    return _option(opts, "h", int, 256), _option(opts, "w", int, 256)
-
-
-def _option(opts, name, kind, default):
-    value = opts.get(name, default)
-    # In Python true is a whole number as well, 1.
-    fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
-    if not fits or (kind is int and value < 1):
-        raise ValueError(f"opts.yaml has {name}: {value!r}, which no run writes: restore the file")
-    return value
-
-
-def _switch(opts, name):
-    return _option(opts, name, bool, False)
+    options = network_options(opts, view_names, weights)
+    return build_model(view_names=view_names, encoder=encoder, **options)
 
 
 # ---------------------------------------------------------------- ImageNet weights
@@ -478,9 +454,11 @@ def read_run(run_dir, checkpoint):
     """
     run_opts = utils.read_opts(run_dir)
     weights = from_published(utils.load_state_dict(checkpoint))
-    network = model_from_opts(run_opts, weights)
+    view_names, extra_google = views_from_opts(run_opts)
+    encoder = read_encoder(run_dir / TEXT, run_opts) if TEXT in view_names else None
+    network = model_from_opts(run_opts, weights, encoder)
     utils.load_weights(network, checkpoint, weights)
-    return network, branch_numbers(*views_from_opts(run_opts)), run_opts
+    return network, branch_numbers(view_names, extra_google), run_opts
 
 
 def load_run(name, which_epoch, device):

@@ -13,9 +13,20 @@ in SOURCES.
 """
 
 from runtime.cli import Parser, example_in, script
-from sources import check, drones, own_pairs, panoramas, show, tiles, toy, university, vigor
+from sources import (
+    check,
+    drones,
+    geotext,
+    own_pairs,
+    panoramas,
+    show,
+    tiles,
+    toy,
+    university,
+    vigor,
+)
 
-SOURCES = (toy, check, show, panoramas, vigor, drones, university, own_pairs, tiles)
+SOURCES = (toy, check, show, panoramas, vigor, drones, university, geotext, own_pairs, tiles)
 COMMANDS = {command.name: command for source in SOURCES for command in source.COMMANDS}
 
 

@@ -23,11 +23,13 @@ from evaluation.ranking_options import add_ranking_options, apply_ranking, ranki
 from evaluation.variant_report import report_variants
 from imaging.files import (
     TEST_VIEWS,
+    TEXT,
     retrieval_labels,
     scan_test_folders,
     split_folder,
     task_folders,
 )
+from imaging.texts import texts_of_run
 from imaging.turns import turns_by_view, turns_in_test
 from imaging.variants import add_variant_options, check_variant_options, plan_test
 from networks.options import add_zero_shot_options, check_zero_shot
@@ -53,17 +55,17 @@ def main(argv=None):
 def test(opts):
     """Run the tasks, while no other process writes the output; returns as `main` does."""
     startup.import_torch()
-    import model
     import zero_shot
     from extract import extract_features, labelled
     from imaging.cache import open_view
+    from networks.run_options import input_size_from_opts
 
     device = utils.select_device(opts.device, opts.gpu_ids)
     processes.join_processes(device)
     startup.keep_freed_memory()
     network, branches, run_opts = zero_shot.load_network(opts, device)
     check_agreement(opts, run_opts)
-    height, width = model.input_size_from_opts(run_opts)
+    height, width = input_size_from_opts(run_opts)
     turns = run_opts.get("turns") if opts.turns is None else opts.turns
     turns = turns_in_test(turns, branches, height, width)
     test_dir = split_folder(opts.test_dir, "test")
@@ -71,24 +73,27 @@ def test(opts):
     scanned = scan_test_folders(test_dir, tasks)
     label_of = retrieval_labels(*scanned.values())
     plan = plan_test(opts, tasks, scanned, test_dir, width)
+    run_dir = None if opts.zero_shot else utils.run_folder(opts.name)
 
     def extract(view, paths, description, change=None):
+        settings = height, width, opts.cache, opts.num_workers, change
+        texts = view == TEXT and texts_of_run(paths, run_dir, run_opts)
         return extract_features(
             network,
             branches[view],
             paths,
-            open_view(paths, height, width, opts.cache, opts.num_workers, change),
+            texts or open_view(paths, *settings),
             device=device,
             batch_size=opts.batchsize,
             scales=opts.ms,
             turns=turns[view],
+            flip=not run_opts.get("no_flip"),
             num_workers=opts.num_workers,
             description=description,
         )
 
     centring = zero_shot.ViewMeans(opts, {view for task in tasks for view in task}, extract)
     features, results = {}, {}
-    run_dir = None if opts.zero_shot else utils.run_folder(opts.name)
     for step in plan.steps:  # only one, where images are tested as they are
         for folder, classes in step.folders.items():
             paths = [path for images in classes.values() for path in images]
@@ -105,8 +110,8 @@ def test(opts):
     for task, by_variant in results.items():
         for line in report_variants(task, by_variant, plan, run_dir, task if opts.all else ()):
             add_result(run_dir, line)
-    results = {"_".join(task): each.get("", each) for task, each in results.items()}
-    return results if opts.all else results.get("_".join(tasks[0]), {})
+    found = {task: each.get("", each) for task, each in results.items()}
+    return {"_".join(task): found[task] for task in found} if opts.all else found.get(tasks[0], {})
 
 
 # ---------------------------------------------------------------- run and tasks
@@ -189,8 +194,8 @@ def build_parser():
     add = parser.add_argument
     cli.add_run_options(parser)
     add("--test_dir", default="./data/test", help="data folder or its test/")
-    add("--query", default="drone", choices=TEST_VIEWS, help="view of the queries")
-    add("--gallery", default="satellite", choices=TEST_VIEWS, help="view of the gallery")
+    add("--query", default="drone", choices=(*TEST_VIEWS, TEXT), help="view of the queries")
+    add("--gallery", default="satellite", choices=(*TEST_VIEWS, TEXT), help="view of the gallery")
     add("--all", action="store_true", help="every task the run's views and test folders allow")
     add("--output", default=FEATURE_FILE, help="feature file, .mat or .npz; with --all, --weather "
         "or --perturb a whole one each, task and change added to its name")  # fmt: skip

@@ -39,8 +39,9 @@ def train(opts, run_dir):
     startup.keep_freed_memory()
     data = build.open_data(opts, pin_memory=device.type == "cuda")
     utils.seed_everything(opts.seed)
-    network = build.build_network(opts, len(data.class_names), data.class_names)
-    training = build.build_training(opts, network, device, len(data.class_names))
+    classes = data.class_names
+    network = build.build_network(opts, len(classes), classes, data.encoder)
+    training = build.build_training(opts, network, device, len(classes))
     print(f"run {run_dir} on {device}:", *changed_options(opts))
 
     start, log = 0, []
@@ -52,10 +53,11 @@ def train(opts, run_dir):
     if processes.is_main():
         for path in earlier:
             path.unlink(missing_ok=True)
+        if data.tokenizer:
+            data.save_words(run_dir)
         saved = {k: v for k, v in vars(opts).items() if k not in ONCE}
-        utils.write_opts(
-            run_dir, {**saved, "nclasses": len(data.class_names), "views": len(opts.view_names)}
-        )
+        counts = {"nclasses": len(classes), "views": len(opts.view_names)}
+        utils.write_opts(run_dir, {**saved, **counts})
     with resumable(run_dir, opts):
         log = run_epochs(training, data, opts, run_dir, start, log)
         if processes.is_main():

@@ -3,6 +3,7 @@
 $ python evaluate_gpu.py result.npz --protocol cvusa
 $ python evaluate_gpu.py result.npz --protocol vigor --semi_positives data/vigor/semi_positives.csv
 $ python evaluate_gpu.py 150.npz 200.npz 250.npz 300.npz --protocol sues200
+$ python evaluate_gpu.py drone.npz satellite.npz street.npz --protocol geotext
 
 The formats of side files stand in `evaluation.places` (coordinates) and `evaluation.side_files`.
 """
@@ -18,6 +19,7 @@ import numpy as np
 from evaluation import metrics as plain
 from evaluation import places, side_files
 from evaluation.feature_file import JUNK, check_features
+from evaluation.geotext import describe_geotext, evaluate_geotext
 from evaluation.metrics import evaluate, published_line, recall, tie_line
 from evaluation.pairs import describe_pairs, evaluate_pairs
 from evaluation.ranking import find_matches, rank_positives, top_images
@@ -245,6 +247,7 @@ READERS = {
     "semi_positives": side_files.read_matches,
     "positives": side_files.read_matches,
     "query_list": side_files.read_query_list,
+    "official": side_files.read_query_list,
 }
 PROTOCOLS = {
     "cvusa": Protocol(evaluate_pairs),
@@ -255,6 +258,7 @@ PROTOCOLS = {
     "gta": Protocol(evaluate_gta, needs=("coordinates",), takes=("positives",)),
     "places": Protocol(evaluate_places, needs=("coordinates",)),
     "university160k": Protocol(evaluate_university160k, needs=("query_list",), takes=("answer",)),
+    "geotext": Protocol(evaluate_geotext, takes=("official",)),
 }
 
 
@@ -280,8 +284,8 @@ def evaluate_protocol(name, query, gallery, scores=None, **files):
     """Metrics of two `Features` by the protocol of a data set, and {"dataset": name}.
 
     `scores`: None for dot products, else see `ranking.score_blocks`.
-    `files`: coordinates, semi_positives, positives, query_list; each a file's path, or what
-    its reader (`READERS`) gives; None is as if left out. `sues200` is one height here, see
+    `files`: coordinates, semi_positives, positives, query_list, official; each a file's path, or
+    what its reader (`READERS`) gives; None is as if left out. `sues200` is one height here, see
     `mean_over_heights`. `university160k` returns the lines of the answer under "answer", for
     `write_answer`. Raises ValueError or FileNotFoundError.
     """
@@ -304,6 +308,11 @@ def add_protocol_options(parser):
         ("semi_positives", "VIGOR's semi-positives: query,gallery,..."),
         ("positives", "GTA-UAV's positives, in place of the labels: query,gallery,..."),
         ("query_list", "University-160k's query images in order, one name a line"),
+        (
+            "official",
+            "GeoText-1652's images in the released order (image_order.txt of the data folder): "
+            "number the buildings with the fault of the published code",
+        ),
         ("answer", f"University-160k's answer, and a .zip; if left out: {ANSWER_NAME}"),
     ):
         group.add_argument(f"--{name}", metavar="FILE", help=text)
@@ -328,7 +337,7 @@ def check_protocol_options(opts, parser):
                 f"{len(opts.features)} file(s) for the heights {heights}: name one file a height, "
                 "or the --heights there are"
             )
-    elif len(opts.features) > 1:
+    elif len(opts.features) > 1 and opts.protocol != "geotext":
         what = f"the protocol {opts.protocol} takes one" if opts.protocol else "name one"
         parser.error(f"{len(opts.features)} files: {what}")
     if Path(opts.answer).suffix.lower() != ".txt":
@@ -349,6 +358,8 @@ def format_protocol(metrics):
         lines = [f"{counts}: the first {ANSWER_LENGTH} of every query"]
     elif name in ("cvusa", "cvact", "vigor"):
         lines = describe_pairs(metrics)
+    elif name == "geotext":
+        lines = describe_geotext(metrics)
     elif name == "places":
         shares = ", ".join(
             f"{metrics[f'within@{radius}']:.2f} % within {radius} m" for radius in places.RADII
@@ -379,6 +390,7 @@ PREPARED = {
     "vigor": (("street", "satellite"), {"semi_positives": SEMI_POSITIVES}),
     "denseuav": (("drone", "satellite"), {"coordinates": "coordinates.csv"}),
     "places": (("drone", "satellite"), {"coordinates": "coordinates.csv"}),
+    "geotext": (("text", "drone"), {}),
 }
 
 

@@ -121,43 +121,63 @@ def _count_above(values, limits):
     return tuple(len(values) - np.searchsorted(values, limits, side) for side in ("right", "left"))
 
 
-def single_positive_ranks(scores, positives, junk):
-    """(ranks (B, 1), bounds (B, 2)) as `positive_ranks`, of one positive each and the same junk.
+def best_positive_ranks(scores, positives, junk):
+    """(ranks, bounds) as `positive_ranks`, of each query's best positive alone and the same junk.
 
-    scores (B, N), positives (B,) and junk (J,) indices: two comparisons of the whole block.
+    scores (B, N), positives: B arrays of indices, junk (J,) indices. Two comparisons of the whole
+    block. Returns B arrays of one rank, or of none where there is no positive, and bounds (B, 2).
     """
-    matching = scores[np.arange(len(scores)), positives][:, np.newaxis]  # (B, 1)
+    counts = np.fromiter(map(len, positives), np.int64, len(scores))
+    some = np.flatnonzero(counts)
+    rows = np.repeat(np.arange(len(scores)), counts)
+    matching = scores[rows, np.concatenate(positives)]  # (P,) of all queries
+    best = np.full((len(scores), 1), np.inf, dtype=scores.dtype)
+    if len(some):
+        best[some, 0] = np.maximum.reduceat(matching, (np.cumsum(counts) - counts)[some])
     hidden = scores[:, junk]  # (B, J)
 
-    def count(compare, limits):
+    def count_wrong(compare, limits):
         values, left_out = compare(scores, limits), compare(hidden, limits)
+        right = np.bincount(rows[compare(matching, limits[rows, 0])], minlength=len(scores))
         # int32: twice the speed of the default int64
-        return values.sum(axis=1, dtype=np.int32) - left_out.sum(axis=1, dtype=np.int32)
+        return values.sum(axis=1, dtype=np.int32) - left_out.sum(axis=1, dtype=np.int32) - right
 
-    first = count(np.greater, matching + LEVEL) + 1
-    last = count(np.greater_equal, matching - LEVEL)  # the positive is one of them
+    first = count_wrong(np.greater, best + LEVEL) + 1
+    last = count_wrong(np.greater_equal, best - LEVEL) + 1
     ranks = first.astype(np.int64)
     for row in np.flatnonzero(last > first):
-        ranks[row] = positive_ranks(scores[row], positives[row : row + 1], junk)[0][0]
-    return ranks[:, np.newaxis], np.stack([first, last], axis=1)
+        top = positives[row][scores[row, positives[row]] == best[row]]
+        ranks[row] = positive_ranks(scores[row], top, junk)[0][0]
+    bounds = np.stack([first, last], axis=1)
+    bounds[counts == 0] = 0
+    return [ranks[row : row + (count > 0)] for row, count in enumerate(counts)], bounds
 
 
-def _rank_block(scores, positives, junk):
+def _rank_block(scores, positives, junk, only_first=False):
     """`positive_ranks` of every row of a block; NumPy's product has all cores already."""
     shared_junk = all(each is junk[0] for each in junk)
-    if shared_junk and all(len(each) == 1 for each in positives):
-        return single_positive_ranks(scores, np.concatenate(positives), junk[0])
+    if shared_junk and (only_first or all(len(each) == 1 for each in positives)):
+        return best_positive_ranks(scores, positives, junk[0])
     return zip(*map(positive_ranks, scores, positives, junk), strict=True)
 
 
 def rank_positives(
-    query, gallery, block_size=None, device="cpu", scores=None, positives=None, description=None
+    query,
+    gallery,
+    block_size=None,
+    device="cpu",
+    scores=None,
+    positives=None,
+    description=None,
+    only_first=False,
 ):
     """Ranks of the positives of every query, and the length of each query's ranking.
 
     block_size, scores, description: see `score_blocks`. `device` is "cpu" for NumPy, a device of
     torch, or "auto" (see `choose_device`); given scores NumPy ranks in any case. `positives`,
     instead of the images of the query's label: Nq arrays of gallery indices, never junk.
+    `only_first`: ranks after a query's first may be left out, which is far quicker where positives
+    are many.
 
     Returns (ranks, lengths, bounds): a list of Nq ascending int64 arrays of 1-based ranks, empty
     where a query has no positive; (Nq,) int64, the non-junk gallery images of each query; and
@@ -169,7 +189,7 @@ def rank_positives(
         positives = matches
     else:
         junk = [np.setdiff1d(*pair) for pair in zip(junk, positives, strict=True)]
-    rank_block = _rank_block
+    rank_block = partial(_rank_block, only_first=only_first)
     device = "cpu" if scores else choose_device(device, query, gallery)
     if device != "cpu":
         from evaluation import ranking_torch

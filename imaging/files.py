@@ -1,10 +1,11 @@
-"""Image files in the University-1652 layout: names of views, folders of classes.
+"""Images and texts in the University-1652 layout: names of views, folders of classes.
 
 What has the suffix of an image and is not hidden is meant as one, and must be a file that can be
-read: nothing of that name in a class folder is passed over.
+read: nothing of that name in a class folder is passed over. Texts, the view `text`, stand in .txt
+files, a description a line; each is a sample of its own, named as editors name a line, a.txt:2.
 
-<data>/train/{satellite,street,drone,google}/<ID>/*
-<data>/test/{query,gallery}_{satellite,street,drone}/<ID>/*
+<data>/train/{satellite,street,drone,google,text}/<ID>/*
+<data>/test/{query,gallery}_{satellite,street,drone,text}/<ID>/*
 """
 
 import os
@@ -17,12 +18,16 @@ from runtime.printing import quoted
 
 VIEWS = SATELLITE, STREET, DRONE, GOOGLE = ("satellite", "street", "drone", "google")
 TEST_VIEWS = VIEWS[:3]  # web photographs are for training alone
+TEXT = "text"  # the view of words; those above are of images
 # The folders of the layout, in the order in which they are listed.
-TRAIN_FOLDERS = tuple(f"train/{view}" for view in (SATELLITE, DRONE, STREET, GOOGLE))
+TRAIN_FOLDERS = tuple(f"train/{view}" for view in (SATELLITE, DRONE, STREET, GOOGLE, TEXT))
 TEST_FOLDERS = tuple(
-    f"test/{role}_{view}" for role in ("query", "gallery") for view in (SATELLITE, DRONE, STREET)
+    f"test/{role}_{view}"
+    for role in ("query", "gallery")
+    for view in (SATELLITE, DRONE, STREET, TEXT)
 )
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+TEXT_SUFFIX = ".txt"
 
 
 def split_folder(data_dir, split):
@@ -52,8 +57,9 @@ def split_folder(data_dir, split):
 def scan_classes(folder):
     """{ID: sorted image paths} of a view's folder; a class folder without images gives [].
 
-    Raises FileNotFoundError where the folder is missing, ValueError where it holds no image at all,
-    OSError where a path with an image's name, or a link to a class folder, leads to nothing.
+    Of a folder of texts, {ID: samples}: a line of a file each. Raises FileNotFoundError where the
+    folder is missing, ValueError where it holds no image, or words, at all, OSError where a path
+    with an image's name, or a link to a class folder, leads to nothing.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -62,12 +68,22 @@ def scan_classes(folder):
             f"{folder} not found: there are {', '.join(present) or 'no folders'} beside it; "
             "name other views, or check the layout with `python prepare.py check`"
         )
-    classes = list_classes(folder)
+    texts = holds_texts(folder)
+    classes = list_classes(folder, is_text_name if texts else is_image_name)
     need_files([*dangling_links(folder), *(path for paths in classes.values() for path in paths)])
+    if texts:
+        classes = {
+            n: [s for path in paths for s in samples_of(path)] for n, paths in classes.items()
+        }
     if not any(classes.values()):
+        expected = (
+            f"<ID>/<name>{TEXT_SUFFIX} with a description a line"
+            if texts
+            else f"<ID>/<image> with a suffix of {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
         raise ValueError(
-            f"{folder} holds no images: expected <ID>/<image> with a suffix of "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}; see `python prepare.py check DIR`"
+            f"{folder} holds no {'texts' if texts else 'images'}: expected {expected}; see "
+            "`python prepare.py check DIR`"
         )
     return classes
 
@@ -118,6 +134,38 @@ def _check_known(classes, test_dir, folder):
 def is_image_name(path):
     """Whether a path has the suffix of an image and is not a hidden file."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def holds_texts(folder):
+    """Whether a folder of the layout is one of texts, by its name."""
+    return Path(folder).name in (TEXT, f"query_{TEXT}", f"gallery_{TEXT}")
+
+
+def is_text_name(path):
+    """Whether a path has the suffix of a text and is not a hidden file."""
+    return path.suffix.lower() == TEXT_SUFFIX and not path.name.startswith(".")
+
+
+def samples_of(path):
+    """The samples of a text file: a path `<file>:<line>`, from 1, for each line with words."""
+    lines = read_lines(path)
+    return [Path(f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
+
+
+def read_lines(path):
+    """The lines of a text file; ValueError where it is not in UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error.reason}): save it again") from None
+
+
+def split_sample(sample):
+    """(file, line) of a text sample; of an image's path (path, None)."""
+    name, colon, line = str(sample).rpartition(":")
+    if colon and line.isdigit() and name.lower().endswith(TEXT_SUFFIX):
+        return Path(name), int(line)
+    return Path(sample), None
 
 
 def list_classes(folder, is_image=is_image_name):
@@ -173,7 +221,8 @@ class Unreadable(Exception):
 
     def about(self, path):
         """What to tell the user."""
-        return f"{path} cannot be read as an image ({self.reason}): {self.advice}"
+        kind = "a text" if is_text_name(Path(path)) else "an image"
+        return f"{path} cannot be read as {kind} ({self.reason}): {self.advice}"
 
     def error(self, path):
         """The OSError that tells the user."""

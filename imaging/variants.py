@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from imaging.files import task_folders
+from imaging.files import TEXT, task_folders
 from imaging.perturb import KINDS, parse_perturbations
 from imaging.weather import condition_label, draw_weather, parse_conditions
 
@@ -106,6 +106,10 @@ def _perturbed(perturbations, tasks, input_width):
     """As `_under_weather`, of changed queries."""
     kind = perturbations[0].kind
     views = {query for query, _ in tasks}
+    if TEXT in views:
+        raise ValueError(
+            "--perturb changes the images of queries, and texts are none: leave it out"
+        )
     if kind == "distance" and views != {"drone"}:
         raise ValueError(
             f"--perturb distance needs drone queries, not {', '.join(sorted(views))}: "

@@ -15,14 +15,15 @@ from functools import partial
 
 import numpy as np
 
-import model
 import utils
 from extract import extract_features
 from imaging.cache import resize_bicubic
-from imaging.files import Unreadable
+from imaging.files import TEXT, Unreadable
 from imaging.pixels import decode_file
+from imaging.texts import TokenizedTexts, read_tokenizer
 from imaging.turns import turns_in_test
 from locating.photos import Damaged
+from networks.run_options import input_size_from_opts
 from runtime import cli, startup
 from runtime.files import replacing
 from zero_shot import ViewMeans, load_network
@@ -43,7 +44,7 @@ def extract(opts, photos, table, keep):
     startup.keep_freed_memory()
     network, branches, run_opts = load_network(opts, device)
     cli.need_views(opts, branches, "view", "map_view")
-    size = model.input_size_from_opts(run_opts)
+    size = input_size_from_opts(run_opts)
     turns = turns_in_test(run_opts.get("turns"), branches, *size)
 
     def features(view, images, keys, description):
@@ -53,6 +54,7 @@ def extract(opts, photos, table, keep):
             keys,
             images,
             turns=turns[view],
+            flip=not run_opts.get("no_flip"),
             device=device,
             batch_size=opts.batchsize,
             num_workers=opts.num_workers,
@@ -73,7 +75,12 @@ def extract(opts, photos, table, keep):
         mean = centre(tiles)
     damage = {}
     keys = [(photo, 4 // opts.turns * i) for photo in photos for i in range(opts.turns)]
-    found = features(opts.view, TurnedImages(*size, damage), keys, "photos")  # (N T, D)
+    if opts.text:
+        tokenizer = read_tokenizer(utils.run_folder(opts.name) / TEXT)
+        images = TokenizedTexts(keys, photos, tokenizer, run_opts["text_tokens"])
+    else:
+        images = TurnedImages(*size, damage)
+    found = features(opts.view, images, keys, "photos")  # (N T, D)
     whole = np.array([photo not in damage for photo, _ in keys])
     counts = whole.sum() // opts.turns, len(tiles)
     found[whole] = centring.queries(found[whole], opts.view, mean, ("photos", "tiles"), counts)

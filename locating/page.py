@@ -21,6 +21,7 @@ from PIL import Image
 from evaluation import mercator
 from evaluation.places import RADII, share_within
 from imaging.pixels import read_image
+from imaging.texts import picture_of
 from locating.overview import draw_overview
 from runtime.files import write_text
 from runtime.printing import printable
@@ -36,19 +37,19 @@ BYTES_PER_PIXEL = 0.6  # of a JPEG, at most
 QUALITIES = (80, 70, 55, 40, 25, 10)
 
 
-def write_page(path, rows, tile_rows, table, guessing=None):
+def write_page(path, rows, tile_rows, table, guessing=None, words=False):
     """Write what was found as a web page.
 
     `rows` and `tile_rows` are those of locations.csv and locations_tiles.csv, `table` the
-    `MapFolder` that was searched, `guessing` the median error in metres of a random tile. Without
-    coordinates the page shows each photo beside its first tiles. Prints a line where not
-    everything is shown.
+    `MapFolder` that was searched, `guessing` the median error in metres of a random tile; with
+    `words` a row's `photo` is a description instead of a path. Without coordinates the page shows
+    each photo beside its first tiles. Prints a line where not everything is shown.
     """
     spread = np.linspace(0, len(rows) - 1, min(len(rows), PHOTOS)).round().astype(int)
     rows_shown = [rows[i] for i in spread]  # along a flight too
     photos = {row["photo"] for row in rows_shown}
     tile_rows = [row for row in tile_rows if row["photo"] in photos and row["rank"] <= TILES]
-    index, images, left_out = _pictures(rows_shown, tile_rows)
+    index, images, left_out = _pictures(rows_shown, tile_rows, words)
     overview = draw_overview(table) if table.places is not None else None
     content = {
         "map": overview and _about_map(overview),
@@ -155,7 +156,7 @@ def _text(name):
 
 
 # ---------------------------------------------------------------- pictures
-def _pictures(rows, tile_rows):
+def _pictures(rows, tile_rows, words):
     """({file: index}, [base64 of JPEGs], number of tiles left out): photos, then tiles by rank."""
     photos = dict.fromkeys(row["photo"] for row in rows)
     ranked = sorted(tile_rows, key=lambda row: row["rank"])
@@ -164,14 +165,17 @@ def _pictures(rows, tile_rows):
     kept = tiles[: max(0, int(PIXELS / SMALLEST**2 - area))]
     side = min(LARGEST, (PIXELS / (len(kept) + area)) ** 0.5)
     jobs = [*((path, int(side * PHOTO_SIDE)) for path in photos), *((p, int(side)) for p in kept)]
+    texts = photos if words else ()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda job: _thumbnail(*job), jobs)
+        found = pool.map(lambda job: _thumbnail(*job, words=job[0] in texts), jobs)
         images = list(progress_bar(found, "page", total=len(jobs)))
     return {path: i for i, (path, _) in enumerate(jobs)}, images, len(tiles) - len(kept)
 
 
-def _thumbnail(path, side):
+def _thumbnail(path, side, words=False):
     """The base64 text of an image as a JPEG whose longer side has at most `side` pixels."""
+    if words:
+        return _jpeg(Image.fromarray(picture_of(path, side)))
     image = Image.fromarray(read_image(path, near=side))
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return _jpeg(image)

@@ -51,16 +51,15 @@ def batch_sizes(batch, views):
 
 
 def with_every_view(batch, views, nothing):
-    """The batch with an empty one, (0, ...), for each view that it lacks; `nothing`, if all do.
+    """The batch with an empty one, `nothing[view]` (0, ...), for each view that it lacks.
 
     Of several processes each must go through all weights, for they wait for one another's
     gradients. An empty batch gives gradients of zero and leaves batch norm as it was.
     """
     if world_size() == 1:
         return batch
-    images = next((x for x, *_ in batch.values()), nothing)
-    empty = images[:0], torch.empty(0, dtype=torch.long)
-    return {view: batch.get(view, empty) for view in views}
+    labels = torch.empty(0, dtype=torch.long)
+    return {view: batch.get(view, (nothing[view], labels)) for view in views}
 
 
 class _GatherRows(torch.autograd.Function):

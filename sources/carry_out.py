@@ -41,7 +41,7 @@ def carry_out(plan, out, mark, *, copy=False, dry_run=False, num_workers=1):
 
 
 def _carry_out(plan, out, mark, copy, dry_run, num_workers):
-    _check_output(out, mark, {entry.target for entry in plan.entries})
+    _check_output(out, mark, plan)
     _check_sources(plan.entries)
     plan.entries = entries = _distinct(plan.entries)
     counts = count_plan(plan)
@@ -53,20 +53,21 @@ def _carry_out(plan, out, mark, copy, dry_run, num_workers):
             (out / target).mkdir(parents=True, exist_ok=True)
         try:
             made = _place_all(entries, out, copy, num_workers)
+            made |= _write_texts(plan.texts, out)
         except OSError as error:
             raise OSError(f"{error}; {out} is not complete: mend that and run this again") from None
         for name, text in plan.sidecars.items():
-            path = out / name
-            if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                write_text(path, text)
+            _write_if_new(out / name, text)
     _print_summary(out, plan, counts, made, notes, dry_run)
     return {"out": str(out), "counts": counts, "made": made, "notes": notes}
 
 
 # ---------------------------------------------------------------- counts
 def count_plan(plan):
-    """{folder: (classes, images)} of what a plan makes, empty classes included."""
+    """{folder: (classes, images or texts)} of what a plan makes, empty classes included."""
     images = Counter(entry.target.rsplit("/", 1)[0] for entry in plan.entries)  # of each class
+    for target, lines in plan.texts.items():
+        images[target.rsplit("/", 1)[0]] += len(lines)
     counts = {}
     for target in sorted({*plan.empty_classes, *images}):
         folder = target.rsplit("/", 1)[0]
@@ -87,7 +88,8 @@ def compare_counts(name, counts, official):
             raise ValueError(f"no image for {folder}/ was found: it is part of {name}")
         known = [(n, _alternatives(count)) for n, count in zip(found, published, strict=True)]
         if any(counted not in accepted for counted, accepted in known if accepted):
-            sentences.append(f"{folder}/ has {_in_words(found)}; {name} has {_in_words(published)}")
+            here, there = _in_words(folder, found), _in_words(folder, published)
+            sentences.append(f"{folder}/ has {here}; {name} has {there}")
     return sentences
 
 
@@ -96,16 +98,17 @@ def _alternatives(count):
     return count if isinstance(count, tuple) else () if count is None else (count,)
 
 
-def _in_words(counts):
-    """(3, (5, 6)) -> "3 classes, 5 or 6 images"; a None is passed over."""
-    numbers = zip(map(_alternatives, counts), ("classes", "images"), strict=True)
+def _in_words(folder, counts):
+    """(3, (5, 6)) -> "3 classes, 5 or 6 images", or texts; a None is passed over."""
+    units = "classes", "texts" if folder.endswith("text") else "images"
+    numbers = zip(map(_alternatives, counts), units, strict=True)
     return ", ".join(f"{' or '.join(map(str, each))} {what}" for each, what in numbers if each)
 
 
 def _print_summary(out, plan, counts, made, notes, dry_run):
     print(f"{'folder':<32}{'classes':>8}{'images':>8}  {plan.name}")
     for folder, (classes, images) in sorted(counts.items()):
-        official = _in_words(plan.official.get(folder, (None, None)))
+        official = _in_words(folder, plan.official.get(folder, (None, None)))
         print(f"{folder:<32}{classes:>8}{images:>8}  {official}".rstrip())
     for note in notes:
         print(f"note: {note}")
@@ -145,8 +148,8 @@ def _check_sources(entries):
         need_utf8(target, shown=source)
 
 
-def _check_output(out, mark, targets):
-    """ValueError where `out` was made in another way or holds images that are not in `targets`."""
+def _check_output(out, mark, plan):
+    """ValueError where `out` was made in another way or holds images or texts of no plan."""
     if not (out / MARKER).is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ValueError(
@@ -161,14 +164,21 @@ def _check_output(out, mark, targets):
             f"{out} was made with {key} {earlier.get(key)}, not {mark.get(key)}: give another "
             "--out, or remove it"
         )
+    targets = {entry.target for entry in plan.entries} | plan.texts.keys()
     tops = sorted({target.split("/")[0] for target in targets})
-    present = (path.relative_to(out).as_posix() for top in tops for path in (out / top).rglob("*"))
-    strays = sorted(path for path in present if path not in targets and is_image_name(Path(path)))
+    present = (path.relative_to(out) for top in tops for path in (out / top).rglob("*"))
+    meant = (path for path in present if is_image_name(path) or plan.texts and _is_text_name(path))
+    strays = sorted(path.as_posix() for path in meant if path.as_posix() not in targets)
     if strays:
+        what = "images or texts" if plan.texts else "images"
         raise ValueError(
-            f"{out} holds {len(strays)} images that are no longer part of this, first "
+            f"{out} holds {len(strays)} {what} that are no longer part of this, first "
             f"{strays[0]}: remove {out} and prepare it again"
         )
+
+
+def _is_text_name(path):
+    return path.suffix == ".txt" and not path.name.startswith(".")
 
 
 # ---------------------------------------------------------------- files
@@ -190,6 +200,21 @@ def _place_all(entries, out, copy, num_workers):
             return dict(Counter(progress_bar(ways, "images", total=len(entries))))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _write_texts(texts, out):
+    """Write the files of texts; returns {"text files": n}, or {} where there are none."""
+    for folder in {os.path.dirname(target) for target in texts}:
+        remove_partials(out / folder, "*")
+    for target, lines in progress_bar(texts.items(), "texts"):
+        _write_if_new(out / target, "".join(f"{line}\n" for line in lines))
+    return {"text files": len(texts)} if texts else {}
+
+
+def _write_if_new(path, text):
+    """Write a text file, unless it holds that already."""
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
 
 
 def _place(source, target, copy):

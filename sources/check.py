@@ -13,8 +13,13 @@ from imaging.files import (
     Unreadable,
     composed,
     dangling_links,
+    holds_texts,
     is_image_name,
+    is_text_name,
     list_classes,
+    need_file,
+    read_lines,
+    samples_of,
     unicode_doubles,
 )
 from imaging.pixels import decode_file
@@ -84,19 +89,26 @@ def check_data(opts):
 
 # ---------------------------------------------------------------- reading
 def read_folder(path):
-    """List a view's folder and decode every image of it, on all cores."""
-    classes = list_classes(path)
+    """List a view's folder and decode every image of it, on all cores, or read every text."""
+    texts = holds_texts(path)
+    is_wanted, find_fault = (is_text_name, _text_fault) if texts else (is_image_name, _find_fault)
+    classes = list_classes(path, is_wanted)
     images = [image for paths in classes.values() for image in paths]
     dangling = dangling_links(path)
-    flat = [p for p in sorted(path.iterdir()) if is_image_name(p) and p.name not in classes]
+    flat = [p for p in sorted(path.iterdir()) if is_wanted(p) and p.name not in classes]
     flat = [image for image in flat if image not in dangling]
     known = {*images, *flat, *dangling, *(path / name for name in classes)}
     strays = [p for p in sorted([*path.iterdir(), *path.glob("*/*")]) if p not in known]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = list(progress_bar(pool.map(_find_fault, images), "decoding", len(images)))
+        faults = list(progress_bar(pool.map(find_fault, images), "decoding", len(images)))
     found = [*zip(images, faults, strict=True), *((link, _find_fault(link)) for link in dangling)]
     unreadable = [(p, fault) for p, fault in found if isinstance(fault, Unreadable)]
     damaged = [(p, fault) for p, fault in found if isinstance(fault, str) and fault]
+    if texts:  # a line each
+        lost = {p for p, _ in unreadable}
+        whole = {n: [p for p in paths if p not in lost] for n, paths in classes.items()}
+        classes = {n: [s for p in paths for s in samples_of(p)] for n, paths in whole.items()}
+        images = [sample for samples in classes.values() for sample in samples]
     return Folder(classes, images, flat, strays, unreadable, damaged)
 
 
@@ -106,6 +118,18 @@ def _find_fault(path):
         return decode_file(path)[1]
     except Unreadable as fault:
         return fault
+
+
+def _text_fault(path):
+    """As `_find_fault`, of a text."""
+    try:
+        need_file(path)
+        read_lines(path)
+    except Unreadable as fault:
+        return fault
+    except ValueError:
+        return Unreadable("it is not in UTF-8", "save it again")
+    return ""
 
 
 # ------------------------------------------- checks: they yield (kind, sentence, mending command)
@@ -144,7 +168,7 @@ def check_contents(root, folders):
             yield NOTE, f"{sentence}, such as {path} ({damage}): replace them", ""
         if folder.strays:
             sentence = f"{name}/ has {len(folder.strays)} file(s) that are not read, such as"
-            expected = "images are <ID>/<name> with an image suffix"
+            expected = "images are <ID>/<name> with an image suffix, texts in text/ end in .txt"
             yield NOTE, f"{sentence} {folder.strays[0]}: {expected}", ""
         empty = sorted(folder.classes.keys() - folder.filled)
         if empty:

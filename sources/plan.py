@@ -1,8 +1,8 @@
 """What a public data set becomes in our layout.
 
-A planner reads the folders and split files of one data set and says in a `Plan` which image goes
-where; it opens no image. `carry_out` (carry_out.py) then makes the links. Counts called official
-are those of the data sets' papers and pages: published, not re-counted here.
+A planner reads the folders and split files of one data set and says in a `Plan` which image, and
+which text, goes where; it opens no image. `carry_out` (carry_out.py) then makes the links. Counts
+called official are those of the data sets' papers and pages: published, not re-counted here.
 """
 
 from collections.abc import Callable
@@ -37,6 +37,7 @@ class Plan:
     name: str
     entries: list = field(default_factory=list)
     empty_classes: list = field(default_factory=list)  # such as train/google/1057
+    texts: dict = field(default_factory=dict)  # {train/text/0839/image-01.txt: its lines}
     sidecars: dict = field(default_factory=dict)  # {file name: text}
     official: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)

@@ -61,7 +61,7 @@ def keep_complete(records, paths_of, what, plan, skip_missing, lines=()):
     Others raise FileNotFoundError, which names their number and the first file, or with
     `skip_missing` are left out with a note. `lines` are the records' line numbers in `what`.
     """
-    names_in = functools.cache(_file_names)  # far quicker than asking for each file
+    names_in = functools.cache(file_names)  # far quicker than asking for each file
     lost, complete = [], []
     for record, line in itertools.zip_longest(records, lines):
         absent = [path for path in paths_of(record) if path.name not in names_in(path.parent)]
@@ -79,7 +79,7 @@ def keep_complete(records, paths_of, what, plan, skip_missing, lines=()):
     return complete
 
 
-def _file_names(folder):
+def file_names(folder):
     """The names of the files in a folder, links to files included, dangling ones not."""
     if not folder.is_dir():
         return set()

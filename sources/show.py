@@ -4,8 +4,9 @@ import random
 
 from PIL import Image, ImageDraw
 
-from imaging.files import TRAIN_FOLDERS, scan_classes, split_folder
+from imaging.files import TRAIN_FOLDERS, scan_classes, split_folder, split_sample
 from imaging.pixels import read_image
+from imaging.texts import picture_of, read_texts
 from imaging.weather import condition_label, draw_weather, parse_conditions
 from runtime.cli import natural_int, positive_int
 from runtime.files import replacing
@@ -73,6 +74,10 @@ def _weather_tiles(scanned, names, conditions):
 
 
 def _read_tile(path, condition="normal"):
+    if split_sample(path)[1]:
+        tile = Image.new("RGB", (TILE, TILE), "white")
+        tile.paste(Image.fromarray(picture_of(*read_texts([path]), TILE - 24)), (12, 24))
+        return tile
     image = draw_weather(read_image(path), path, condition)
     return Image.fromarray(image).resize((TILE, TILE))
 

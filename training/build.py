@@ -18,10 +18,13 @@ import model
 import utils
 from imaging.augmentation import Augmentation
 from imaging.cache import open_view
+from imaging.files import TEXT, split_sample
+from imaging.texts import open_texts, read_texts, read_tokenizer
 from imaging.turns import turns_of
 from networks.backbones import download_imagenet_weights
 from networks.branch import branches_of
 from networks.musenet import download_ibn_weights
+from networks.text import new_texts, read_encoder, save_texts, text_branches_of
 from runtime import exchange, processes
 from runtime.cli import precision_of
 from runtime.printing import quoted
@@ -30,7 +33,7 @@ from training.optimisation import build_optimizer, load_optimizer, split_paramet
 from training.options import input_views
 from training.pooled import Head
 from training.samplers import SAMPLERS
-from training.transfer import start_from
+from training.transfer import find_run, start_from
 
 
 # ---------------------------------------------------------------- data
@@ -45,11 +48,18 @@ class TrainingData:
     held_out: dict  # {view: {ID: paths}}, empty with --train_all
     images: dict  # {view: imaging.cache.ResizedImages}
     files: dict  # {view: (number of images, digest of their names and sizes)}
+    tokenizer: Any = None  # of the view of texts, as the next
+    encoder: Any = None
+
+    def save_words(self, run_dir):
+        """Write what a test needs to read texts into a run folder."""
+        save_texts(run_dir / TEXT, self.tokenizer, self.encoder)
 
 
 def open_data(opts, pin_memory):
     """Scan the views asked for, split the buildings, build the loader: `TrainingData`."""
     scanned = dataset.scan_training_views(opts.data_dir, input_views(opts))
+    tokenizer, encoder = open_words(opts, scanned) if TEXT in scanned else (None, None)
     class_names, held_out = split_buildings(opts, scanned)
     if not dataset.paired_classes(scanned) and processes.is_main():
         print(
@@ -60,14 +70,7 @@ def open_data(opts, pin_memory):
         )
     samples = dataset.label_samples(scanned, class_names)
     images = {
-        view: open_view(
-            [path for paths in classes.values() for path in paths],
-            opts.h,
-            opts.w,
-            opts.cache,
-            opts.num_workers,
-        )
-        for view, classes in scanned.items()
+        view: open_images(opts, view, classes, tokenizer) for view, classes in scanned.items()
     }
     sampler = build_sampler(opts, samples)
     ground = read_ground(opts.data_dir, samples) if opts.loss_weights.get("overlap") else None
@@ -81,7 +84,39 @@ def open_data(opts, pin_memory):
             f"of {opts.world_size * opts.batchsize}, learning rate {opts.lr:g}"
         )
     files = {view: describe_files(classes) for view, classes in scanned.items()}
-    return TrainingData(class_names, samples, loader, sampler, held_out, images, files)
+    return TrainingData(
+        class_names, samples, loader, sampler, held_out, images, files, tokenizer, encoder
+    )
+
+
+def open_images(opts, view, classes, tokenizer):
+    """What gives the images of a view's {ID: paths}, or the token ids of its texts, by path."""
+    paths = [path for images in classes.values() for path in images]
+    if view == TEXT:
+        return open_texts(paths, tokenizer, opts.text_tokens)
+    return open_view(paths, opts.h, opts.w, opts.cache, opts.num_workers)
+
+
+def open_words(opts, scanned):
+    """(tokenizer, encoder) of the view of texts: of a resumed run, of --init's, or new ones.
+
+    ValueError where the encoder does not take as many tokens as --text_tokens says.
+    """
+    run_dir = utils.run_folder(opts.name) if opts.resume else opts.init and find_run(opts.init)[0]
+    run_opts = utils.read_opts(run_dir) if run_dir else {}
+    same = run_opts.get("text_backbone") == opts.text_backbone
+    if same and TEXT in run_opts.get("view_names", ()):
+        folder = run_dir / TEXT
+        tokenizer, encoder = read_tokenizer(folder), read_encoder(folder, vars(opts))
+    else:
+        texts = read_texts(sample for samples in scanned[TEXT].values() for sample in samples)
+        tokenizer, encoder = new_texts(opts.text_backbone, texts, opts.text_pool)
+    if opts.text_tokens > encoder.longest:
+        raise ValueError(
+            f"--text_tokens {opts.text_tokens} is more than {opts.text_backbone} takes: give at "
+            f"most {encoder.longest}"
+        )
+    return tokenizer, encoder
 
 
 def describe_files(classes):
@@ -92,7 +127,8 @@ def describe_files(classes):
     paths = [path for images in classes.values() for path in images]
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(b"%s/%s/%d/" % (*map(os.fsencode, path.parts[-2:]), path.stat().st_size))
+        size = split_sample(path)[0].stat().st_size
+        digest.update(b"%s/%s/%d/" % (*map(os.fsencode, path.parts[-2:]), size))
     return len(paths), digest.hexdigest()
 
 
@@ -122,6 +158,7 @@ def augmentations(opts):
             turns=opts.turns and turns_of(opts.turns, view),
         )
         for view in input_views(opts)
+        if view != TEXT
     }
 
 
@@ -145,15 +182,17 @@ def build_sampler(opts, samples):
 
 
 # ---------------------------------------------------------------- network
-def build_network(opts, class_num, class_names=()):
+def build_network(opts, class_num, class_names=(), encoder=None):
     """The network of the options, with ImageNet or given weights unless --no_pretrained.
 
-    `class_names`, the IDs of the classes, tell --init whether another run has the same.
+    `class_names`, the IDs of the classes, tell --init whether another run has the same; `encoder`
+    is that of the view of texts.
     """
     used = {name for name, weight in opts.loss_weights.items() if weight}
     network = model.build_model(
         class_num,
         tuple(opts.view_names),
+        encoder=encoder,
         backbone=opts.backbone,
         droprate=opts.droprate,
         stride=opts.stride,
@@ -224,20 +263,12 @@ class Training:
     precision: str  # fp32, fp16 or bf16
     clip: dict  # arguments of optimisation.clip_gradients
     micro_batchsize: int | None  # images per view in memory at once
+    nothing: dict  # {view: a part of a batch without images}
     pooled: bool = False
 
     def to_input(self, x):
-        """A part of a batch as `forward` takes it: images (B, 3, H, W), or features (B, D)."""
-        if self.pooled:
-            return x.to(self.device, non_blocking=True)
+        """A part of a batch as `forward` takes it: images (B, 3, H, W), token ids or features."""
         return dataset.to_network_input(x, self.device, self.network.input_spec)
-
-    @property
-    def nothing(self):
-        """A part of a batch without images."""
-        if self.pooled:
-            return torch.empty(0, self.network.head_dim)
-        return torch.empty(0, 3, 32, 32, dtype=torch.uint8)
 
     @property
     def evaluated(self):
@@ -279,6 +310,8 @@ def build_training(opts, network, device, class_num):
             branch.freeze(opts.train_blocks)
         if opts.grad_checkpoint:
             branch.checkpoint_gradients()
+    for branch in text_branches_of(network) if opts.freeze else ():
+        branch.freeze()
     network.to(device, memory_format=torch.channels_last)
     terms = losses.build_losses(
         opts.loss_weights, class_num, network.embedding_dim, loss_merge=opts.loss_merge
@@ -306,8 +339,17 @@ def build_training(opts, network, device, class_num):
         precision=precision_of(opts),
         clip={"norm": opts.clip_norm, "value": opts.clip_value},
         micro_batchsize=opts.micro_batchsize,
+        nothing=empty_inputs(opts, network.head_dim if pooled else None),
         pooled=pooled,
     )
+
+
+def empty_inputs(opts, width):
+    """{view: a part of a batch without images, or texts}; of pooled features so many numbers."""
+    images = torch.empty(0, 3, opts.h, opts.w, dtype=torch.uint8)
+    empty = images if width is None else torch.empty(0, width)
+    texts = torch.empty(0, 1, dtype=torch.long)
+    return {view: texts if view == TEXT else empty for view in input_views(opts)}
 
 
 def pools_once(opts):

@@ -52,6 +52,7 @@ def building_features(training, data, opts, epoch):
             data.images[view],
             device=training.device,
             batch_size=opts.batchsize,
+            flip=not opts.no_flip,
             num_workers=opts.num_workers,
             description=f"hard negatives, {view}",
         )

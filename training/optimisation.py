@@ -4,17 +4,22 @@ import math
 
 import torch
 
+from networks.text import text_branches_of
+
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.01}  # as University1652-Baseline, as Sample4Geo
 
 
 def split_parameters(network):
     """(head, backbone): the parameters of the classifiers and those of all branches, two lists.
 
-    GeM and USAM belong to the backbone, as published, and so does MuSe-Net's ResNet for the style.
+    What is new in a branch of texts counts as head. GeM and USAM belong to the backbone, as
+    published, and so does MuSe-Net's ResNet for the style.
     """
+    new = {id(x) for branch in text_branches_of(network) for x in branch.new_parameters()}
     groups = [], []
     for name, parameter in network.named_parameters():
-        groups[name.startswith(("model_", "pt_model.model."))].append(parameter)
+        backbone = name.startswith(("model_", "pt_model.model.")) and id(parameter) not in new
+        groups[backbone].append(parameter)
     return groups
 
 

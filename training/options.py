@@ -6,7 +6,7 @@ Imports no torch, so that `--help` answers at once.
 import argparse
 
 import utils
-from imaging.files import TEST_VIEWS, VIEWS
+from imaging.files import TEST_VIEWS, TEXT, VIEWS
 from imaging.turns import turns_by_view, turns_of
 from imaging.weather import parse_conditions
 from networks.options import HEADS, POOLS, RINGS, map_numbers
@@ -49,16 +49,19 @@ def view_names(text):
     from_number = VIEW_CHOICES.get(text)
     names = list(from_number or (part.strip() for part in text.split(",")))
     if (
-        not set(VIEWS).issuperset(names)
+        not {*VIEWS, TEXT}.issuperset(names)
         or len(set(names)) != len(names)
         or len(names) not in (2, 3)
     ):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not 2, 3, or two different names of {', '.join(sorted(VIEWS))}"
+            f"{text!r} is not 2, 3, or two different names of {', '.join(sorted({*VIEWS, TEXT}))}"
         )
+    if len(names) == 3 and TEXT in names:
+        return [*(name for name in names if name != TEXT), TEXT]
     if len(names) == 3 and set(names) != set(VIEW_CHOICES["3"]):
         raise argparse.ArgumentTypeError(
-            f"{text!r}: three views are satellite,street,drone; --extra_Google adds google to them"
+            f"{text!r}: three views are satellite,street,drone, or two of images and text; "
+            "--extra_Google adds google to the first"
         )
     return list(VIEW_CHOICES["3"]) if len(names) == 3 else names
 
@@ -125,7 +128,8 @@ OPTIONS = {
     "data": [
         ("--data_dir", str, "./data/train", "data folder or its train/"),
         ("--views", {"type": view_names, "dest": "view_names"}, "2",
-         "2 (satellite, drone), 3 (and street), or names: satellite,street"),
+         "2 (satellite, drone), 3 (and street), or names: satellite,street; text,drone; "
+         "satellite,drone,text"),
         ("--extra_Google --extra", SWITCH, False,
          "with --views 3: add the google images to the street branch"),
         ("--train_all", SWITCH, False,
@@ -133,7 +137,7 @@ OPTIONS = {
         ("--sampler", ("paired", "independent"), "paired",
          "paired: one image of each view of the same buildings; independent: every view shuffled "
          "on its own, as published"),
-        ("--epoch_over", VIEW_CHOICES["3"], None,
+        ("--epoch_over", (*TEST_VIEWS, TEXT), None,
          "paired: the view of which an epoch shows every image once (if left out: the first view)"),
         ("--epoch_passes", positive_int, 1,
          "paired: how often an epoch goes over the data: more where there is little"),
@@ -155,6 +159,9 @@ OPTIONS = {
         ("--pad", natural_int, 10, "padding before crop, pixels"),
         ("--no_turn", SWITCH, False,
          "do not turn satellite images, as those in polar coordinates must not be"),
+        ("--no_flip", SWITCH, False,
+         "do not mirror images, nor in the test: where words tell left from right, or east from "
+         "west"),
         ("--turns", turns_by_view, None,
          "draw images in 1, 2 or 4 right-angle turns, as well as mirrored: of all views, or by "
          "view, satellite=4,drone=1; test.py then averages these copies (if left out: satellite "
@@ -208,6 +215,13 @@ OPTIONS = {
         ("--ibn_weights", str, None,
          "file of IBN-Net's weights for --musenet (if left out: downloaded; with --weights made "
          "from those)"),
+        ("--text_backbone", str, "small",
+         "transformer of the view text: small (random weights, learns its words from the training "
+         "texts), hf:NAME or hf:FOLDER of the transformers library, open_clip:NAME/TAG"),
+        ("--text_pool", ("mean", "cls"), "mean",
+         "how its tokens become a feature: their mean, or the first of them"),
+        ("--text_tokens", at_least(8, "a few words"), 64,
+         "tokens of a text that are read; how many are cut is said"),
         ("--no_pretrained", SWITCH, False, "start from random weights"),
         ("--weights", str, None, "file of torchvision backbone weights"),
         ("--freeze", SWITCH, False,
@@ -301,6 +315,7 @@ EXCLUDES = (
       for name in ("color_jitter", "DA", "weather")),
     *((("turns", name), f"--turns and --{name} contradict each other: choose one")
       for name in ("no_turn", "joint_turns")),
+    (("no_flip", "joint_flips"), "--no_flip and --joint_flips contradict each other: choose one"),
     (("no_pretrained", "ibn_weights"),
      "--no_pretrained and --ibn_weights FILE contradict each other"),
     (("musenet", "grad_checkpoint"),
@@ -320,6 +335,11 @@ NEEDS = (
     (lambda o: o.extra_Google, lambda o: len(o.view_names) == 3,
      "--extra_Google adds to the street branch of three views: give --views 3, or "
      "--no-extra_Google where a recipe has set it"),
+    *((lambda o, name=name, usual=usual: getattr(o, name) != usual and not o.resume,
+       lambda o: TEXT in o.view_names, f"--{name} goes with a view of texts, as --views text,drone")
+      for name, usual in (("text_backbone", "small"), ("text_pool", "mean"), ("text_tokens", 64))),
+    (lambda o: o.text_pool == "cls", lambda o: not o.text_backbone.startswith("open_clip:"),
+     "--text_pool cls has no meaning with {text_backbone}, which pools at the end of a text"),
     (lambda o: True, lambda o: o.pad < min(o.h, o.w),
      "--pad {pad} does not fit images of {h} x {w}: lower it"),
     (lambda o: o.stride == 1, lambda o: o.backbone != "vgg16_bn",

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 import dataset
 from extract import copies_of, extract_rows
+from imaging.files import TEXT
 from imaging.turns import turns_of
 from model import branch_numbers
 from networks.heads import whitening
@@ -25,20 +26,30 @@ FOR_DIRECTIONS = 2**14  # features of a view that suffice to know how they sprea
 
 
 class Head(nn.Module):
-    """What of a network follows its centred features: `head(x1, x2) -> (y1, y2)`, x (B, D)."""
+    """What of a network follows its centred features: `head(x1, x2) -> (y1, y2)`, x (B, D).
+
+    Texts, token ids (B, L), go through their branch, which trains.
+    """
 
     def __init__(self, network):
         super().__init__()
         self.network = network
 
-    def forward(self, *features):
-        return self.network.classify_centred(features)
+    def forward(self, *inputs):
+        pairs = zip(inputs, self.network.view_branches, strict=False)
+        return self.network.classify_centred([self._centred(x, number) for x, number in pairs])
+
+    def _centred(self, x, number):
+        if x is None or x.is_floating_point():
+            return x
+        return self.network.centred(getattr(self.network, f"model_{number}")(x), number)
 
 
 class PooledViews(Dataset):
     """As `dataset.TrainingViews`, with centred features (B, D) float32 in place of the images.
 
-    `features` is {view: (N, copies, D)}, the copies in the order of `extract.copies_of`.
+    `features` is {view: (N, copies, D)}, the copies in the order of `extract.copies_of`. A view
+    that has none, as texts, is as it was.
     """
 
     needs_processes = False
@@ -51,6 +62,8 @@ class PooledViews(Dataset):
         return self.views.load(draws, self._load)
 
     def _load(self, view, draws):
+        if view not in self.features:
+            return self.views.inputs(view, draws)
         augmentation = self.views.augmentations[view]
         copies = [augmentation.copy_of(random.Random(d.seed), d.mirrored) for d in draws]
         return self.features[view][
@@ -74,6 +87,7 @@ def prepare(training, data, opts):
     features = {
         view: pooled_copies(network, numbers[view], data, view, training.device, opts)
         for view in data.samples
+        if view != TEXT
     }
     if opts.center and not opts.resume:
         set_center(center, features, numbers)
@@ -99,7 +113,7 @@ def set_center(center, features, numbers):
     `numbers` are the branches by view; views of one branch have one mean.
     """
     rows = {view: x.flatten(0, 1) for view, x in features.items()}
-    for number in set(numbers.values()):
+    for number in {numbers[view] for view in rows}:
         views = [view for view in rows if numbers[view] == number]
         center.set_mean(number, torch.cat([rows[view] for view in views]).mean(0))
     if center.directions is None:

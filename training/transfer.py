@@ -8,7 +8,7 @@ from torch import nn
 
 import model
 import utils
-from imaging.files import DRONE, SATELLITE
+from imaging.files import DRONE, SATELLITE, TEXT
 from networks.musenet import ibn_state, is_ibn
 
 
@@ -26,7 +26,7 @@ def start_from(init, network, opts, class_names):
             f"--init {init} is the run that this one would replace: choose another --name"
         )
     other, numbers, run_opts = model.read_run(run_dir, checkpoint)
-    found = other.model_1.backbone
+    found = other.image_branch.backbone
     if found != opts.backbone:
         raise ValueError(
             f"{checkpoint} is of --backbone {found} and this run of {opts.backbone}, so nothing "
@@ -75,24 +75,38 @@ def load_branches(network, view_names, other, numbers, source):
     """Load the branches of `other`, whose `numbers` by view are given, into those of a network.
 
     Returns (the names of what fitted, {view: another view, from whose branch it started}). The
-    style network of a MuSe-Net starts from that of a MuSe-Net, else from the drone's branch.
+    style network of a MuSe-Net starts from that of a MuSe-Net, else from the drone's branch, and a
+    branch of texts from one that is the same in all.
     ValueError, naming the file `source`, where a backbone does not fit.
     """
     begins = {view: getattr(other, f"model_{number}") for view, number in numbers.items()}
-    pairs, moved = {}, {}
+    words = begins.pop(TEXT, None)
+    pairs, moved, taken = {}, {}, set()
+    first = next(view for view in view_names if view != TEXT)
     for number, view in enumerate(view_names, start=1):
         branch = getattr(network, f"model_{number}")
-        shared = number > 1 and branch is network.model_1  # starts as its first view
-        at = source_view(view_names[0] if shared else view, numbers)
+        if view == TEXT:
+            taken |= {f"model_{number}.{key}" for key in load_whole(branch, words)}
+            continue
+        shared = view != first and branch is network.image_branch  # starts as its first view
+        at = source_view(first if shared else view, begins)
         if begins.get(view) is not begins[at]:
             moved[view] = at
         if not shared:
             pairs[f"model_{number}"] = branch, begins[at]
     if hasattr(network, "pt_model"):
-        drone = begins[source_view(DRONE, numbers)]
+        drone = begins[source_view(DRONE, begins)]
         pairs["pt_model"] = network.pt_model, getattr(other, "pt_model", drone)
-    taken = {f"{name}.{key}" for name, pair in pairs.items() for key in load_branch(*pair, source)}
+    taken |= {f"{name}.{key}" for name, pair in pairs.items() for key in load_branch(*pair, source)}
     return taken, moved
+
+
+def load_whole(module, other):
+    """Load the tensors of `other`, or None, if `module` has just the same; the names of them."""
+    shapes = [
+        {k: v.shape for k, v in each.state_dict().items()} for each in (module, other or module)
+    ]
+    return load_fitting(module, other.state_dict()) if other and shapes[0] == shapes[1] else set()
 
 
 def load_branch(branch, begins, source):

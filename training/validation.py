@@ -25,6 +25,7 @@ def validate(training, data, opts):
             batch_size=opts.batchsize,
             num_workers=opts.num_workers,
             turns=turns_of(opts.turns, view),
+            flip=not opts.no_flip,
             description=f"validation, {view}",
         )
         for view in (query_view, gallery_view)

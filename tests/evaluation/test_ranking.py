@@ -65,6 +65,23 @@ def test_ranks_of_given_positives():
         np.testing.assert_array_equal(given, found)
 
 
+@pytest.mark.parametrize("levels", [4, 12, 10**6])
+def test_first_ranks_alone_are_those_of_all(levels):
+    """With ties, near ties, junk, several positives, and queries without any."""
+    query, gallery = random_task(seed=levels, levels=levels)
+    gallery.labels[gallery.labels >= 0] //= 4
+    query.labels[:] //= 4
+    query.labels[:3] = 999, -1, 998
+    gallery.features[:] += np.random.default_rng(0).random(gallery.features.shape) * 2.0**-20
+    expected, lengths, bounds = rank_positives(query, gallery)
+    assert sum(len(each) > 1 for each in expected) > 20
+    for size in (None, 7):
+        ranks, *others = rank_positives(query, gallery, size, only_first=True)
+        assert [each.tolist() for each in ranks] == [each[:1].tolist() for each in expected]
+        for found, all_of_them in zip(others, (lengths, bounds), strict=True):
+            np.testing.assert_array_equal(found, all_of_them)
+
+
 def test_memory_is_bounded_by_a_block():
     """The 3000 x 4000 scores would be 48 MB; a block of 16 queries is 0.26 MB."""
     generator = np.random.default_rng(0)
@@ -76,6 +93,7 @@ def test_memory_is_bounded_by_a_block():
         lambda: count_above(query, gallery, block_size=16),
         lambda: top_images(query, gallery, 10, None, 16),
         lambda: rank_positives(query, gallery, 16, positives=[np.array([1])] * 3000),
+        lambda: rank_positives(gallery, query, 16, only_first=True),
     ):
         tracemalloc.start()
         run()

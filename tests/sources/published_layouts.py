@@ -4,6 +4,8 @@ Folder names, split files, line formats and .mat keys are those of the releases;
 rectangles of noise. Each maker fills an empty folder and returns it.
 """
 
+import json
+
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
@@ -168,6 +170,39 @@ def university160k(root):
     picture(root / "test/gallery_satellite_160k/s1Ab.jpg")
     picture(root / "test/gallery_satellite_160k/part/s2Cd.webp")
     picture(root / "test/gallery_satellite_160k/part/deep/s3Ef.jpg")
+    return root
+
+
+GEOTEXT_TRAIN = ("0839/image-01.jpeg", "0839/image-02.jpeg", "0839/0839.jpg", "0839/1.jpg",
+                 "0842/0842.jpg", "0842/image-54.jpeg")  # fmt: skip
+# Not in the order of names: some image comes first, and it is the one with the wrong number.
+GEOTEXT_TEST = (
+    "query(701)/0003/3.jpg", "query(701)/0003/image-01.jpeg", "query(701)/0003/0003.jpg",
+    "gallery_no_train(250)/0001/image-07.jpeg", "gallery_no_train(250)/0001/0001.jpg",
+)  # fmt: skip
+
+
+def geotext(root):
+    """GeoText-1652: two buildings to train on, two to test, three descriptions an image.
+
+    train.json has an entry for each description, the test files have one for each image. In the
+    small test there is only the first building.
+    """
+    train, test = [], []
+    for name in GEOTEXT_TRAIN:
+        path = picture(root / "images/train" / name).relative_to(root / "images").as_posix()
+        for number in range(3):
+            caption = f"Train {name}:\n a caf\u00e9, number {number}."
+            boxes = {"sentences": ["a café", None], "bboxes": [[0.5, 0.5, 1, 1], None]}
+            train.append({"image_id": name, "image": path, "caption": caption, **boxes})
+    for name in GEOTEXT_TEST:
+        path = picture(root / "images/test" / name).relative_to(root / "images").as_posix()
+        captions = [f"Test {name}, number {number}." for number in range(3)]
+        image_id = "/".join(name.split("/")[-2:])
+        test.append({"image_id": image_id, "image": path, "caption": captions})
+    files = {"train": train, "test_951_version": test, "test_24G_version": test[:3]}
+    for name, entries in files.items():
+        (root / f"{name}.json").write_text(json.dumps(entries))
     return root
 
 

@@ -150,8 +150,8 @@ def test_a_batch_without_images():
     for options, shape in ((POOLED, (0, 64)), ([], (0, 3, 32, 32))):
         opts = train.parse_args([*SMALL, *options, "--views", "3", "--head", "linear"])
         training = build.build_training(opts, build.build_network(opts, 5), CPU, 5)
-        assert training.nothing.shape == shape
-        part = training.to_input(training.nothing)
-        assert [y.shape for y in training.forward(part, part, part)] == [(0, 5)] * 3
+        assert [x.shape for x in training.nothing.values()] == [shape] * 3
+        parts = [training.to_input(x) for x in training.nothing.values()]
+        assert [y.shape for y in training.forward(*parts)] == [(0, 5)] * 3
         assert training.forward(None, None, None) == (None, None, None)
     assert training.network.model_1.backbone == NARROW

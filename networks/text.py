@@ -1,0 +1,273 @@
+"""Texts as a view: a tokenizer, a transformer over its token ids, and the branch of a network.
+
+What is special about words is here and in imaging/texts.py; to the rest of a network a text is a
+pooled feature, as an image is. Three kinds of transformers (`--text_backbone`):
+
+    small            random weights, and a tokenizer trained on the training texts; nothing to load
+    hf:NAME          one of the transformers library, of its hub or of a folder, with its tokenizer
+    open_clip:NAME   the text tower of a CLIP of open_clip; NAME/TAG or NAME/FILE for its weights
+
+A run keeps what rebuilds them in its folder `text`: tokenizer.json, and config.json of the first
+two.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from runtime.files import write_text
+from runtime.optional import require
+
+SMALL, HF, CLIP = "small", "hf:", "open_clip:"
+WANTED = "-r requirements-text.txt"
+VOCABULARY = 4096  # of the small tokenizer, at most
+SMALL_SIZES = {
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "max_position_embeddings": 512,
+}
+START, END, UNKNOWN = "[CLS]", "[SEP]", "[UNK]"
+
+
+class TextBranch(nn.Module):
+    """Token ids (B, L) int64, -1 where a text has ended -> pooled feature (B, D), as of an image.
+
+    `encoder` gives a feature of the text; a linear layer takes it to the D numbers that the
+    branches of the images have, so that all views share one head.
+    """
+
+    def __init__(self, encoder, pooled_dim):
+        super().__init__()
+        self.encoder = encoder
+        self.linear = nn.Linear(encoder.width, pooled_dim)
+
+    def feature_maps(self, ids):
+        """(B, L) -> [(B, W)]: what `pooled` takes."""
+        if len(ids) == 0:  # not every attention takes no texts, and all weights need a gradient
+            return [self.encoder(ids.new_zeros(1, 1))[:0]]
+        return [self.encoder(ids)]
+
+    def pooled(self, maps):
+        """[(B, W)] -> (B, D)."""
+        return self.linear(maps[0])
+
+    def forward(self, ids):
+        return self.pooled(self.feature_maps(ids))
+
+    def new_parameters(self):
+        """The parameters that begin at random, whose learning rate is that of the head."""
+        return (self.linear if self.encoder.pretrained else self).parameters()
+
+    def freeze(self):
+        """From now on a pretrained transformer stays as it is; a random one trains all the same."""
+        if self.encoder.pretrained:
+            self.encoder.requires_grad_(False)
+
+
+class Transformer(nn.Module):
+    """A text model of the transformers library: ids (B, L), -1 for nothing -> (B, W).
+
+    `pool` "mean" is the mean over the tokens of the last layer, "cls" the first of them.
+    """
+
+    def __init__(self, model, pool, pretrained):
+        super().__init__()
+        self.model, self.pool, self.pretrained = model, pool, pretrained
+        self.width, self.longest = model.config.hidden_size, _positions(model.config)
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # of the class token, for tasks of its training
+        self.config = model.config
+
+    def forward(self, ids):
+        kept = ids >= 0  # (B, L)
+        states = self.model(input_ids=ids.clamp(min=0), attention_mask=kept.long())[0]  # (B, L, W)
+        if self.pool == "cls":
+            return states[:, 0]
+        kept = kept[..., None].to(states.dtype)
+        return (states * kept).sum(1) / kept.sum(1).clamp(min=1)
+
+
+class ClipText(nn.Module):
+    """The text tower of an open_clip network: ids (B, L), -1 for nothing -> (B, W)."""
+
+    def __init__(self, model, pretrained):
+        super().__init__()
+        self.model, self.pretrained = model, pretrained
+        self.width, self.longest, self.config = model.output_dim, model.context_length, None
+
+    def forward(self, ids):
+        ids = functional.pad(ids.clamp(min=0), (0, self.longest - ids.shape[1]))
+        return self.model(ids)  # which pools at the highest id, the end of the text
+
+
+def text_branches_of(network):
+    """The branches for texts of a multi-view network."""
+    return [module for module in network.modules() if isinstance(module, TextBranch)]
+
+
+def _positions(config):
+    """The most tokens that a model of the transformers library takes, start and end included."""
+    count = getattr(config, "max_position_embeddings", None) or 512
+    # RoBERTa's positions begin behind that of its padding.
+    return count - 2 if "roberta" in config.model_type else count
+
+
+# ---------------------------------------------------------------- a new run
+def new_texts(name, texts, pool="mean"):
+    """(tokenizer, encoder) of `--text_backbone name` for a run that begins.
+
+    `texts` are the training texts, of which the small tokenizer learns its words. Raises ValueError
+    where the name is unknown or a package is missing, OSError where weights cannot be read.
+    """
+    if name == SMALL:
+        tokenizer = small_tokenizer(texts)
+        return tokenizer, small_encoder(tokenizer.get_vocab_size(), pool)
+    if name.startswith(HF):
+        return _from_transformers(name.removeprefix(HF), pool)
+    if name.startswith(CLIP):
+        architecture, _, weights = name.removeprefix(CLIP).partition("/")
+        tower = _clip_text(architecture, weights or None)
+        return clip_tokenizer(tower.context_length), ClipText(tower, bool(weights))
+    raise ValueError(f"--text_backbone {name}: expected {SMALL}, {HF}NAME or {CLIP}NAME")
+
+
+def small_tokenizer(texts):
+    """A tokenizer of byte pairs (Sennrich et al., ACL 2016) trained on texts, in lower case."""
+    library = require("tokenizers", "a view of texts", WANTED)
+    tokenizer = library.Tokenizer(library.models.BPE(unk_token=UNKNOWN))
+    tokenizer.normalizer = library.normalizers.Sequence(
+        [library.normalizers.NFKC(), library.normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        min_frequency=2,
+        special_tokens=[UNKNOWN, START, END],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sorted(texts), trainer)
+    ends = [(token, tokenizer.token_to_id(token)) for token in (START, END)]
+    tokenizer.post_processor = library.processors.BertProcessing(ends[1], ends[0])
+    return tokenizer
+
+
+def small_encoder(vocabulary, pool="mean"):
+    """A transformer of BERT's kind for so many tokens, with random weights."""
+    library = require("transformers", "a view of texts", WANTED)
+    config = library.BertConfig(vocab_size=vocabulary, **SMALL_SIZES)
+    return Transformer(library.BertModel(config, add_pooling_layer=False), pool, False)
+
+
+def _from_transformers(name, pool):
+    library = require("transformers", "--text_backbone hf:NAME", WANTED)
+    try:
+        tokenizer = library.AutoTokenizer.from_pretrained(name, use_fast=True)
+        model = library.AutoModel.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(
+            f"--text_backbone hf:{name} cannot be read ({reason}): name a folder that holds "
+            "config.json, tokenizer.json and model.safetensors, or take the small one, which needs "
+            "no download"
+        ) from None
+    if not tokenizer.is_fast:
+        raise ValueError(f"--text_backbone hf:{name} has no tokenizer.json: take another model")
+    if model.config.is_encoder_decoder or not hasattr(model.config, "hidden_size"):
+        raise ValueError(
+            f"--text_backbone hf:{name} is a {type(model).__name__}, no encoder of texts alone: "
+            "name one such as sentence-transformers/all-MiniLM-L6-v2"
+        )
+    return tokenizer.backend_tokenizer, Transformer(model, pool, True)
+
+
+def _clip_text(architecture, weights):
+    library = require("open_clip", "--text_backbone open_clip:NAME", "open_clip_torch")
+    known = library.list_models()
+    if architecture not in known:
+        some = ", ".join(name for name in known if name.startswith("ViT-B"))
+        raise ValueError(f"open_clip has no network {architecture!r}: there are {some}, ...")
+    try:
+        network = library.create_model(architecture, weights, force_custom_text=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(
+            f"the weights {weights!r} of open_clip's {architecture} cannot be read ({reason}): "
+            f"give --text_backbone {CLIP}{architecture}/FILE, or take the small transformer"
+        ) from None
+    if not hasattr(network.text, "token_embedding"):
+        raise ValueError(f"open_clip's {architecture} has no text tower of CLIP's kind")
+    return network.text
+
+
+def clip_tokenizer(context_length):
+    """CLIP's tokenizer (Radford et al., ICML 2021) as one of the tokenizers library."""
+    library = require("tokenizers", "a view of texts", WANTED)
+    words = require("open_clip", "--text_backbone open_clip:NAME", "open_clip_torch")
+    own = words.tokenizer.SimpleTokenizer(context_length=context_length)
+    start, end = "<start_of_text>", "<end_of_text>"
+    tokenizer = library.Tokenizer(
+        library.models.BPE(
+            vocab=own.encoder,
+            merges=list(own.bpe_ranks),
+            unk_token=end,
+            end_of_word_suffix="</w>",
+        )
+    )
+    normalizers, before = library.normalizers, library.pre_tokenizers
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(library.Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
+    )
+    pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    tokenizer.pre_tokenizer = before.Sequence(
+        [
+            before.Split(library.Regex(pattern), "removed", invert=True),
+            before.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.post_processor = library.processors.RobertaProcessing(
+        (end, own.encoder[end]),
+        (start, own.encoder[start]),
+        trim_offsets=False,
+        add_prefix_space=False,
+    )
+    return tokenizer
+
+
+# ---------------------------------------------------------------- the folder `text` of a run
+def save_texts(folder, tokenizer, encoder):
+    """Write what `read_encoder` and imaging.texts.read_tokenizer need into a run's folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "tokenizer.json", tokenizer.to_str())
+    if encoder.config is not None:
+        write_text(folder / "config.json", json.dumps(encoder.config.to_dict(), indent=1) + "\n")
+
+
+def read_encoder(folder, opts):
+    """The encoder, with random weights, of a run from its folder `text` and its options (a dict).
+
+    Raises ValueError or OSError where the folder does not hold what `save_texts` wrote.
+    """
+    name, pool = str(opts["text_backbone"]), opts.get("text_pool", "mean")
+    if name.startswith(CLIP):
+        return ClipText(_clip_text(name.removeprefix(CLIP).partition("/")[0], None), True)
+    library = require("transformers", "a view of texts", WANTED)
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: a run with texts keeps it: restore the folder")
+    try:
+        config = library.AutoConfig.from_pretrained(str(path))
+        model = library.AutoModel.from_config(config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} does not describe a text model ({reason})") from None
+    return Transformer(model, pool, name != SMALL)

@@ -1,0 +1,221 @@
+"""Branches for texts: padding, pooling, tokenizers, and what a run keeps of them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import NARROW
+from torch import nn
+
+from imaging.texts import read_tokenizer
+from model import build_model
+from networks import text
+
+transformers = pytest.importorskip("transformers")
+WORDS = ["A red house by the pond.", "the long blue hall north of a car park", "a pond"]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    for name, value in {**sizes, "intermediate_size": 24}.items():
+        monkeypatch.setitem(text.SMALL_SIZES, name, value)
+    torch.manual_seed(0)
+
+
+def ids_of(tokenizer, words):
+    """Token ids (B, L), -1 beyond the end."""
+    rows = [torch.tensor(tokenizer.encode(each).ids) for each in words]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls"])
+def test_a_text_is_read_without_what_follows_it(pool):
+    tokenizer, encoder = text.new_texts("small", WORDS * 2, pool)
+    ids = ids_of(tokenizer, WORDS)
+    assert (ids == -1).any()
+    together = encoder.eval()(ids)  # (3, 16)
+    for row, found in zip(ids, together, strict=True):
+        alone = row[row >= 0][None]
+        states = encoder.model(input_ids=alone).last_hidden_state[0]  # (L, 16)
+        expected = states.mean(0) if pool == "mean" else states[0]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_batch():
+    _, encoder = text.new_texts("small", WORDS)
+    branch = text.TextBranch(encoder, 8)
+    found = branch(torch.empty(0, 1, dtype=torch.long))
+    assert found.shape == (0, 8)
+    found.sum().backward()
+    assert all(x.grad is not None and not x.grad.any() for x in branch.parameters())
+
+
+def test_the_small_tokenizer_is_made_of_the_texts_alone():
+    """Whatever their order: two processes make the same one."""
+    tokenizer = text.small_tokenizer(WORDS * 2)
+    assert text.small_tokenizer((WORDS * 2)[::-1]).to_str() == tokenizer.to_str()
+    assert tokenizer.encode("POND").tokens == ["[CLS]", "pond", "[SEP]"]
+    assert "[UNK]" in tokenizer.encode("\u6c60").tokens
+
+
+@pytest.mark.parametrize("name", ["small", "hf"])
+def test_a_run_keeps_what_rebuilds_it(name, tmp_path):
+    if name == "hf":
+        name = f"hf:{make_folder(tmp_path / 'bert')}"
+    tokenizer, encoder = text.new_texts(name, WORDS * 2)
+    text.save_texts(tmp_path / "text", tokenizer, encoder)
+    again = text.read_encoder(tmp_path / "text", {"text_backbone": name, "text_pool": "mean"})
+    again.load_state_dict(encoder.state_dict())
+    ids = ids_of(read_tokenizer(tmp_path / "text"), WORDS)
+    assert torch.equal(ids, ids_of(tokenizer, WORDS))
+    assert torch.equal(again.eval()(ids), encoder.eval()(ids))
+    assert again.pretrained == encoder.pretrained == name.startswith("hf")
+
+
+def make_folder(folder):
+    """A folder as of a model of the transformers library, whose tokenizer pads and cuts."""
+    tokenizer = text.small_tokenizer(WORDS * 2)
+    tokenizer.enable_padding(length=40)
+    tokenizer.enable_truncation(4)
+    config = transformers.BertConfig(vocab_size=tokenizer.get_vocab_size(), **text.SMALL_SIZES)
+    transformers.BertModel(config).save_pretrained(folder)
+    special = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[UNK]", **special
+    )
+    fast.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_of_a_folder_gives_what_its_library_gives(tmp_path):
+    folder = make_folder(tmp_path / "bert")
+    tokenizer, encoder = text.new_texts(f"hf:{folder}", [])
+    model = transformers.BertModel.from_pretrained(folder).eval()
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    ids = ids_of(tokenizer, WORDS)
+    for row, found in zip(ids, encoder.eval()(ids), strict=True):
+        expected = model(input_ids=row[row >= 0][None]).last_hidden_state[0].mean(0)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert encoder.model.pooler is None  # unused, its gradients would never come
+    assert encoder.longest == 512
+
+
+def test_what_begins_at_random_learns_at_the_rate_of_the_head(tmp_path):
+    _, encoder = text.new_texts(f"hf:{make_folder(tmp_path / 'bert')}", [])
+    branch = text.TextBranch(encoder, 8)
+    assert {*branch.new_parameters()} == {*branch.linear.parameters()}
+    branch.freeze()
+    assert not any(x.requires_grad for x in encoder.parameters())
+    small = text.TextBranch(text.small_encoder(10), 8)
+    assert {*small.new_parameters()} == {*small.parameters()}
+    small.freeze()
+    assert all(x.requires_grad for x in small.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bert", "expected small, hf:NAME or open_clip:NAME"),
+        ("hf:no/such/folder", "cannot be read"),
+        ("open_clip:ViT-nothing", "open_clip has no network 'ViT-nothing'"),
+    ],
+)
+def test_a_wrong_name(name, expected, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if name.startswith("open_clip"):
+        pytest.importorskip("open_clip")
+    with pytest.raises((ValueError, OSError), match=expected) as error:
+        text.new_texts(name, WORDS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("package", ["transformers", "tokenizers"])
+def test_without_the_packages(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=f"needs the {package} package: .*requirements-text.txt"):
+        text.new_texts("small", WORDS)
+
+
+def test_no_text_model_needs_them():
+    """Modules are imported where they are used alone."""
+    code = "import model, test, train, locate, extract, training.build, sys;"
+    code += "assert not {'transformers', 'tokenizers', 'open_clip'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# ---------------------------------------------------------------- networks
+def test_shared_branches_are_those_of_images():
+    encoder = text.small_encoder(10)
+    views = ("satellite", "drone", "text")
+    network = build_model(3, views, backbone=NARROW, share=True, encoder=encoder)
+    assert network.model_2 is network.model_1
+    assert network.model_3.encoder is encoder
+    images, ids = torch.rand(2, 3, 32, 32), torch.tensor([[1, 4, 2], [1, 2, -1]])
+    assert [y.shape for y in network(images, images, ids)] == [(2, 3)] * 3
+    assert network.embed(ids, 3).shape == (2, 512)
+
+
+def test_text_may_come_first():
+    network = build_model(3, ("text", "drone"), backbone=NARROW, encoder=text.small_encoder(10))
+    assert network.image_branch is network.model_2
+    logits, nothing = network(torch.tensor([[1, 4, 2], [1, 2, -1]]), None)
+    assert logits.shape == (2, 3) and nothing is None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"share": True}, "--share is of two views of images"),
+        ({"LPN": True}, "--LPN has no branch for texts"),
+        ({"musenet": True}, "--musenet has no branch for texts"),
+    ],
+)
+def test_what_has_no_texts(options, expected):
+    with pytest.raises(ValueError, match=expected):
+        build_model(3, ("text", "drone"), backbone="resnet18", encoder=None, **options)
+
+
+# ---------------------------------------------------------------- open_clip
+@pytest.fixture
+def tower(tmp_path):
+    """A tiny CLIP of open_clip, by name."""
+    library = pytest.importorskip("open_clip")
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2,
+                     "layers": 1},
+    }  # fmt: skip
+    (tmp_path / "tiny-clip.json").write_text(json.dumps(config))
+    library.add_model_config(tmp_path / "tiny-clip.json")
+    return "tiny-clip"
+
+
+def test_a_text_tower_of_clip(tower, tmp_path):
+    open_clip = pytest.importorskip("open_clip")
+    tokenizer, encoder = text.new_texts(f"open_clip:{tower}", WORDS)
+    ids = ids_of(tokenizer, WORDS)
+    theirs = open_clip.get_tokenizer(tower)(WORDS)  # (3, 77), 0 beyond the end
+    assert torch.equal(ids.clamp(min=0), theirs[:, : ids.shape[1]])
+    expected = encoder.eval().model(theirs)
+    torch.testing.assert_close(encoder(ids), expected, rtol=1e-4, atol=1e-5)
+    assert (encoder.width, encoder.longest) == (24, 77)
+    text.save_texts(tmp_path / "text", tokenizer, encoder)
+    again = text.read_encoder(tmp_path / "text", {"text_backbone": f"open_clip:{tower}"})
+    again.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(again.eval()(ids), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Don't stop: it's 12 storeys high!", "Tennis-courts\tand  ponds", "caf\u00e9 \u6c60 :-)"],
+)
+def test_clips_tokenizer(words):
+    open_clip = pytest.importorskip("open_clip")
+    theirs = open_clip.tokenizer.SimpleTokenizer()
+    expected = [theirs.sot_token_id, *theirs.encode(words), theirs.eot_token_id]
+    assert text.clip_tokenizer(77).encode(words).ids == expected
