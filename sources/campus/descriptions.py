@@ -181,7 +181,7 @@ class Writer:
         return "".join(f" {sentence}" for sentence in found)
 
     # ------------------------------------------------------------ what lies around
-    def side(self, sides: list[int], plain: str | None = None) -> str:
+    def side(self, sides: tuple[int, ...], plain: str | None = None) -> str:
         """Where something lies, on one side or several."""
         names = [SIDES[side] for side in dict.fromkeys(sides)]
         if self.in_picture and plain is None:
@@ -205,16 +205,21 @@ class Writer:
         return text
 
     def around(self, things: list[Thing], plain: str | None = None) -> list[tuple]:
-        """(noun, whether it is several, side) of things; those of one kind are taken together."""
+        """(nouns, whether they are several, side) of things, by kind and side."""
         kinds = {}
         for thing in things:
             kinds.setdefault(thing.kind, []).append(thing)
+        places = {}  # the sides of things -> what lies there
+        for alike in kinds.values():
+            places.setdefault(tuple(thing.side for thing in alike), []).append(alike)
         found = []
-        for kind, alike in kinds.items():
-            noun, side = self.thing(alike), self.side([thing.side for thing in alike], plain)
-            for thing in alike:
-                self.claims.append(Claim(kind, thing, (noun, side)))
-            found.append((noun, len(alike) > 1 or kind == "courts", side))
+        for sides, groups in places.items():
+            nouns, side = [self.thing(alike) for alike in groups], self.side(sides, plain)
+            several = len(groups) > 1 or len(sides) > 1 or groups[0][0].kind == "courts"
+            found.append((_listed(nouns), several, side))
+            self.claims += [Claim(thing.kind, thing, (noun, side))
+                            for noun, alike in zip(nouns, groups, strict=True)
+                            for thing in alike]  # fmt: skip
         return found
 
     def surroundings(self, plain: str | None = None) -> str:

@@ -72,7 +72,7 @@ def gather(site: Site) -> Facts:
         shape, parts.get(plan.shape, 1), site.reach, _axis(plan), _storeys(plan, walls),
         roof, colour, plan.block[0].side_colour if shape != "stadium" else (0.5, 0.5, 0.5),
         _details(plan, walls), _tallest(plan, walls),
-        "many" if crowns > TREES else "few" if crowns < TREES / 3 else "", around.things(),
+        "many" if crowns > TREES else "few" if crowns < TREES / 4 else "", around.things(),
     )  # fmt: skip
 
 
@@ -127,7 +127,8 @@ def _storeys(plan: Plan, walls: list[Solid]) -> tuple[int, int] | None:
 
 def _details(plan: Plan, walls: list[Solid]) -> tuple[str, ...]:
     """What else stands out: long bands of windows, what lies on the roofs."""
-    found = ["bands"] if walls and walls[0].facade[1] == 1 else []
+    in_bands = plan.shape != "church" and walls and walls[0].facade[1] == 1
+    found = ["bands"] if in_bands else []
     for panel in plan.block:
         covered = any(
             wall.top > panel.top
@@ -210,7 +211,8 @@ class _Surroundings:
                 yield self._thing(kind, cells & np.isin(self.land, lands), least)
             elif plot.kind == "grove":
                 crowns = [s for s in self.site.solids if s.species >= 0 and self._inside(s, place)]
-                if len(crowns) >= GROVE:
+                area = cells.sum() * (COARSE * TEXEL) ** 2
+                if len(crowns) >= max(GROVE, area / 50):
                     needles = np.mean([crown.species == CONIFER for crown in crowns])
                     yield self._thing("conifers" if needles > 0.6 else "grove", cells, 150)
 

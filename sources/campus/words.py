@@ -28,7 +28,7 @@ SHAPES = {
     "f": ("F-shaped building", "building with two arms on one side"),
     "parallel": ("pair of parallel blocks with a narrow link", "building of two parallel bars",
                  "double block joined by a passage"),
-    "block": ("compact block", "bulky building", "massive building"),
+    "block": ("compact block", "compact building", "chunky block"),
     "rotunda": ("round domed building with {n} wings", "rotunda with {n} wings",
                 "domed hall with {n} arms"),
     "stadium": ("stadium with {n} stands", "sports ground with {n} stands",
@@ -109,6 +109,7 @@ COLOURS = {
     "beige": ("beige", "cream", "light brown"),
     "green": ("green", "mossy green", "greenish"),
     "blue": ("blue", "blue-grey", "bluish"),
+    "pink": ("pinkish", "pale red", "rosy"),
     "purple": ("mauve", "purplish", "lilac-grey"),
 }
 SIDES = ("to the {}", "on the {} side", "towards the {}")
@@ -125,17 +126,18 @@ def name_colour(colour) -> str:
     x, y, z = np.cbrt(np.maximum(xyz @ colour / (0.9505, 1.0, 1.089), 1e-3))  # CIELAB, as sRGB's
     lightness, red, yellow = 116 * y - 16, 500 * (x - y), 200 * (y - z)
     chroma, hue = np.hypot(red, yellow), np.degrees(np.arctan2(yellow, red)) % 360
-    if chroma < (7 if 35 < hue < 110 else 9 if 290 < hue < 345 else 12):  # tinges hardly seen
+    hardly_seen = (7, 12, 9)[np.searchsorted((110, 150), hue)] if 35 < hue < 345 else 9
+    if chroma < hardly_seen:
         greys = {44: "black", 55: "dark grey", 67: "grey", 83: "light grey", np.inf: "white"}
         return next(name for limit, name in greys.items() if lightness < limit)
     if 290 < hue < 345:
         return "purple"
     if hue < 53 or hue > 345:
-        return "red" if chroma > 14 else "taupe"
+        return "pink" if lightness > 64 else "red" if chroma > 14 else "taupe"
     if hue < 75 and chroma > 14:
-        if lightness > 66 and chroma < 25:
-            return "beige"
-        return "orange" if chroma > 30 and lightness > 54 else "brown"
+        if chroma > 24:
+            return "orange" if lightness > 52 else "red"
+        return "brown" if lightness < 66 else "beige"
     if hue < (118 if lightness > 60 else 105):
         if chroma > 15:
             return "sand" if lightness > 58 else "brown"
