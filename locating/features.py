@@ -24,6 +24,7 @@ from imaging.pixels import decode_file
 from imaging.turns import turns_in_test
 from locating.photos import Damaged
 from runtime import cli, startup
+from runtime.bundles import read_bytes
 from runtime.files import replacing
 from zero_shot import ViewMeans, load_network
 
@@ -128,9 +129,8 @@ def _identity(opts, run_opts, centred):
     settings = (VERSION, sorted(run_opts.items()), opts.map_view, cli.precision_of(opts))
     if opts.zero_shot:  # the options hold a digest of the weights
         return b"", (*settings, centred)
-    return utils.find_checkpoint(
-        utils.run_folder(opts.name), opts.which_epoch
-    ).read_bytes(), settings
+    weights = utils.find_checkpoint(utils.run_folder(opts.name), opts.which_epoch)
+    return read_bytes(weights), settings
 
 
 def _kept(path, paths, features, centre):

@@ -219,7 +219,7 @@ OPTIONS = {
          "transformer or VGG, a stage of ResNet, ConvNeXt, Swin, EfficientNet", "N"),
         ("--init", str, None,
          "start from the weights of another run where they fit: its name in model/, a run folder, "
-         "or a file of weights in one", "RUN"),
+         "a file of weights in one, or a shared run.zip", "RUN"),
     ],
     "losses": [
         ("--loss_weights", loss_weights, {"instance": 1.0},
@@ -315,6 +315,9 @@ EXCLUDES = (
 )
 # What is asked for, what it needs, and what to say where that is not so.
 NEEDS = (
+    (lambda o: True, lambda o: not o.name.endswith(".zip"),
+     "--name {name} is a shared run, which is only read: choose another name for the new run, and "
+     "--init {name} to start from it"),
     (lambda o: o.other_images, lambda o: o.resume,
      "--other_images goes with --resume: a run that begins takes the images it finds"),
     (lambda o: o.extra_Google, lambda o: len(o.view_names) == 3,
