@@ -8,7 +8,6 @@ import collections
 import functools
 import itertools
 import random
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from imaging.files import need_one_form, scan_classes, split_folder
+from runtime.threads import done_ahead
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -187,18 +187,9 @@ class ThreadLoader:
 
     def __iter__(self):
         # One torch thread in each of ours: more would fight for the same cores.
-        with ThreadPoolExecutor(self.num_threads, "loader", torch.set_num_threads, (1,)) as pool:
-            waiting = collections.deque()
-            try:
-                for batch in self.batches:
-                    waiting.append(pool.submit(self._load, batch))
-                    if len(waiting) > 2 * self.num_threads:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for batch in waiting:
-                    batch.cancel()
+        yield from done_ahead(
+            self._load, self.batches, self.num_threads, torch.set_num_threads, (1,)
+        )
 
     def _load(self, batch):
         loaded = self.dataset[batch]

@@ -13,6 +13,7 @@ import numpy as np
 
 from evaluation.feature_file import FEATURE_FILE, load_features, warn_of_newer
 from evaluation.ranking import rank_gallery, rank_positives
+from imaging.pixels import read_thumbnail
 from runtime.cli import Parser, example_in, natural_int, positive_int, script
 from runtime.files import replacing
 from runtime.printing import printable
@@ -144,8 +145,6 @@ def draw(results, test_dir=None, make_figure=None):
     `make_figure(figsize=, dpi=)` makes the empty figure; by default one that needs no screen.
     """
     from matplotlib import figure, patches
-
-    from imaging.pixels import read_thumbnail
 
     columns = min(max(len(result["retrieved"]) for result in results), COLUMNS)
     heights = [max(1, -(-len(result["retrieved"]) // COLUMNS)) for result in results]  # in lines

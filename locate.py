@@ -3,6 +3,7 @@
 python locate.py photos/ --name two_view --map data/map        # coordinates, tables
 python locate.py photo.jpg --name two_view --map tiles/        # plain pictures: names and scores
 python locate.py photos/ --zero_shot --map data/map            # no run: see zero_shot.py
+python locate.py photos/ --name drone.onnx,satellite.onnx --map data/map   # see export.py
 python locate.py flight.mp4 --every 1 --name two_view --map data/map   # a frame a second
 
 The map is a folder that `prepare.py tiles` made, or any folder of pictures. Written are
@@ -16,17 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.onnx_network import check_onnx
 from evaluation.map_folder import TABLE, MapFolder, read_map
 from evaluation.places import geodesic
 from evaluation.side_files import MARKER
 from imaging.files import TEST_VIEWS, is_image_name
 from locating import confidence, flight, outputs
+from locating.features import extract
 from locating.page import write_page
 from locating.photos import list_photos, need_some
 from locating.search import errors_of, estimate, first_tiles, spread_of, tiles_near
 from locating.video import photos_and_frames
 from networks.options import FEWEST, add_zero_shot_options, check_zero_shot
-from runtime import cli, startup
+from runtime import cli
 from runtime.cli import number_within, positive_int, script
 from runtime.printing import quoted
 from sources.maps import is_map
@@ -54,9 +57,6 @@ def main(argv=None):
     if opts.flight:
         photos, known, seconds = flight.in_order(photos, known)
     chosen = tiles_near(table.places, opts.near, opts.within) if opts.near else None
-    startup.import_torch()
-    from locating.features import extract
-
     tiles, turned, kept, damage = extract(opts, photos, table, keep=table.places is not None)
     damaged += [damage[photo] for photo in photos if photo in damage]
     photos, known, turned, seconds = leave_out(damaged, photos, known, turned, seconds)
@@ -308,6 +308,7 @@ def parse_args(argv=None):
 def check_options(parser, opts):
     """Refuse options that do not go together; fill in what is left out."""
     check_zero_shot(parser, opts)
+    check_onnx(parser, opts)
     if opts.index and opts.near:
         parser.error(
             "--near compares the tiles there one by one, without --index: give one of them"

@@ -6,6 +6,7 @@ python test.py --name two_view --all                                    # every 
 python test.py --name two_view --rerank gnn                             # see evaluation/rerank.py
 python test.py --name two_view --weather all                            # see imaging/variants.py
 python test.py --name two_view --perturb rotate=0:180:15
+python test.py --name drone.onnx,satellite.onnx         # exported files: see export.py
 torchrun --nproc_per_node 4 test.py --name two_view                     # on four GPUs
 python test.py --zero_shot --backbone resnet50 --test_dir data/toy      # no run: zero_shot.py
 """
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 
 import utils
+from deploy.onnx_network import check_onnx, onnx_files
 from evaluate_gpu import report, warnings_about
 from evaluation.feature_file import FEATURE_FILE, save_features
 from evaluation.metrics import evaluate, published_line
@@ -88,7 +90,8 @@ def test(opts):
 
     centring = zero_shot.ViewMeans(opts, {view for task in tasks for view in task}, extract)
     features, results = {}, {}
-    run_dir = None if opts.zero_shot else utils.results_folder(opts.name)
+    no_folder = opts.zero_shot or onnx_files(opts.name)
+    run_dir = None if no_folder else utils.results_folder(opts.name)
     for step in plan.steps:  # only one, where images are tested as they are
         for folder, classes in step.folders.items():
             paths = [path for images in classes.values() for path in images]
@@ -229,6 +232,7 @@ def parse_args(argv=None):
     if Path(opts.output).suffix not in (".mat", ".npz"):
         parser.error(f"--output {opts.output}: expected a name ending in .mat or .npz")
     check_zero_shot(parser, opts, compared=AGREEING)
+    check_onnx(parser, opts, ms=(1.0,), turns=None)
     check_variant_options(opts, parser)
     opts.ranking = ranking_of(opts, parser)
     return opts

@@ -14,6 +14,7 @@ import torch
 
 import model
 import utils
+from deploy.onnx_network import OnnxNetwork, onnx_files
 from imaging.files import DRONE, SATELLITE, TEST_VIEWS, scan_classes
 from networks.backbones import download_imagenet_weights
 from networks.inference import inference_copy
@@ -29,8 +30,14 @@ def load_network(opts, device):
     """(copy of a network for extraction, branch numbers by view, options of the run, a dict).
 
     Of the run `opts.name`, or with `opts.zero_shot` of `networks.options.add_zero_shot_options`:
-    then one branch serves all views. Raises as `model.load_run` and `model.load_backbone` do.
+    then one branch serves all views. Where the name lists exported files, the network is an
+    `OnnxNetwork`, whose branches are its views. Raises as `model.load_run` and
+    `model.load_backbone` do.
     """
+    if files := onnx_files(opts.name):
+        network = OnnxNetwork(files, opts.device)
+        network.need_views(*(() if opts.all else (opts.query, opts.gallery)))
+        return network, {view: view for view in network.abouts}, network.run_options()
     if opts.zero_shot:
         network, numbers, run_opts = _load_pretrained(opts)
         network = network.to(device).eval()

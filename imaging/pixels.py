@@ -55,6 +55,15 @@ def read_thumbnail(path, side):
     return np.asarray(ImageOps.pad(whole, (side, side), color="#e8e8e8"))
 
 
+def resize_pillow(image, height, width):
+    """`imaging.cache.resize_bicubic` without torch, within one level of it, in twice the time.
+
+    uint8 (H, W, 3) -> uint8 (height, width, 3), bicubic with antialiasing.
+    """
+    size = (width, height)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
 def decode_file(path, near=0):
     """Decode an image file: uint8 (H, W, 3), and what is damaged in a JPEG that can be decoded.
 

@@ -12,24 +12,62 @@ import os
 import threading
 from contextlib import suppress
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
-import model
-import utils
-from extract import extract_features
-from imaging.cache import resize_bicubic
+from deploy.onnx_network import OnnxNetwork, onnx_files
 from imaging.files import Unreadable
-from imaging.pixels import decode_file
-from imaging.turns import turns_in_test
+from imaging.pixels import decode_file, resize_pillow
 from locating.photos import Damaged
-from runtime import cli, startup
-from runtime.bundles import read_bytes
+from runtime import startup
 from runtime.files import replacing
-from zero_shot import ViewMeans, load_network
 
 VERSION = 1  # of the features: raised when the same weights and tiles give others
 BLOCK = 2**16  # tiles whose features are held in memory until they are written
+
+
+class Source(NamedTuple):
+    """What gives features of images: a run, a pretrained network, or exported files."""
+
+    size: tuple  # (height, width) of the images in pixels
+    resize: Any  # (uint8 (H, W, 3), height, width) -> uint8 (height, width, 3)
+    features: Any  # (view, keys, images, description) -> float32 (N, D), see `TurnedImages`
+    centring: Any  # as `zero_shot.ViewMeans`
+    identity: tuple  # (bytes of the weights, settings) on which features depend, for `kept_file`
+
+
+class Uncentred:
+    """As `zero_shot.ViewMeans`, where features stay as they are."""
+
+    def gallery(self, features, view):
+        return None
+
+    def queries(self, features, *about):
+        return features
+
+
+def open_files(opts):
+    """The `Source` of the exported files that --name lists: neither torch nor torchvision."""
+    network = OnnxNetwork(onnx_files(opts.name), opts.device)
+    network.need_views(opts.view, opts.map_view)
+    batches = {"batch_size": opts.batchsize, "num_workers": opts.num_workers}
+
+    def features(view, keys, images, description):
+        return network.extract(view, keys, images, **batches, description=description)
+
+    identity = network.digest(), (VERSION, opts.map_view)
+    return Source(network.size, resize_pillow, features, Uncentred(), identity)
+
+
+def open_source(opts):
+    """The `Source` that the options of locate.py name."""
+    if onnx_files(opts.name):
+        return open_files(opts)
+    startup.import_torch()
+    from locating.run_features import open_run
+
+    return open_run(opts)
 
 
 def extract(opts, photos, table, keep):
@@ -40,44 +78,27 @@ def extract(opts, photos, table, keep):
     `Damaged`} of photos that cannot be decoded, whose features mean nothing. Raises ValueError
     where the run does not know a view, `Damaged` for a tile.
     """
-    device = utils.select_device(opts.device, opts.gpu_ids)
-    startup.keep_freed_memory()
-    network, branches, run_opts = load_network(opts, device)
-    cli.need_views(opts, branches, "view", "map_view")
-    size = model.input_size_from_opts(run_opts)
-    turns = turns_in_test(run_opts.get("turns"), branches, *size)
+    source = open_source(opts)
 
-    def features(view, images, keys, description):
-        return extract_features(
-            network,
-            branches[view],
-            keys,
-            images,
-            turns=turns[view],
-            device=device,
-            batch_size=opts.batchsize,
-            num_workers=opts.num_workers,
-            description=description,
-        )
+    def of_tiles(paths):
+        keys, images = [(path, 0) for path in paths], TurnedImages(source.size, source.resize)
+        return source.features(opts.map_view, keys, images, "map")
 
-    def upright(view, paths, description):
-        return features(view, TurnedImages(*size), [(path, 0) for path in paths], description)
-
-    centring = ViewMeans(opts, {opts.map_view, opts.view}, upright)
-    of_tiles = partial(upright, opts.map_view, description="map")
-    path, centre = None, partial(centring.gallery, view=opts.map_view)
+    path, centre = None, partial(source.centring.gallery, view=opts.map_view)
     if keep:
-        path = kept_file(table, *_identity(opts, run_opts, centring.key))
+        path = kept_file(table, *source.identity)
         tiles, mean = _kept(path, table.paths, of_tiles, centre if opts.zero_shot else None)
     else:
         tiles = of_tiles(table.paths)
         mean = centre(tiles)
     damage = {}
     keys = [(photo, 4 // opts.turns * i) for photo in photos for i in range(opts.turns)]
-    found = features(opts.view, TurnedImages(*size, damage), keys, "photos")  # (N T, D)
+    images = TurnedImages(source.size, source.resize, damage)
+    found = source.features(opts.view, keys, images, "photos")  # (N T, D)
     whole = np.array([photo not in damage for photo, _ in keys])
     counts = whole.sum() // opts.turns, len(tiles)
-    found[whole] = centring.queries(found[whole], opts.view, mean, ("photos", "tiles"), counts)
+    names = "photos", "tiles"
+    found[whole] = source.centring.queries(found[whole], opts.view, mean, names, counts)
     found = found.reshape(len(photos), opts.turns, -1).swapaxes(0, 1)
     return tiles, np.ascontiguousarray(found), path, damage
 
@@ -85,12 +106,13 @@ def extract(opts, photos, table, keep):
 class TurnedImages:
     """uint8 (height, width, 3) of (path, quarters of a circle to the left), decoded when asked for.
 
-    A thread decodes a file once for all turns that follow one another. What cannot be decoded is
-    black and gets into the dict `damage`, {path: `Damaged`}; without one it is raised.
+    `size` is (height, width), `resize` as in `Source`. A thread decodes a file once for all turns
+    that follow one another. What cannot be decoded is black and gets into the dict `damage`, {path:
+    `Damaged`}; without one it is raised.
     """
 
-    def __init__(self, height, width, damage=None):
-        self.size, self.damage = (height, width), damage
+    def __init__(self, size, resize, damage=None):
+        self.size, self.resize, self.damage = size, resize, damage
         self.last = threading.local()
 
     def __getitem__(self, key):
@@ -98,7 +120,7 @@ class TurnedImages:
         if getattr(self.last, "path", None) != path:
             self.last.path, self.last.image = None, self._decode(path)
             self.last.path = path
-        return resize_bicubic(np.ascontiguousarray(np.rot90(self.last.image, quarters)), *self.size)
+        return self.resize(np.ascontiguousarray(np.rot90(self.last.image, quarters)), *self.size)
 
     def _decode(self, path):
         try:
@@ -122,15 +144,6 @@ def kept_file(table, weights, settings):
         tiles.update(f"{name!r} {about.st_size} {about.st_mtime_ns}\n".encode())
     name = f"{run.hexdigest()[:16]}-{tiles.hexdigest()[:16]}.npy"
     return table.folder / "features" / name
-
-
-def _identity(opts, run_opts, centred):
-    """(bytes of the weights, settings) on which the features of a map depend, for `kept_file`."""
-    settings = (VERSION, sorted(run_opts.items()), opts.map_view, cli.precision_of(opts))
-    if opts.zero_shot:  # the options hold a digest of the weights
-        return b"", (*settings, centred)
-    weights = utils.find_checkpoint(utils.run_folder(opts.name), opts.which_epoch)
-    return read_bytes(weights), settings
 
 
 def _kept(path, paths, features, centre):

@@ -18,6 +18,7 @@ import prepare
 import utils
 from evaluation.map_folder import read_map
 from evaluation.places import geodesic
+from imaging.cache import resize_bicubic
 from locating import features
 
 NORTH, WEST, SOUTH, EAST = -33.85, 151.20, -33.859, 151.212
@@ -191,7 +192,7 @@ def test_a_photo_is_decoded_once_for_all_turns(area, monkeypatch):
     run("photos/3.png", "photos/11.png", "--map", "map", "--turns", 4)
     counts = [calls.count(path) for path in set(calls)]
     assert counts == [1] * (42 + 2)
-    images = features.TurnedImages(32, 32)
+    images = features.TurnedImages((32, 32), resize_bicubic)
     for quarters in range(4):
         turned = np.rot90(read(area.paths[3])[0], quarters)
         Image.fromarray(turned).save("turned.png")

@@ -11,12 +11,13 @@ import torch
 import yaml
 from conftest import NARROW, SMALL, fails
 
+import export
 import model
 import test as script
 import train
 import utils
 from deploy import bundle
-from locating import features
+from locating import run_features
 from runtime import bundles
 from training import transfer
 
@@ -31,7 +32,7 @@ def shared(small_run, workdir):
     utils.write_opts(small_run, opts)
     (small_run / "result.txt").write_text("drone -> satellite: Recall@1:50.00\n" * 2)
     (workdir / "elsewhere").mkdir()
-    bundle.export_bundle("small", "last", "elsewhere/run.zip")
+    export.main(["--name", "small", "--bundle", "elsewhere/run.zip"])
     small_run.rename(workdir / "kept")
     return workdir / "elsewhere" / "run.zip"
 
@@ -106,6 +107,14 @@ def test_a_shared_branch_is_written_once(workdir, capsys):
     assert torch.equal(other.model_2.model.conv1.weight, network.model_2.model.conv1.weight)
 
 
+def test_options_of_a_bundle(workdir, capsys):
+    fails(export.main, ["--bundle", "run"], capsys, "--bundle run: expected a name ending in .zip")
+    argv = ["--bundle", "run.zip", "--fp16"]
+    fails(export.main, argv, capsys, "--bundle shares the run as it is: leave --fp16 out")
+    argv = ["--bundle", "run.zip", "--name", "none"]
+    fails(export.main, argv, capsys, "no run folder model/none")
+
+
 # ---------------------------------------------------------------- it is used as the run is
 def test_a_bundle_tests_as_its_run(shared, toy, workdir, capsys):
     quick = ["--test_dir", str(toy), "--num_workers", "0", "--device", "cpu"]
@@ -126,7 +135,7 @@ def test_the_kept_features_of_a_map_know_the_weights(shared, workdir):
     class opts:
         name, which_epoch, map_view, fp16, bf16, zero_shot = str(shared), "last", "drone", 0, 0, 0
 
-    weights, _ = features._identity(opts, {}, "")
+    weights, _ = run_features._identity(opts, {}, "")
     assert weights == unpacked(shared)["net_last.safetensors"]
 
 
