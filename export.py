@@ -8,8 +8,8 @@ An ONNX file, checked against PyTorch, takes pixels and gives features: normalis
 turns and length 1 are in it. test.py and locate.py run from such files, one a view: --name
 drone.onnx,satellite.onnx
 
-A zip file is named wherever a run is: --name two_view.zip. Its model card is README.md of the run
-folder, which is made for you to fill in.
+A zip file is named wherever a run is: --name two_view.zip. Its model card is model_card.md of the
+run folder, which is made for you to fill in.
 """
 
 from pathlib import Path

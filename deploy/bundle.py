@@ -13,6 +13,7 @@ from runtime.bundles import CARD, FORMAT, MANIFEST, OPTIONS, WEIGHTS, is_bundle
 from runtime.files import replacing, write_text
 from runtime.optional import require
 
+CARD_THERE = "model_card.md"  # README.md of the bundle, in the run folder
 TO_FILL_IN = "TO FILL IN"
 # Options that are paths of the machine where the run was trained: their last names are kept.
 PATHS = ("config", "data_dir", "ibn_weights", "init", "weights")
@@ -24,7 +25,7 @@ NOT_THE_RECIPE = {*PATHS, "name", "nclasses", "view_names", "views", "device", "
 def export_bundle(name, which_epoch, path):
     """Write the run `name` with the weights of an epoch to the zip file `path`.
 
-    Its model card is README.md of the run folder, which is made where there is none. Returns
+    Its model card is model_card.md of the run folder, which is made where there is none. Returns
     {file of the bundle: bytes}. Raises as `model.load_run`, and ValueError for a bundle.
     """
     run_dir = utils.run_folder(name)
@@ -34,7 +35,7 @@ def export_bundle(name, which_epoch, path):
     checkpoint = utils.find_checkpoint(run_dir, which_epoch)
     model.read_run(run_dir, checkpoint)  # a run that does not load is not shared
     opts = shared_options(utils.read_opts(run_dir))
-    card = run_dir / CARD
+    card = run_dir / CARD_THERE
     if not card.is_file():
         write_text(card, model_card(run_dir, opts, Path(path).name))
     tensors, others = distinct(utils.load_state_dict(checkpoint))
@@ -95,6 +96,7 @@ def model_card(run_dir, opts, file_name):
     views, _ = model.views_from_opts(opts)
     height, width = model.input_size_from_opts(opts)
     kind = "two_view_net" if len(views) == 2 else "three_view_net"
+    data = Path(str(opts.get("data_dir", "?"))).name
     recipe = "\n".join(f"- `{key}`: {value}" for key, value in recipe_of(opts).items())
     return f"""# {run_dir.name}
 
@@ -109,9 +111,8 @@ source="local", run="{file_name}")`.
 
 ## Data
 
-`{Path(str(opts.get("data_dir", "?"))).name}`: {opts["nclasses"]} places, views
-{", ".join(views)}, images of {height} x {width} pixels. {TO_FILL_IN}: where the images are from,
-and what their licence asks.
+`{data}`: {opts["nclasses"]} places, images of {height} x {width} pixels.
+{TO_FILL_IN}: where the images are from, and what their licence asks.
 
 ## Recipe
 

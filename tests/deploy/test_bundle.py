@@ -50,7 +50,7 @@ def test_files_of_a_bundle(shared, workdir, capsys):
     assert opts["data_dir"] == "train" and opts["weights"] is None and opts["backbone"] == NARROW
     card = files["README.md"].decode()
     assert card.count("TO FILL IN") == 2 and card.count("Recall@1:50.00") == 1
-    assert "8 places, views\nsatellite, drone, images of 32 x 32 pixels" in card
+    assert "\n`train`: 8 places, images of 32 x 32 pixels.\n" in card
     assert f"- `backbone`: {NARROW}\n- `droprate`: 0.5\n" in card and "/home" not in card
     assert 'two_view_net",' in card and "share" not in card.split("## Recipe")[1]
 
@@ -59,12 +59,12 @@ def test_the_card_of_the_run_folder_goes_along(small_run, workdir, capsys):
     """It is made once, to be filled in; the same files give the same bytes."""
     pytest.importorskip("safetensors", reason="safetensors is not installed")
     bundle.export_bundle("small", "9", "a.zip")
-    assert "fill in what model/small/README.md leaves open" in capsys.readouterr().out
+    assert "fill in what model/small/model_card.md leaves open" in capsys.readouterr().out
     bundle.export_bundle("small", "last", "b.zip")
     assert (workdir / "a.zip").read_bytes().replace(b"a.zip", b"b.zip") == (
         (workdir / "b.zip").read_bytes().replace(b"a.zip", b"b.zip")
     )
-    (small_run / "README.md").write_text("Licence: MIT")
+    (small_run / "model_card.md").write_text("Licence: MIT")
     capsys.readouterr()
     bundle.export_bundle("small", "last", "b.zip")
     assert unpacked("b.zip")["README.md"] == b"Licence: MIT"
