@@ -30,7 +30,7 @@ VIEW_CHOICES = {"2": ("satellite", "drone"), "3": TEST_VIEWS}
 # What a resumed run may change: where and how it runs, and for how long, never what it computes.
 FREE_ON_RESUME = {
     *("config", "data_dir", "device", "gpu_ids", "num_workers", "epochs"),
-    *("compile", "cache", "grad_checkpoint"),
+    *("compile", "cache", "grad_checkpoint", "tensorboard"),
 }
 # What is said for one start of a run, and not kept in its opts.yaml.
 ONCE = ("resume", "overwrite", "other_images")
@@ -121,6 +121,9 @@ OPTIONS = {
         ("--overwrite", SWITCH, False, "replace an earlier run of this name"),
         add_machine_options,
         ("--seed", natural_int, 0, "seed of everything random"),
+        ("--tensorboard", SWITCH, False,
+         "curves of log.jsonl for `tensorboard --logdir model`, in tensorboard/ of the run folder; "
+         "needs the package tensorboard"),
     ],
     "data": [
         ("--data_dir", str, "./data/train", "data folder or its train/"),
