@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 import utils
 from imaging.files import TEST_VIEWS, TEXT
-from imaging.texts import TokenizedTexts, read_tokenizer
+from imaging.texts import TokenizedTexts
 from networks.backbones import check_network
 from networks.blocks import USAM
 from networks.branch import Branch, branch_class, branches_of
 from networks.heads import Centring, ClassBlock, make_head  # noqa: F401
 from networks.musenet import MuSeNet, from_published, is_ibn, load_ibn_weights
 from networks.run_options import network_options, option_in, switch_in
-from networks.text import TextBranch, read_encoder
+from networks.text import TextBranch, read_encoder, read_tokenizer
 from networks.timm_branch import TimmBranch
 from networks.timm_models import TIMM
 
@@ -460,11 +460,11 @@ def read_run(run_dir, checkpoint):
     run_opts = utils.read_opts(run_dir)
     weights = from_published(utils.load_state_dict(checkpoint))
     view_names, extra_google = views_from_opts(run_opts)
-    encoder = read_encoder(run_dir / TEXT, run_opts) if TEXT in view_names else None
+    encoder = read_encoder(run_dir, run_opts) if TEXT in view_names else None
     network = model_from_opts(run_opts, weights, encoder)
     if encoder:
         limit = option_in(run_opts, "text_tokens", int, None)
-        words = {"tokenizer": read_tokenizer(run_dir / TEXT), "limit": limit}
+        words = {"tokenizer": read_tokenizer(run_dir), "limit": limit}
         network.read_words = partial(TokenizedTexts, **words)
     utils.load_weights(network, checkpoint, weights)
     return network, branch_numbers(view_names, extra_google), run_opts

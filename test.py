@@ -95,7 +95,8 @@ def test(opts):
 
     centring = zero_shot.ViewMeans(opts, {view for task in tasks for view in task}, extract)
     features, results = {}, {}
-    run_dir = None if opts.zero_shot or onnx_files(opts.name) else utils.run_folder(opts.name)
+    no_folder = opts.zero_shot or onnx_files(opts.name)
+    run_dir = None if no_folder else utils.results_folder(opts.name)
     for step in plan.steps:  # only one, where images are tested as they are
         for folder, classes in step.folders.items():
             paths = [path for images in classes.values() for path in images]

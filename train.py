@@ -14,6 +14,7 @@ import utils
 from runtime import files, locks, processes, startup
 from runtime.cli import script
 from runtime.printing import quoted
+from training import tensorboard
 from training.options import ONCE, changed_options, parse_args
 
 SNAPSHOT_EVERY = 10  # epochs
@@ -23,6 +24,8 @@ SNAPSHOT_EVERY = 10  # epochs
 def main(argv=None):
     """Train as the options say; returns the last epoch's record and the run folder."""
     opts = parse_args(argv)
+    if opts.tensorboard:
+        tensorboard.check()
     run_dir = utils.run_folder(opts.name)
     with locks.sole_writer(run_dir, "choose another --name"):
         return train(opts, run_dir)
@@ -58,8 +61,8 @@ def train(opts, run_dir):
         saved = {k: v for k, v in vars(opts).items() if k not in ONCE}
         counts = {"nclasses": len(classes), "views": len(opts.view_names)}
         utils.write_opts(run_dir, {**saved, **counts})
-    with resumable(run_dir, opts):
-        log = run_epochs(training, data, opts, run_dir, start, log)
+    with resumable(run_dir, opts), tensorboard.curves(run_dir, log, opts.tensorboard) as add:
+        log = run_epochs(training, data, opts, run_dir, start, log, add)
         if processes.is_main():
             utils.save_tensors(run_dir / utils.LAST_WEIGHTS, training.evaluated.state_dict())
             draw_curves(run_dir / "train.jpg", log)
@@ -67,8 +70,11 @@ def train(opts, run_dir):
     return {**log[-1], "run_dir": str(run_dir)}
 
 
-def run_epochs(training, data, opts, run_dir, start, log):
-    """Train from epoch `start` to the end, writing each; returns the log."""
+def run_epochs(training, data, opts, run_dir, start, log, add):
+    """Train from epoch `start` to the end, writing each; returns the log.
+
+    `add` is called with the record of each.
+    """
     from training import engine, hard_negatives, optimisation, validation
 
     lr_factor = functools.partial(
@@ -92,6 +98,7 @@ def run_epochs(training, data, opts, run_dir, start, log):
         print(format_epoch(entry, opts.epochs), flush=True)
         if processes.is_main():
             save_epoch(run_dir, training, data, epoch, log)
+        add(entry)
     return log
 
 
@@ -115,7 +122,8 @@ def open_run(opts, run_dir):
         )
     if processes.is_main():  # which holds the lock: another run may be writing if it does not
         files.remove_partials(run_dir, "*.pth", "opts.yaml", "log.jsonl", "train.jpg")
-    return [*weights, *(run_dir / name for name in ("log.jsonl", "result.txt", "train.jpg"))]
+    names = ("log.jsonl", "result.txt", "train.jpg", "model_card.md")
+    return [*weights, *(run_dir / name for name in names), *run_dir.glob(tensorboard.FILES)]
 
 
 @contextmanager

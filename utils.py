@@ -5,31 +5,28 @@ torch is imported only in the functions that use it, so that `--help` stays quic
 
 import json
 import os
-import re
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime import bundles
 from runtime.files import (
     Counted,
     is_safetensors,
-    kind_of,
     need_whole_zip,
-    read_yaml,
     replacing,
     write_text,
     write_yaml,
+    yaml_dict,
 )
 from runtime.printing import quoted
 from runtime.processes import world_size
+from runtime.tensor_file import read_safetensors, why_unreadable
 
 MODEL_DIR = Path("model")
 LAST_WEIGHTS = "net_last.pth"
 # Where other training scripts keep the state dict beside epoch, optimizer and so on.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
-SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
-                      "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
-                      "BOOL": "bool"}  # fmt: skip
 
 
 @contextmanager
@@ -51,10 +48,23 @@ def chart(path, size, panels=1):
 
 
 def run_folder(name):
-    """Path of the run folder `model/<name>`; raises ValueError where `name` is not a plain name."""
+    """Path of the run folder `model/<name>`, or of the bundle that is meant by `path/to/run.zip`.
+
+    Raises ValueError where `name` is not a plain name, FileNotFoundError for an absent bundle.
+    """
+    if str(name).endswith(".zip"):
+        if not bundles.is_bundle(name):
+            raise FileNotFoundError(f"--name {name}: there is no such file; check the path")
+        return Path(name)
     if not name or name in {".", ".."} or Path(name).name != name:
         raise ValueError(f"--name {name!r} is not a folder name: use letters, digits, '_' and '-'")
     return MODEL_DIR / name
+
+
+def results_folder(name):
+    """Where the results of a run go: its folder; of a bundle the folder of its name beside it."""
+    run_dir = run_folder(name)
+    return run_dir.with_suffix("") if bundles.is_bundle(run_dir) else run_dir
 
 
 def write_opts(run_dir, opts):
@@ -65,12 +75,12 @@ def write_opts(run_dir, opts):
 def read_opts(run_dir):
     """Read `<run_dir>/opts.yaml` as a dict. FileNotFoundError or ValueError says what is wrong."""
     path = Path(run_dir) / "opts.yaml"
-    if not path.is_file():
+    if not path.is_file() and not bundles.is_bundle(run_dir):
         raise FileNotFoundError(
             f"{path} not found: {run_dir} is not the folder of a trained run; check the name, or "
             f"train one with `python train.py --name {quoted(Path(run_dir).name)}`"
         )
-    return read_yaml(path)
+    return yaml_dict(bundles.read_bytes(path), path)
 
 
 def write_log(run_dir, entries):
@@ -96,59 +106,29 @@ def save_tensors(path, state):
 def load_tensors(path):
     """What a file of torch.save or a safetensors file holds, on the CPU; no code in it is run.
 
-    Raises FileNotFoundError, or ValueError that says what else the file is.
+    The file may be one in a bundle (see `runtime.bundles`). Raises FileNotFoundError, or ValueError
+    that says what else it is.
     """
     import torch
 
     path = Path(path)
-    if not path.is_file():
+    bundled = bundles.is_bundle(path.parent)
+    if not bundled and not path.is_file():
         raise FileNotFoundError(f"{path} not found: expected a file written by torch.save")
+    content = bundles.read_bytes(path) if bundled else None
     try:
-        with open(path, "rb") as file:
-            if is_safetensors(file.read(9)):
-                return _read_safetensors(path, torch)
+        if content is None:
+            with open(path, "rb") as file:
+                content = path.read_bytes() if is_safetensors(file.read(9)) else None
+        if content is not None:
+            return read_safetensors(content, torch)
         need_whole_zip(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what it then refuses
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes lead the reader into errors of any type
-        reason = _why_unreadable(path, error)
+        reason = why_unreadable(path, error)
         raise ValueError(f"{path} is not a readable torch checkpoint: {reason}") from None
-
-
-def _read_safetensors(path, torch):
-    """{name: tensor} of a safetensors file. Format: huggingface.co/docs/safetensors."""
-    content = bytearray(path.read_bytes())
-    start = 8 + int.from_bytes(content[:8], "little")
-    entries = json.loads(content[8:start])
-    entries.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in entries.items():
-        first, last = entry["data_offsets"]
-        data = content[start + first : start + last]
-        if len(data) != last - first:
-            raise ValueError(f"the bytes of {name} are cut off")
-        dtype = getattr(torch, SAFETENSORS_DTYPES[entry["dtype"]])
-        values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        tensors[name] = values.reshape(entry["shape"])
-    return tensors
-
-
-def _why_unreadable(path, error):
-    """Why torch cannot load a file, in one line."""
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if found:
-        return (
-            f"it holds {found[1]}, an object and no tensor, which may run any code and is not "
-            "opened; where the file was made, save torch.save(network.state_dict(), FILE), and "
-            "numbers as float(x)"
-        )
-    if "TorchScript" in str(error):
-        return "it is a TorchScript archive: save torch.save(network.state_dict(), FILE) instead"
-    kind = kind_of(path)
-    if kind and not kind.startswith(("a zip", "a safetensors")):  # as what can be read begins
-        return f"it is {kind}"
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def load_state_dict(path):
@@ -169,9 +149,14 @@ def load_state_dict(path):
 def find_checkpoint(run_dir, which_epoch="last"):
     """Path of a run's weights: `net_059.pth` for "59"; "last" is net_last.pth, else the newest.
 
+    A bundle has only the last, net_last.safetensors, and so has a folder into which it is unpacked.
     Raises FileNotFoundError that lists the epochs there are.
     """
     run_dir = Path(run_dir)
+    if bundles.is_bundle(run_dir):
+        if which_epoch != "last":
+            raise FileNotFoundError(f"{run_dir} has its last weights only: drop --which_epoch")
+        return run_dir / bundles.WEIGHTS
     if not run_dir.is_dir():
         names = sorted(path.parent.name for path in run_dir.parent.glob("*/opts.yaml"))
         raise FileNotFoundError(
@@ -180,6 +165,8 @@ def find_checkpoint(run_dir, which_epoch="last"):
     # By number, not by name: net_1000 comes after net_999.
     snapshots = {int(p.stem[4:]): p for p in run_dir.glob("net_*.pth") if p.stem[4:].isdigit()}
     last = run_dir / LAST_WEIGHTS
+    if not last.is_file():
+        last = run_dir / bundles.WEIGHTS
     if which_epoch == "last":
         if last.is_file():
             return last

@@ -17,6 +17,7 @@ from networks.branch import Branch
 from networks.inference import inference_copy
 from networks.run_options import input_size_from_opts
 from runtime import cli
+from runtime.bundles import read_bytes
 from runtime.files import write_bytes
 from runtime.optional import require
 from runtime.printing import printable
@@ -78,9 +79,9 @@ def export_view(opts):
     weights = utils.find_checkpoint(utils.run_folder(opts.name), opts.which_epoch)
     about = {
         "format": metadata.FORMAT,
-        "run": opts.name,
+        "run": utils.results_folder(opts.name).name,
         "view": opts.view,
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "weights_sha256": hashlib.sha256(read_bytes(weights)).hexdigest(),
         "precision": precision,
         "h": height,
         "w": width,

@@ -4,14 +4,12 @@ A sample is named as editors name a line, `train/text/0001/a.txt:2`, lines count
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from imaging.files import read_lines, split_sample
 from imaging.pixels import read_thumbnail
-from runtime.optional import require
 from runtime.printing import printable
 
 
@@ -63,18 +61,6 @@ def read_sample(sample, side):
     if split_sample(sample)[1]:
         return picture_of(*read_texts([sample]), side)
     return read_thumbnail(sample, side)
-
-
-def read_tokenizer(folder):
-    """The tokenizer in the folder `text` of a run; ValueError or OSError where there is none."""
-    library = require("tokenizers", "a view of texts", "-r requirements-text.txt")
-    path = Path(folder) / "tokenizer.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: a run with texts keeps it: restore the folder")
-    try:
-        return library.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library has no class of errors
-        raise ValueError(f"{path} is no tokenizer ({error})") from None
 
 
 class TokenizedTexts:

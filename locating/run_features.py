@@ -7,6 +7,7 @@ from imaging.turns import turns_in_test
 from locating.features import VERSION, Source, TurnedImages
 from networks.run_options import input_size_from_opts
 from runtime import cli, startup
+from runtime.bundles import read_bytes
 from zero_shot import ViewMeans, load_network
 
 
@@ -50,6 +51,5 @@ def _identity(opts, run_opts, centred):
     settings = (VERSION, sorted(run_opts.items()), opts.map_view, cli.precision_of(opts))
     if opts.zero_shot:  # the options hold a digest of the weights
         return b"", (*settings, centred)
-    return utils.find_checkpoint(
-        utils.run_folder(opts.name), opts.which_epoch
-    ).read_bytes(), settings
+    weights = utils.find_checkpoint(utils.run_folder(opts.name), opts.which_epoch)
+    return read_bytes(weights), settings

@@ -7,8 +7,7 @@ pooled feature, as an image is. Three kinds of transformers (`--text_backbone`):
     hf:NAME          one of the transformers library, of its hub or of a folder, with its tokenizer
     open_clip:NAME   the text tower of a CLIP of open_clip; NAME/TAG or NAME/FILE for its weights
 
-A run keeps what rebuilds them in its folder `text`: tokenizer.json, and config.json of the first
-two.
+A run keeps what rebuilds them in its folder: tokenizer.json, and text_config.json of the first two.
 """
 
 import json
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from runtime.bundles import read_bytes
 from runtime.files import write_text
 from runtime.optional import require
 
@@ -31,6 +31,7 @@ SMALL_SIZES = {
     "intermediate_size": 1024,
     "max_position_embeddings": 512,
 }
+TOKENIZER, TEXT_CONFIG = "tokenizer.json", "text_config.json"  # in the folder of a run
 START, END, UNKNOWN = "[CLS]", "[SEP]", "[UNK]"
 
 
@@ -242,18 +243,26 @@ def clip_tokenizer(context_length):
     return tokenizer
 
 
-# ---------------------------------------------------------------- the folder `text` of a run
-def save_texts(folder, tokenizer, encoder):
-    """Write what `read_encoder` and imaging.texts.read_tokenizer need into a run's folder."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "tokenizer.json", tokenizer.to_str())
+# ---------------------------------------------------------------- in the folder of a run
+def save_texts(run_dir, tokenizer, encoder):
+    """Write what `read_tokenizer` and `read_encoder` need into a run's folder."""
+    write_text(Path(run_dir) / TOKENIZER, tokenizer.to_str())
     if encoder.config is not None:
-        write_text(folder / "config.json", json.dumps(encoder.config.to_dict(), indent=1) + "\n")
+        write_text(Path(run_dir) / TEXT_CONFIG, json.dumps(encoder.config.to_dict(), indent=1))
 
 
-def read_encoder(folder, opts):
-    """The encoder, with random weights, of a run from its folder `text` and its options (a dict).
+def read_tokenizer(run_dir):
+    """The tokenizer of a run with texts; ValueError or OSError where there is none."""
+    library = require("tokenizers", "a view of texts", WANTED)
+    path, content = _read(run_dir, TOKENIZER)
+    try:
+        return library.Tokenizer.from_str(content)
+    except Exception as error:  # the library has no class of errors
+        raise ValueError(f"{path} is no tokenizer ({error}): restore it") from None
+
+
+def read_encoder(run_dir, opts):
+    """The encoder of a run with texts, with random weights, from its folder and options (a dict).
 
     Raises ValueError or OSError where the folder does not hold what `save_texts` wrote.
     """
@@ -261,13 +270,24 @@ def read_encoder(folder, opts):
     if name.startswith(CLIP):
         return ClipText(_clip_text(name.removeprefix(CLIP).partition("/")[0], None), True)
     library = require("transformers", "a view of texts", WANTED)
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: a run with texts keeps it: restore the folder")
+    path, content = _read(run_dir, TEXT_CONFIG)
     try:
-        config = library.AutoConfig.from_pretrained(str(path))
+        settings = json.loads(content)
+        config = library.AutoConfig.for_model(settings.pop("model_type"), **settings)
         model = library.AutoModel.from_config(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} does not describe a text model ({reason})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or ["?"])[0]
+        raise ValueError(f"{path} does not describe a text model ({reason}): restore it") from None
     return Transformer(model, pool, name != SMALL)
+
+
+def _read(run_dir, name):
+    """(path, text) of a file of a run, which may be a bundle."""
+    path = Path(run_dir) / name
+    try:
+        return path, read_bytes(path).decode()
+    except FileNotFoundError:
+        expected = "a run with texts keeps it: restore the folder"
+        raise FileNotFoundError(f"{path} not found: {expected}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8: restore it") from None

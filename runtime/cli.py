@@ -273,7 +273,8 @@ def place(text):
 def add_run_options(parser):
     """Add the options that name a trained run."""
     add = parser.add_argument
-    add("--name", default="two_view", help="name of the run folder in model/")
+    add("--name", default="two_view", help="name of the run folder in model/, or a shared run, "
+        "path/to/run.zip (export.py --bundle)")  # fmt: skip
     add("--which_epoch", default="last", help="weights to use: 59, or last")
 
 

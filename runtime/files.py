@@ -136,7 +136,11 @@ def write_text(path, text):
 def kind_of(path):
     """What a file is, in words that end with what to do, if known; None where it is not."""
     with open(path, "rb") as file:
-        start = file.read(32)
+        return kind_of_bytes(file.read(32))
+
+
+def kind_of_bytes(start):
+    """What a file of these first bytes is; see `kind_of`."""
     if is_safetensors(start):
         return "a safetensors file"
     if not start:
@@ -172,8 +176,13 @@ def write_yaml(path, values):
 
 def read_yaml(path):
     """Read a YAML file that holds a dict; ValueError says what it holds instead."""
+    return yaml_dict(Path(path).read_bytes(), path)
+
+
+def yaml_dict(content, path):
+    """The dict that the bytes of a YAML file are; `path` is named where they are something else."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(content.decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is not YAML ({reason}): restore it or make it again") from None

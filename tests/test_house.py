@@ -34,6 +34,7 @@ MAY_IMPORT["sources"] = GROUND | LIBRARY | {"imaging", "evaluation", "locating"}
 MAY_IMPORT["locating"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks", "deploy"}
 MAY_IMPORT["training"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks"}
 MAY_IMPORT["deploy"] = GROUND | LIBRARY | {"imaging", "evaluation", "networks"}
+MAY_IMPORT["hubconf"] = GROUND | LIBRARY | {"networks", "training"}
 for door in DOORS - {"evaluate_gpu"}:
     MAY_IMPORT[door] = GROUND | LIBRARY | {*ROOMS, "evaluate_gpu"}
 

@@ -19,19 +19,25 @@ import utils
 from imaging.augmentation import Augmentation
 from imaging.cache import open_view
 from imaging.files import TEXT, split_sample
-from imaging.texts import TokenizedTexts, read_texts, read_tokenizer
+from imaging.texts import TokenizedTexts, read_texts
 from imaging.turns import turns_of
 from networks.backbones import download_imagenet_weights
 from networks.branch import branches_of
 from networks.musenet import download_ibn_weights
-from networks.text import new_texts, read_encoder, save_texts, text_branches_of
+from networks.text import (
+    new_texts,
+    read_encoder,
+    read_tokenizer,
+    save_texts,
+    text_branches_of,
+)
 from runtime import exchange, processes
 from runtime.cli import precision_of
 from runtime.printing import quoted
 from training.ground import read_ground
 from training.optimisation import build_optimizer, load_optimizer, split_parameters
-from training.options import input_views
 from training.pooled import Head
+from training.rules import input_views
 from training.samplers import SAMPLERS
 from training.transfer import find_run, start_from
 
@@ -53,7 +59,7 @@ class TrainingData:
 
     def save_words(self, run_dir):
         """Write what a test needs to read texts into a run folder."""
-        save_texts(run_dir / TEXT, self.tokenizer, self.encoder)
+        save_texts(run_dir, self.tokenizer, self.encoder)
 
 
 def open_data(opts, pin_memory):
@@ -106,8 +112,7 @@ def open_words(opts, scanned):
     run_opts = utils.read_opts(run_dir) if run_dir else {}
     same = run_opts.get("text_backbone") == opts.text_backbone
     if same and TEXT in run_opts.get("view_names", ()):
-        folder = run_dir / TEXT
-        tokenizer, encoder = read_tokenizer(folder), read_encoder(folder, vars(opts))
+        tokenizer, encoder = read_tokenizer(run_dir), read_encoder(run_dir, vars(opts))
     else:
         texts = read_texts(sample for samples in scanned[TEXT].values() for sample in samples)
         tokenizer, encoder = new_texts(opts.text_backbone, texts, opts.text_pool)

@@ -40,11 +40,15 @@ def start_from(init, network, opts, class_names):
 
 
 def find_run(init):
-    """(run folder, weights): `init` is a run of model/, a run folder, or a weights file in one."""
+    """(run folder, weights): `init` is a run of model/, a run folder, a bundle, or a weights file.
+
+    A weights file is one of a run folder.
+    """
     path = Path(init)
-    if path.is_file():
+    bundled = path.suffix == ".zip"
+    if path.is_file() and not bundled:
         return path.parent, path
-    run_dir = utils.run_folder(init) if path.name == init else path
+    run_dir = utils.run_folder(init) if path.name == init or bundled else path
     return run_dir, utils.find_checkpoint(run_dir)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imaging.files import is_text_name, samples_of, scan_classes, split_sample
-from imaging.texts import TokenizedTexts, picture_of, read_texts, read_tokenizer
+from imaging.texts import TokenizedTexts, picture_of, read_texts
 from networks.text import small_tokenizer
 
 WORDS = ["A red house by the pond.", "the long blue HALL, north of a car park"]
@@ -84,15 +84,6 @@ def test_token_ids_and_what_is_cut(texts, capsys):
     error = capsys.readouterr().err
     assert f"1 of 2 texts have more than {length} tokens and were cut, such as" in error
     assert "a.txt:3: a run with more --text_tokens reads all" in error
-
-
-def test_a_tokenizer_that_is_none(tmp_path):
-    pytest.importorskip("tokenizers")
-    with pytest.raises(FileNotFoundError, match="a run with texts keeps it"):
-        read_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
-        read_tokenizer(tmp_path)
 
 
 def rows_of_ink(picture):

@@ -9,7 +9,6 @@ import torch
 from conftest import NARROW
 from torch import nn
 
-from imaging.texts import read_tokenizer
 from model import build_model
 from networks import text
 
@@ -66,13 +65,26 @@ def test_a_run_keeps_what_rebuilds_it(name, tmp_path):
     if name == "hf":
         name = f"hf:{make_folder(tmp_path / 'bert')}"
     tokenizer, encoder = text.new_texts(name, WORDS * 2)
-    text.save_texts(tmp_path / "text", tokenizer, encoder)
-    again = text.read_encoder(tmp_path / "text", {"text_backbone": name, "text_pool": "mean"})
+    text.save_texts(tmp_path, tokenizer, encoder)
+    again = text.read_encoder(tmp_path, {"text_backbone": name, "text_pool": "mean"})
     again.load_state_dict(encoder.state_dict())
-    ids = ids_of(read_tokenizer(tmp_path / "text"), WORDS)
+    ids = ids_of(text.read_tokenizer(tmp_path), WORDS)
     assert torch.equal(ids, ids_of(tokenizer, WORDS))
     assert torch.equal(again.eval()(ids), encoder.eval()(ids))
     assert again.pretrained == encoder.pretrained == name.startswith("hf")
+
+
+def test_a_run_that_has_lost_its_words(tmp_path):
+    opts = {"text_backbone": "small"}
+    for read in (text.read_tokenizer, lambda folder: text.read_encoder(folder, opts)):
+        with pytest.raises(FileNotFoundError, match="a run with texts keeps it"):
+            read(tmp_path)
+    for name in ("tokenizer.json", "text_config.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer .*restore it"):
+        text.read_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match=r"text_config\.json does not describe a text model"):
+        text.read_encoder(tmp_path, opts)
 
 
 def make_folder(folder):
@@ -204,8 +216,8 @@ def test_a_text_tower_of_clip(tower, tmp_path):
     expected = encoder.eval().model(theirs)
     torch.testing.assert_close(encoder(ids), expected, rtol=1e-4, atol=1e-5)
     assert (encoder.width, encoder.longest) == (24, 77)
-    text.save_texts(tmp_path / "text", tokenizer, encoder)
-    again = text.read_encoder(tmp_path / "text", {"text_backbone": f"open_clip:{tower}"})
+    text.save_texts(tmp_path, tokenizer, encoder)
+    again = text.read_encoder(tmp_path, {"text_backbone": f"open_clip:{tower}"})
     again.load_state_dict(encoder.state_dict())
     torch.testing.assert_close(again.eval()(ids), expected, rtol=1e-4, atol=1e-5)
 

@@ -10,6 +10,7 @@ from conftest import SMALL, fails
 
 import demo
 import evaluate_gpu
+import export
 import locate
 import prepare
 import test
@@ -57,9 +58,10 @@ def test_a_batch_holds_token_ids_where_it_holds_images(toy, workdir):
 
 
 def test_a_run_finds_images_by_words_and_words_by_images(toy, workdir, capsys):
-    last = begin(toy, "spoken", "--views", "text,satellite", "--epochs", "10", "--droprate", "0")
+    last = begin(toy, "spoken", "--views", "text,satellite", "--epochs", "12", "--lr", "0.003",
+                 "--droprate", "0", "--no_turn", "--no_flip", "--pad", "0")  # fmt: skip
     log = [json.loads(line) for line in (workdir / "model/spoken/log.jsonl").open()]
-    assert np.isfinite(last["loss"]) and log[9]["loss"] < log[0]["loss"]
+    assert log[0]["loss"] > 1.5 and last["loss"] < 0.8  # of 8 buildings guessing gives 2.1
     metrics = test.main(["--name", "spoken", "--test_dir", str(toy), "--query", "text",
                          "--device", "cpu", "--num_workers", "0"])  # fmt: skip
     assert {"recall@1", "AP"} <= {*metrics}
@@ -91,12 +93,14 @@ def test_a_run_takes_its_words_along(toy, workdir, tmp_path_factory):
     test.main(command)
     before = load_features("pytorch_result.mat")[0].features
     elsewhere = tmp_path_factory.mktemp("other")
+    export.main(["--name", "spoken", "--bundle", str(elsewhere / "spoken.zip")])
     shutil.copytree("model", elsewhere / "model")
     shutil.rmtree("model")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(elsewhere)
-        test.main(command)
-        assert np.array_equal(load_features("pytorch_result.mat")[0].features, before)
+        for name in ("spoken", "spoken.zip"):
+            test.main(["--name", name, *command[2:]])
+            assert np.array_equal(load_features("pytorch_result.mat")[0].features, before)
 
 
 @pytest.mark.parametrize("views", ["text,satellite", "satellite,drone,text"])
@@ -149,7 +153,7 @@ def test_a_run_starts_from_the_words_of_another(toy, workdir, capsys):
                 "--views", "satellite,drone,text", "--init", "first"])  # fmt: skip
     out = capsys.readouterr().out
     assert "starts from model/first/net_last.pth: all" in out and "drone from the satellite" in out
-    same = [(utils.run_folder(n) / "text/tokenizer.json").read_text() for n in ("first", "second")]
+    same = [(utils.run_folder(n) / "tokenizer.json").read_text() for n in ("first", "second")]
     assert same[0] == same[1]
 
 
