@@ -1,5 +1,6 @@
 # make demo: from nothing to a picture of the top ten, and a flight located on a map.   make test: lint and tests.
 # make bench: the measured comparisons of benchmarks/README.md; DEVICE=cuda runs them on a GPU.
+# make test-oldest: the tests with the oldest packages that the requirements files allow.
 # Another interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ BF16 := $(shell grep -qs avx512_bf16 /proc/cpuinfo && echo --bf16)
 TOY_OPTIONS := --backbone resnet18 --no_pretrained --share --h 64 --w 64 --pad 6 --batchsize 16 \
 	--epochs 56 --step_size 45 --lr 0.003 --backbone_lr 10 --droprate 0.1 --moving_avg 0.98 --cache ram $(BF16)
 
-.PHONY: demo test bench install clean
+.PHONY: demo test test-oldest bench install clean
 
 demo: $(VENV)/run.stamp
 	$(RUN) prepare.py toy --out data/toy
@@ -34,6 +35,15 @@ test: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(RUN) -m pytest -n auto --maxprocesses 8
 
+# Each package>=version of the requirements files as package==version. The Python must be of their
+# time: 3.10, 3.11 or 3.12.
+test-oldest: OLDEST := .venv-oldest
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	sed -n 's/>=/==/p' requirements*.txt > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt -c $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pytest -n auto --maxprocesses 8
+
 bench: $(VENV)/run.stamp
 	$(RUN) benchmarks/evaluate.py --device $(DEVICE) --json benchmarks/results/evaluate.json
 	$(RUN) benchmarks/scaling.py --device $(DEVICE) --json benchmarks/results/scaling.json
@@ -48,10 +58,10 @@ $(VENV)/run.stamp: requirements.txt
 	$(RUN) -m pip install --disable-pip-version-check -q -r requirements.txt
 	$(RUN) -c "open('$@', 'w')"
 
-$(VENV)/dev.stamp: requirements.txt requirements-dev.txt
+$(VENV)/dev.stamp: $(wildcard requirements*.txt)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check -q -r requirements-dev.txt
 	$(RUN) -c "open('$@', 'w')"
 
 clean:
-	$(PYTHON) -c "import shutil; shutil.rmtree('$(VENV)', ignore_errors=True)"
+	$(PYTHON) -c "import shutil; [shutil.rmtree(each, ignore_errors=True) for each in ('$(VENV)', '.venv-oldest')]"

@@ -54,7 +54,7 @@ def run_folder(name):
     """
     if str(name).endswith(".zip"):
         if not bundles.is_bundle(name):
-            raise FileNotFoundError(f"--name {name}: there is no such file; check the path")
+            raise FileNotFoundError(f"no shared run {name}: there is no such file; check the path")
         return Path(name)
     if not name or name in {".", ".."} or Path(name).name != name:
         raise ValueError(f"--name {name!r} is not a folder name: use letters, digits, '_' and '-'")

@@ -108,8 +108,11 @@ def _manifest(bundle, archive, members):
         manifest = json.loads(content)
         found = manifest["format"]
         files = {name: (each["bytes"], each["sha256"]) for name, each in manifest["files"].items()}
+        numbers = [found, *(size for size, _ in files.values())]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise _Refused(f"{bundle} has a {MANIFEST} of another kind: {COPY}") from None
+        numbers = [None]
+    if not all(isinstance(number, int) for number in numbers):
+        raise _Refused(f"{bundle} has a {MANIFEST} of another kind: {COPY}")
     if found != FORMAT:
         raise _Refused(f"{bundle} is of format {found!r}, expected {FORMAT}: use a newer version")
     there = members.keys() - {MANIFEST}
@@ -125,7 +128,7 @@ def _content(bundle, archive, member, listed):
     name, (size, digest) = member.filename, listed
     if member.file_size != size:
         raise _Refused(
-            f"{bundle}: {name} has {member.file_size:,} bytes, and {MANIFEST} says {size!r}: {COPY}"
+            f"{bundle}: {name} has {member.file_size:,} bytes, and {MANIFEST} says {size:,}: {COPY}"
         )
     weights = name.endswith(".safetensors")
     content = _limited(bundle, archive, member, size if weights else LARGEST_TEXT)

@@ -55,7 +55,7 @@ def load_script(path, monkeypatch):
 def test_every_command_in_the_pages_is_real(page, line, monkeypatch):
     words = shlex.split(line)
     if words[0] == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
         assert words[1] in targets
         return
     if words[0] == "pip":
@@ -159,3 +159,16 @@ def test_requirements_list_what_is_imported():
     assert {modules.get(name, name) for name in third_party} == listed
     table = (ROOT / "README.md").read_text().split("## Packages")[1]
     assert all(name in table for name in listed)
+
+
+def test_every_requirement_has_an_oldest_version():
+    """`make test-oldest` pins `package>=version`, each of which stands in one file."""
+    listed = []
+    for path in ROOT.glob("requirements*.txt"):
+        lines = [line for line in path.read_text().splitlines() if not line.startswith(("#", "-r"))]
+        assert all(re.fullmatch(r"[\w-]+>=[\d.]+", line) for line in lines), path
+        listed += [line.split(">=")[0].lower() for line in lines]
+    assert len(listed) == len(set(listed))
+    development = (ROOT / "requirements-dev.txt").read_text()
+    others = {path.name for path in ROOT.glob("requirements*.txt")} - {"requirements-dev.txt"}
+    assert others == set(re.findall(r"^-r (.*)$", development, re.M))

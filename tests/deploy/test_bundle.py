@@ -150,7 +150,7 @@ def test_a_run_starts_from_a_bundle(shared, toy, workdir, capsys):
 
 def test_names_of_bundles(shared, capsys):
     quick = ["--device", "cpu"]
-    fails(script.main, ["--name", "absent.zip", *quick], capsys, "--name absent.zip: there is no")
+    fails(script.main, ["--name", "absent.zip", *quick], capsys, "no shared run absent.zip")
     argv = ["--name", str(shared), "--which_epoch", "9", *quick]
     fails(script.main, argv, capsys, f"{shared} has its last weights only")
 
@@ -209,6 +209,8 @@ def tampered(case, path):
         manifest["format"] = 2
     elif case == "manifest":
         manifest = ["no"]
+    elif case == "no number":
+        listed["opts.yaml"]["bytes"] = "9" * 99
     if "manifest.json" in files:
         files["manifest.json"] = json.dumps(manifest).encode()
     change = None
@@ -253,6 +255,7 @@ def tampered(case, path):
     ("large text", "README.md has more than 16,777,216 bytes"),
     ("bomb", "README.md, which unpacks to 1,048,576 bytes, more than 100 times its size"),
     ("other format", "is of format 2, expected 1"),
+    ("no number", "has a manifest.json of another kind"),
     ("manifest", "has a manifest.json of another kind"),
     ("truncated", "is no whole zip file (File is not a zip file)"),
     ("damaged", "is no whole zip file (Bad CRC-32 for file 'net_last.safetensors')"),
