@@ -188,14 +188,14 @@ def parse_args(argv=None):
 def find_recipes(names):
     """The files of the recipes named, or of all that begin at random weights, baseline first.
 
-    Those for weather, panoramas and pretrained features must be named. ValueError for an unknown
-    name.
+    Those for weather, panoramas, texts and pretrained features must be named. ValueError for an
+    unknown name.
     """
     files = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
     unknown = [name for name in names or () if name not in files]
     if unknown:
         raise ValueError(f"there is no recipe {unknown[0]}: choose among {', '.join(files)}")
-    special = ("weather", "joint_turns", "head")
+    special = ("weather", "joint_turns", "head", "text_backbone")
     usual = [n for n, path in files.items() if not any(map(read_config(path).get, special))]
     return [files[name] for name in names or sorted(usual, key=lambda name: name != "baseline")]
 

@@ -36,6 +36,7 @@ def load_benchmark(name):
 
 measure = load_benchmark("measure")
 toy_difficulty = load_benchmark("toy_difficulty")
+words = load_benchmark("words")
 
 
 # ---------------------------------------------------------------- measure.py
@@ -517,3 +518,47 @@ def test_real_pairs_are_measured(toy, workdir, capsys, monkeypatch):
     assert json.loads(Path("out.json").read_text())["results"].items() >= results.items()
     row = next(line for line in capsys.readouterr().out.splitlines() if "| few_pairs  " in line)
     assert f" {(first['both'] + second['both']) / 2:.1f} " in row and " 15 " in row
+
+
+# ---------------------------------------------------------------- words.py
+def write_words(folder, classes):
+    """Texts {ID: lines} as a view; the samples by ID."""
+    for name, lines in classes.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.txt").write_text("\n".join(lines))
+    return {n: [f"{folder}/{n}/a.txt:{k + 1}" for k in range(len(ls))] for n, ls in classes.items()}
+
+
+def test_a_bag_of_words_finds_what_its_words_were_trained_for(tmp_path):
+    features = {"1": np.array([1.0, 0, 0]), "2": np.array([0, 1.0, 0]), "3": np.array([0, 0, 1.0])}
+    known = {"1": ["a red hall", "red red"], "2": ["a blue hall", "blue"], "3": ["a pond", "pond"]}
+    write_words(tmp_path / "train/text", {n: lines * 5 for n, lines in known.items()})
+    asked = write_words(tmp_path / "query_text", {"8": ["Pond?", "the BLUE one, unheard of"]})
+    bag = words.BagOfWords(tmp_path, features)
+    query = bag.replace(Features(np.zeros((2, 3), np.float32), np.array([8, 8]), asked["8"]))
+    assert query.features.argmax(1).tolist() == [2, 1]
+    np.testing.assert_allclose(np.linalg.norm(query.features, axis=1), 1, rtol=1e-5)
+    images = Features(np.ones((1, 3), np.float32), np.array([8]), ["a/b.jpg"])
+    assert bag.replace(images) is images
+
+
+def test_chance_is_what_random_rankings_give():
+    labels = np.repeat(np.arange(10), 3)
+    query = Features(np.zeros((2, 1), np.float32), np.array([1, 4]), ["", ""])
+    found = words.chance(query, Features(np.zeros((30, 1), np.float32), labels, [""] * 30))
+    rng = np.random.default_rng(0)
+    ranked = np.stack([rng.permutation(labels) for _ in range(20_000)])
+    assert found["recall@1"] == pytest.approx(10)
+    assert found["recall@10"] == pytest.approx(100 * (ranked[:, :10] == 4).any(1).mean(), abs=1)
+
+
+def test_words_beside_a_bag_of_words_and_chance(toy, capsys):
+    pytest.importorskip("transformers")
+    outcome = words.main([str(toy), "--seeds", "1", "--passes", "1", "--size", "32", "--backbone",
+                          NARROW])  # fmt: skip
+    (run,) = outcome["results"]
+    for row in words.ROWS:
+        assert {*run[row]} == {"text_satellite", "satellite_text", "text_drone", "drone_text"}
+    assert run["chance"]["text_satellite"]["recall@1"] == pytest.approx(100 / 7)
+    table = capsys.readouterr().out
+    assert "| bag of words |" in table and "T>S R@1" in table and "D>T R@10" in table

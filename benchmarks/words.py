@@ -1,0 +1,196 @@
+"""Find images by words and words by images, beside a bag of words and chance.
+
+python benchmarks/words.py data/toy
+python benchmarks/words.py data/toy --text_backbone hf:FOLDER    # a pretrained text model
+
+Trains recipes/geotext.yaml with a small network from random weights on the satellite images, the
+drone images and the descriptions. The bag of words does without word order and without a network:
+which words a description has, taken by least squares to the features that the same run gives the
+images of its building.
+"""
+
+import math
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import measure  # noqa: E402
+
+import recipes  # noqa: E402
+from evaluation.feature_file import Features, load_features  # noqa: E402
+from evaluation.metrics import evaluate  # noqa: E402
+from imaging.files import DRONE, SATELLITE, TEXT, scan_classes, split_folder  # noqa: E402
+from imaging.texts import read_texts  # noqa: E402
+from runtime.cli import script  # noqa: E402
+
+VIEWS = {SATELLITE: "S", DRONE: "D"}
+RECALLS = ("recall@1", "recall@10")
+RIDGE = 1.0  # added to the squares, so that rare words do not decide alone
+ROWS = "words", "bag of words", "chance"
+
+
+# ---------------------------------------------------------------- one run
+def train_and_test(opts, seed):
+    """Train a run and test all tasks: the seconds of the training."""
+    import test
+    import train
+
+    start = time.perf_counter()
+    (recipe,) = recipes.find_recipes(["geotext"])
+    argv = ["--config", recipe, "--name", "words", "--overwrite", "--train_all", "--data_dir",
+            opts.data, "--backbone", opts.backbone, "--no_pretrained", "--text_backbone",
+            opts.text_backbone, "--h", opts.size, "--w", opts.size, "--pad", opts.size // 10,
+            "--cache", "ram", "--epochs", opts.passes, "--seed", seed, "--device", opts.device,
+            *["--bf16"] * opts.bf16]  # fmt: skip
+    with recipes.quietly():
+        train.main(list(map(str, argv)))
+        seconds = time.perf_counter() - start
+        test.main(["--name", "words", "--test_dir", opts.data, "--all", "--device", opts.device,
+                   "--output", "features.npz"])  # fmt: skip
+    return seconds
+
+
+def run_seed(opts, seed):
+    """{row: {task: metrics}} of a seed, and the seconds of the training."""
+    results = {"seconds": train_and_test(opts, seed)}
+    trained = {view: image_features(opts, view) for view in VIEWS}
+    for row in ROWS:
+        results[row] = {}
+    for view in VIEWS:
+        bag = BagOfWords(opts.data, trained[view])
+        for query, gallery in ((TEXT, view), (view, TEXT)):
+            task = f"{query}_{gallery}"
+            sides = load_features(f"features_{task}.npz")
+            results["words"][task] = evaluate(*sides)
+            results["bag of words"][task] = evaluate(*map(bag.replace, sides))
+            results["chance"][task] = chance(*sides)
+    return results
+
+
+def image_features(opts, view):
+    """{ID: mean feature (D,)} of the training images of a view by the run."""
+    import torch
+
+    import model
+    from extract import extract_features
+    from imaging.cache import open_view
+    from networks.inference import inference_copy
+
+    device = torch.device(opts.device)
+    classes = scan_classes(split_folder(opts.data, "train") / view)
+    paths = [path for images in classes.values() for path in images]
+    with recipes.quietly():
+        network, numbers, _ = model.load_run("words", "last", device)
+        images = open_view(paths, opts.size, opts.size)
+        found = extract_features(
+            inference_copy(network), numbers[view], paths, images, device=device, flip=False
+        )
+    rows = iter(found)
+    return {n: np.mean([next(rows) for _ in images], axis=0) for n, images in classes.items()}
+
+
+# ---------------------------------------------------------------- a bag of words
+class BagOfWords:
+    """Which words a description has -> a feature, by least squares; order and grammar are lost."""
+
+    def __init__(self, data, features):
+        """`features` is {ID: feature (D,)} of the images of a view of the training buildings."""
+        classes = scan_classes(split_folder(data, "train") / TEXT)
+        pairs = [(sample, name) for name, samples in classes.items() for sample in samples]
+        pairs = [(sample, name) for sample, name in pairs if name in features]
+        texts = [words_of(text) for text in read_texts(sample for sample, _ in pairs)]
+        counts = Counter(word for words in texts for word in words)
+        self.columns = {w: n for n, w in enumerate(w for w, count in counts.items() if count > 1)}
+        x, y = self.presence(texts), np.stack([features[name] for _, name in pairs])
+        self.mean = y.mean(0)
+        squares = x.T @ x + RIDGE * np.eye(x.shape[1])
+        self.weights = np.linalg.solve(squares, x.T @ (y - self.mean))  # (V, D)
+
+    def presence(self, texts):
+        """Sets of words -> (N, V), 1 where a text has the word, and a last column of ones."""
+        found = np.zeros((len(texts), len(self.columns) + 1))
+        found[:, -1] = 1
+        for row, words in zip(found, texts, strict=True):
+            row[[self.columns[word] for word in words if word in self.columns]] = 1
+        return found
+
+    def replace(self, side):
+        """`Features` of texts become those of their words; of images they stay."""
+        if not side.paths[0].rpartition(":")[0].endswith(".txt"):
+            return side
+        x = self.presence([words_of(text) for text in read_texts(side.paths)])
+        y = x @ self.weights + self.mean
+        y /= np.linalg.norm(y, axis=1, keepdims=True)
+        return Features(y.astype(np.float32), side.labels, side.paths)
+
+
+def words_of(text):
+    """The words of a text, in lower case."""
+    return {*re.findall(r"\w+", text.lower())}
+
+
+def chance(query, gallery):
+    """Recall@1 and @10, percent, of a random ranking."""
+    total = len(gallery.labels)
+    found = {}
+    for name in RECALLS:
+        first = min(int(name.removeprefix("recall@")), total)
+        wrong = [(gallery.labels != label).sum() for label in query.labels]
+        missed = [math.comb(int(number), first) / math.comb(total, first) for number in wrong]
+        found[name] = 100 * (1 - float(np.mean(missed)))
+    return found
+
+
+# ---------------------------------------------------------------- table
+def table_rows(results):
+    """A row each of ROWS: Recall@1 and @10 of every task, mean and deviation of the seeds."""
+    return [
+        [row, *(recipes.spread([run[row][task][metric] for run in results])
+                for task in results[0][row] for metric in RECALLS)]
+        for row in ROWS
+    ]  # fmt: skip
+
+
+def parse_args(argv=None):
+    """Options of the comparison."""
+    parser = recipes.build_parser(__doc__)
+    parser.add_argument("--text_backbone", default="small", help="text model, as of train.py")
+    parser.set_defaults(passes=60)
+    return parser.parse_args(argv)
+
+
+@script
+def main(argv=None):
+    """Train and test with all seeds, print the table; returns what --json writes."""
+    opts = parse_args(argv)
+    opts.data = str(Path(opts.data).resolve())
+    folder = Path(opts.text_backbone.removeprefix("hf:"))
+    if folder.is_dir():
+        opts.text_backbone = f"hf:{folder.resolve()}"
+    target = opts.json and Path(opts.json).resolve()
+    results = []
+    outcome = {"options": vars(opts), "results": results}
+    with measure.working_folder():
+        for seed in range(opts.seeds):
+            results.append(run_seed(opts, seed))
+            recall = results[-1]["words"][f"{TEXT}_{SATELLITE}"]["recall@1"]
+            print(f"seed {seed}: text -> satellite {recall:.1f}, {results[-1]['seconds']:.0f} s",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            measure.write_json(target, outcome)
+    print(f"{opts.passes} passes, {opts.seeds} seed(s), {opts.backbone} from random weights, "
+          f"{opts.size} pixels; percent, mean ± standard deviation\n")  # fmt: skip
+    tasks = [f"T>{short}" if task.startswith(TEXT) else f"{short}>T"
+             for short in VIEWS.values() for task in (TEXT, "")]  # fmt: skip
+    headers = [f"{task} {metric}" for task in tasks for metric in ("R@1", "R@10")]
+    measure.print_table(table_rows(results), ["", *headers])
+    return outcome
+
+
+if __name__ == "__main__":
+    main()
