@@ -18,6 +18,7 @@ from sources.campus.site import Site, Stream, random_stream
 VERSION = 1  # of the texts: raised when the same seed says others
 COUNT = 3  # descriptions of a building
 SHORTEST, LONGEST = 12, 40  # words
+TRIES = 100  # to write one of such a length
 SPECIAL = ("stadium", "church", "sawtooth", "one tower", "two towers", "parallel", "rotunda")
 AN = ("a", "e", "i", "o", "L-", "H-", "F-")  # before what an article is "an"
 
@@ -42,14 +43,17 @@ def describe(site: Site) -> list[Description]:
     facts, rng = gather(site), random_stream(site.seed, site.building, Stream.TEXT)
     patterns = rng.permutation(len(PATTERNS))
     topics = [str(topic) for topic in rng.permutation(_topics(facts))]
-    found = []
+    found, told = [], []
     for number in range(COUNT):
-        length = 0
-        while not SHORTEST <= length <= LONGEST:
-            start = number * len(topics) // COUNT
-            writer = Writer(facts, topics[start:] + topics[:start], rng)
+        start, more = number * len(topics) // COUNT, 0
+        for _ in range(TRIES):
+            writer = Writer(facts, topics[start:] + topics[:start], rng, more)
             text = PATTERNS[patterns[number]](writer)
-            length = len(text.split())
+            claimed, length = {claim[:2] for claim in writer.claims}, len(text.split())
+            if SHORTEST <= length <= LONGEST and claimed not in told:
+                break
+            more += length < SHORTEST  # in the end it tells everything
+        told.append(claimed)
         found.append(Description(text, tuple(writer.claims)))
     return found
 
@@ -73,9 +77,9 @@ def _topics(facts: Facts) -> list[str]:
 class Writer:
     """Puts facts into words, at random, and keeps account of what has been claimed."""
 
-    def __init__(self, facts: Facts, topics: list[str], rng: np.random.Generator):
+    def __init__(self, facts: Facts, topics: list[str], rng: np.random.Generator, more: int = 0):
         self.facts, self.rng, self.claims = facts, rng, []
-        self.topics = set(topics[: rng.integers(2, 5)])  # what this description tells
+        self.topics = set(topics[: rng.integers(2, 5) + more])  # what this description tells
         self.in_picture = rng.random() < 0.2  # says left and right rather than west and east
         weights = np.sqrt([thing.size for thing in facts.things])
         count = min(int(rng.choice([1, 2, 3], p=[0.2, 0.5, 0.3])), len(facts.things))
@@ -178,6 +182,8 @@ class Writer:
         if "trees" in self.topics:
             text = self.pick(words.TREES[self.facts.trees])
             found.append(self.claim("trees", self.facts.trees, text))
+        if not self.facts.things:
+            found.append(self.claim("grass", True, self.pick(words.GRASS)))
         return "".join(f" {sentence}" for sentence in found)
 
     # ------------------------------------------------------------ what lies around

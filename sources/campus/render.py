@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from imaging.files import TEST_FOLDERS, TRAIN_FOLDERS
+from imaging.files import TEST_FOLDERS, TEXT, TRAIN_FOLDERS
 from runtime.files import write_bytes, write_text
 from sources.campus.camera import SPIRAL_FRAMES, spiral_frames
 from sources.campus.descriptions import describe
@@ -36,7 +36,7 @@ LAST_ID = 9999
 CAMPUS_ORIGIN = (48.1402, 11.5600)  # latitude, longitude in degrees of the grid's corner
 CAMPUS_PITCH = 0.0022  # degrees between neighbours on the campus grid
 EMPTY_GOOGLE_SHARE = 0.05
-TEXT_FOLDERS = ("train/text", "test/query_text", "test/gallery_text")
+FOLDERS = (*TRAIN_FOLDERS, *TEST_FOLDERS)
 
 
 class Job(NamedTuple):
@@ -83,14 +83,14 @@ def _save_picture(job: Job, view: str, name: str, picture: np.ndarray) -> None:
 def _save_texts(job: Job, site: Site) -> int:
     """Write the descriptions of a building, a line each; returns how many."""
     texts = [description.text for description in describe(site)]
-    _save(job, "text", f"{job.building:04d}.txt", "".join(f"{text}\n" for text in texts).encode())
+    _save(job, TEXT, f"{job.building:04d}.txt", "".join(f"{text}\n" for text in texts).encode())
     return len(texts)
 
 
 def describe_building(job: Job) -> dict[str, int]:
     """Save the descriptions of one building; returns their number per folder."""
     count = _save_texts(job, make_site(job.seed, job.building))
-    return dict.fromkeys(_folders(job, "text"), count)
+    return dict.fromkeys(_folders(job, TEXT), count)
 
 
 def render_building(job: Job) -> dict[str, int]:
@@ -109,7 +109,7 @@ def render_building(job: Job) -> dict[str, int]:
         picture = photograph(from_air, "drone", frame, job.size)
         _save_picture(job, "drone", f"image-{frame:02d}.jpeg", picture)
     _save_picture(job, "street", "1.jpg", photograph(from_street, "street", 0, job.size))
-    made = {"satellite": 1, "drone": len(job.frames), "street": 1, "text": _save_texts(job, site)}
+    made = {"satellite": 1, "drone": len(job.frames), "street": 1, TEXT: _save_texts(job, site)}
     if job.split == "train":
         Path(job.out_dir, "train/google", label).mkdir(parents=True, exist_ok=True)
         made["google"] = int(has_google_photo(job.seed, job.building))
@@ -181,7 +181,8 @@ def describe_campus(
     The arguments are those of `render_campus`. Returns the number of descriptions per folder.
     """
     jobs = _jobs(out_dir, seed, num_train, num_test, num_distractors)
-    return _count(_finished(describe_building, jobs, num_workers), TEXT_FOLDERS, progress)
+    folders = [folder for folder in FOLDERS if folder.endswith(TEXT)]
+    return _count(_finished(describe_building, jobs, num_workers), folders, progress)
 
 
 def render_campus(
@@ -210,7 +211,6 @@ def render_campus(
     frames = tuple(spiral_frames(drone_frames))
     jobs = _jobs(out_dir, seed, num_train, num_test, num_distractors, frames, image_size)
     _write_coordinates(Path(out_dir, "coordinates.csv"), [job.building for job in jobs])
-    folders = dict.fromkeys((*TRAIN_FOLDERS, *TEST_FOLDERS, *TEXT_FOLDERS))
-    for folder in folders:
+    for folder in FOLDERS:
         Path(out_dir, folder).mkdir(parents=True, exist_ok=True)
-    return _count(_finished(render_building, jobs, num_workers), folders, progress)
+    return _count(_finished(render_building, jobs, num_workers), FOLDERS, progress)

@@ -67,6 +67,7 @@ TREES = {
     "many": ("Trees stand all around.", "There are many trees about.", "Plenty of trees."),
     "few": ("There are hardly any trees.", "Few trees grow here.", "Almost no trees."),
 }
+GRASS = ("There is little but grass around it.", "Round about lies nothing but open grass.")
 TALLEST = ("The {} wing is taller than the rest.", "One wing, the {} one, stands out in height.",
            "Its {} part is the highest.")  # fmt: skip
 THINGS = {  # kind -> words for one, words for several
@@ -126,7 +127,9 @@ def name_colour(colour) -> str:
     x, y, z = np.cbrt(np.maximum(xyz @ colour / (0.9505, 1.0, 1.089), 1e-3))  # CIELAB, as sRGB's
     lightness, red, yellow = 116 * y - 16, 500 * (x - y), 200 * (y - z)
     chroma, hue = np.hypot(red, yellow), np.degrees(np.arctan2(yellow, red)) % 360
-    hardly_seen = (7, 12, 9)[np.searchsorted((110, 150), hue)] if 35 < hue < 345 else 9
+    hardly_seen = 7 if 35 < hue < 110 else 9
+    if 110 < hue < 180:  # among lawns
+        hardly_seen = 17 if lightness > 68 else 12 if hue < 150 else 9
     if chroma < hardly_seen:
         greys = {44: "black", 55: "dark grey", 67: "grey", 83: "light grey", np.inf: "white"}
         return next(name for limit, name in greys.items() if lightness < limit)

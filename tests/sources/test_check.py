@@ -80,7 +80,7 @@ def test_query_class_that_no_gallery_holds(data, capsys):
 
 
 def test_views_without_common_buildings(data, capsys):
-    for view in ("drone", "street", "google"):
+    for view in ("drone", "street", "google", "text"):
         folder = data / "train" / view
         for path in list(folder.iterdir()):
             path.rename(folder / f"{view}-{path.name}")

@@ -1,11 +1,13 @@
 """prepare.py toy: the toy campus on disk."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import fails
 
 import prepare
+from runtime.files import read_yaml, write_yaml
 from sources.campus import render, survey
 
 TOY = ["toy", "--num_train", "4", "--num_test", "2", "--num_distractors", "1",
@@ -57,6 +59,28 @@ def test_map_is_made_beside_what_is_there(workdir, capsys, monkeypatch):
     assert not prepare.main(with_map)["map"]["rendered"]
     assert {path: path.read_bytes() for path in Path("old").rglob("*") if path.is_file()} == before
     fails(prepare.main, [*with_map, "--flight_photos", "3"], capsys, "old_map exists and is not")
+
+
+def test_a_campus_of_before_gets_its_descriptions(workdir, capsys):
+    """Killed before all are written, or of other words: they are written again, and no image is."""
+    prepare.main([*TOY, "--out", "toy"])
+    fresh = {path: path.read_bytes() for path in Path("toy").rglob("*") if path.is_file()}
+    mark = read_yaml("toy/campus.yaml")
+    assert mark["texts"] == 1 and len(list(Path("toy").rglob("*.txt"))) == 4 + 2 + 3
+    for folder in ("train/text", "test/query_text", "test/gallery_text"):
+        shutil.rmtree(Path("toy", folder))
+    write_yaml("toy/campus.yaml", {name: mark[name] for name in mark if name != "texts"})
+    times = {path: path.stat().st_mtime_ns for path in Path("toy").rglob("*.jp*g")}
+    capsys.readouterr()
+    result = prepare.main([*TOY, "--out", "toy"])
+    assert not result["rendered"] and result["train/text"] == 12 and result["test/query_text"] == 6
+    assert capsys.readouterr().out == (
+        "toy is there already; added: 12 train/text, 6 test/query_text, 9 test/gallery_text\n"
+    )
+    assert {path: path.read_bytes() for path in Path("toy").rglob("*") if path.is_file()} == fresh
+    assert {path: path.stat().st_mtime_ns for path in times} == times and times
+    assert "train/text" not in prepare.main([*TOY, "--out", "toy"])
+    assert prepare.main(["check", "toy"])["folders"]["test/gallery_text"] == (3, 9)
 
 
 def test_toy_refuses_bad_numbers(workdir, capsys):
