@@ -128,8 +128,8 @@ def name_colour(colour) -> str:
     lightness, red, yellow = 116 * y - 16, 500 * (x - y), 200 * (y - z)
     chroma, hue = np.hypot(red, yellow), np.degrees(np.arctan2(yellow, red)) % 360
     hardly_seen = 7 if 35 < hue < 110 else 9
-    if 110 < hue < 180:  # among lawns
-        hardly_seen = 17 if lightness > 68 else 12 if hue < 150 else 9
+    if 110 < hue < 200:  # among lawns
+        hardly_seen = 17 if lightness > 68 else 12 if hue < 150 else 6
     if chroma < hardly_seen:
         greys = {44: "black", 55: "dark grey", 67: "grey", 83: "light grey", np.inf: "white"}
         return next(name for limit, name in greys.items() if lightness < limit)
