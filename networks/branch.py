@@ -378,7 +378,7 @@ class ViTBranch(Branch):
         self.input_spec.check_size(self.backbone, *x.shape[-2:])
         net = self.model
         patches = net.conv_proj(x)  # (B, C, H', W')
-        first = net.class_token.expand(len(x), -1, -1)
+        first = net.class_token.expand(x.shape[0], -1, -1)  # not len: export keeps the batch free
         tokens = torch.cat((first, patches.flatten(2).transpose(1, 2)), dim=1)  # (B, 1 + N, C)
         tokens = net.encoder.dropout(tokens + self._positions(*patches.shape[-2:]))
         return self.as_map(net.encoder.ln(self.through(net.encoder.layers, tokens)), x.shape[-2:])
