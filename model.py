@@ -17,6 +17,8 @@ from imaging.texts import TokenizedTexts
 from networks.backbones import check_network
 from networks.blocks import USAM
 from networks.branch import Branch, branch_class, branches_of
+from networks.clip_branch import ClipBranch
+from networks.clip_models import CLIP
 from networks.heads import Centring, ClassBlock, make_head  # noqa: F401
 from networks.musenet import MuSeNet, from_published, is_ibn, load_ibn_weights
 from networks.run_options import network_options, option_in, switch_in
@@ -123,7 +125,9 @@ def make_branch(
         return ft_net_VGG16(class_num, 0.5, stride, None, pool, block, **pooling)
     if backbone.startswith(TIMM):
         return TimmBranch(backbone, pool, None, block, image_size, **pooling)
-    return branch_class(backbone)(backbone, pool, None, block, **pooling)
+    of_clip = backbone.startswith(CLIP)
+    kind = ClipBranch if of_clip else branch_class(backbone)
+    return kind(backbone, pool, None, block, **pooling)
 
 
 # ---------------------------------------------------------------- multi-view networks

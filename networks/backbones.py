@@ -1,4 +1,4 @@
-"""Backbones: those of torchvision by name, those of timm as `timm:NAME`, and what they can do.
+"""Backbones: those of torchvision by name, of others as `timm:NAME`, `open_clip:NAME`; their rules.
 
 What a backbone expects of its images (`input_spec`) comes from the metadata of its ImageNet
 weights; only `download_imagenet_weights` downloads anything.
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torchvision import models
 
+from networks.clip_models import CLIP, build_clip, clip_config, clip_names
 from networks.options import HEADS, POOLS
 from networks.timm_models import TIMM, timm_config, timm_package
 
@@ -58,10 +59,12 @@ def check_backbone(name):
     """Raise ValueError unless `name` is a backbone that can be built here."""
     if name.startswith(TIMM):
         timm_config(name)
+    elif name.startswith(CLIP):
+        clip_names(name)
     elif name not in BACKBONES:
         raise ValueError(
-            f"backbone {name!r} is unknown: expected {', '.join(BACKBONES)}, or {TIMM}NAME with a "
-            "name of the timm package"
+            f"backbone {name!r} is unknown: expected {', '.join(BACKBONES)}, or {TIMM}NAME or "
+            f"{CLIP}NAME with a name of the packages timm and open_clip"
         )
 
 
@@ -80,6 +83,9 @@ def input_spec(name):
             bool(config.fixed_input_size),
             1,
         )
+    if name.startswith(CLIP):
+        side, mean, std = clip_config(name)
+        return InputSpec(mean, std, (side, side), True, 1)
     preset = BACKBONES[name][1].transforms()
     multiple = int(name.rpartition("_")[2]) if name.startswith("vit_") else 1  # the patch's side
     size = (preset.crop_size[0], preset.crop_size[0])
@@ -139,6 +145,8 @@ def download_imagenet_weights(backbone):
             name = backbone.removeprefix(TIMM)
             source = timm_config(backbone).hf_hub_id or name
             return timm_package().create_model(name, pretrained=True, num_classes=0).state_dict()
+        if backbone.startswith(CLIP):
+            return build_clip(backbone, True).visual.state_dict()
         weights = BACKBONES[backbone][1]
         source = weights.url
         return weights.get_state_dict(progress=False, check_hash=True)

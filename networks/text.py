@@ -17,11 +17,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from networks.clip_models import CLIP, build_clip, clip_names, clip_tokenizer
 from runtime.bundles import read_bytes
 from runtime.files import write_text
 from runtime.optional import require
 
-SMALL, HF, CLIP = "small", "hf:", "open_clip:"
+SMALL, HF = "small", "hf:"
 WANTED = "-r requirements-text.txt"
 VOCABULARY = 4096  # of the small tokenizer, at most
 SMALL_SIZES = {
@@ -39,13 +40,17 @@ class TextBranch(nn.Module):
     """Token ids (B, L) int64, -1 where a text has ended -> pooled feature (B, D), as of an image.
 
     `encoder` gives a feature of the text; a linear layer takes it to the D numbers that the
-    branches of the images have, so that all views share one head.
+    branches of the images have, so that all views share one head. Where both have as many numbers,
+    as the towers of a CLIP, it begins as the identity.
     """
 
     def __init__(self, encoder, pooled_dim):
         super().__init__()
         self.encoder = encoder
         self.linear = nn.Linear(encoder.width, pooled_dim)
+        if encoder.pretrained and encoder.width == pooled_dim:
+            nn.init.eye_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
 
     def feature_maps(self, ids):
         """(B, L) -> [(B, W)]: what `pooled` takes."""
@@ -131,9 +136,7 @@ def new_texts(name, texts, pool="mean"):
     if name.startswith(HF):
         return _from_transformers(name.removeprefix(HF), pool)
     if name.startswith(CLIP):
-        architecture, _, weights = name.removeprefix(CLIP).partition("/")
-        tower = _clip_text(architecture, weights or None)
-        return clip_tokenizer(tower.context_length), ClipText(tower, bool(weights))
+        return clip_tokenizer(name), _clip_text(name, True)
     raise ValueError(f"--text_backbone {name}: expected {SMALL}, {HF}NAME or {CLIP}NAME")
 
 
@@ -186,61 +189,12 @@ def _from_transformers(name, pool):
     return tokenizer.backend_tokenizer, Transformer(model, pool, True)
 
 
-def _clip_text(architecture, weights):
-    library = require("open_clip", "--text_backbone open_clip:NAME", "open_clip_torch")
-    known = library.list_models()
-    if architecture not in known:
-        some = ", ".join(name for name in known if name.startswith("ViT-B"))
-        raise ValueError(f"open_clip has no network {architecture!r}: there are {some}, ...")
-    try:
-        network = library.create_model(architecture, weights, force_custom_text=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise OSError(
-            f"the weights {weights!r} of open_clip's {architecture} cannot be read ({reason}): "
-            f"give --text_backbone {CLIP}{architecture}/FILE, or take the small transformer"
-        ) from None
-    if not hasattr(network.text, "token_embedding"):
-        raise ValueError(f"open_clip's {architecture} has no text tower of CLIP's kind")
-    return network.text
-
-
-def clip_tokenizer(context_length):
-    """CLIP's tokenizer (Radford et al., ICML 2021) as one of the tokenizers library."""
-    library = require("tokenizers", "a view of texts", WANTED)
-    words = require("open_clip", "--text_backbone open_clip:NAME", "open_clip_torch")
-    own = words.tokenizer.SimpleTokenizer(context_length=context_length)
-    start, end = "<start_of_text>", "<end_of_text>"
-    tokenizer = library.Tokenizer(
-        library.models.BPE(
-            vocab=own.encoder,
-            merges=list(own.bpe_ranks),
-            unk_token=end,
-            end_of_word_suffix="</w>",
-        )
-    )
-    normalizers, before = library.normalizers, library.pre_tokenizers
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFC(),
-            normalizers.Replace(library.Regex(r"\s+"), " "),
-            normalizers.Lowercase(),
-        ]
-    )
-    pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-    tokenizer.pre_tokenizer = before.Sequence(
-        [
-            before.Split(library.Regex(pattern), "removed", invert=True),
-            before.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.post_processor = library.processors.RobertaProcessing(
-        (end, own.encoder[end]),
-        (start, own.encoder[start]),
-        trim_offsets=False,
-        add_prefix_space=False,
-    )
-    return tokenizer
+def _clip_text(name, pretrained):
+    """The `ClipText` of open_clip:NAME."""
+    tower = build_clip(name, pretrained).text
+    if not hasattr(tower, "token_embedding"):
+        raise ValueError(f"{name} has no text tower of CLIP's kind: choose another")
+    return ClipText(tower, bool(clip_names(name)[1]))
 
 
 # ---------------------------------------------------------------- in the folder of a run
@@ -268,7 +222,7 @@ def read_encoder(run_dir, opts):
     """
     name, pool = str(opts["text_backbone"]), opts.get("text_pool", "mean")
     if name.startswith(CLIP):
-        return ClipText(_clip_text(name.removeprefix(CLIP).partition("/")[0], None), True)
+        return _clip_text(name, False)
     library = require("transformers", "a view of texts", WANTED)
     path, content = _read(run_dir, TEXT_CONFIG)
     try:

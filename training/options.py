@@ -190,7 +190,7 @@ OPTIONS = {
     "network": [
         ("--backbone", str, "resnet50",
          "network of the branches: resnet18, resnet50, resnet101, vgg16_bn, convnext_tiny, swin_t, "
-         "vit_b_16, ... of torchvision, or timm:NAME; a wrong name prints all"),
+         "vit_b_16, ... of torchvision, timm:NAME, or open_clip:NAME/TAG; a wrong name prints all"),
         ("--use_vgg16", {"dest": "backbone", "action": "store_const", "const": "vgg16_bn"},
          argparse.SUPPRESS, "the same as --backbone vgg16_bn"),
         ("--share", SWITCH, False, "one set of weights: satellite, drone"),

@@ -9,7 +9,7 @@ import torch
 from conftest import NARROW
 from torch import nn
 
-from model import build_model
+from model import build_model, load_backbone
 from networks import text
 
 transformers = pytest.importorskip("transformers")
@@ -230,4 +230,35 @@ def test_clips_tokenizer(words):
     open_clip = pytest.importorskip("open_clip")
     theirs = open_clip.tokenizer.SimpleTokenizer()
     expected = [theirs.sot_token_id, *theirs.encode(words), theirs.eot_token_id]
-    assert text.clip_tokenizer(77).encode(words).ids == expected
+    assert text.clip_tokenizer("open_clip:ViT-B-32").encode(words).ids == expected
+
+
+def test_a_pair_of_towers(tower, tmp_path):
+    """Images and texts meet where CLIP lets them meet, before anything is trained."""
+    open_clip = pytest.importorskip("open_clip")
+    name = f"open_clip:{tower}"
+    pair = open_clip.create_model(tower, force_custom_text=True).eval()
+    torch.save(pair.state_dict(), tmp_path / "pair.pt")
+    tokenizer, encoder = text.new_texts(f"{name}/{tmp_path / 'pair.pt'}", WORDS)
+    views = ("satellite", "text")
+    options = {"backbone": name, "head": "none", "image_size": (32, 32), "encoder": encoder}
+    network = build_model(3, views, **options).eval()
+    load_backbone(network, pair.state_dict(), "pair.pt")
+    images, ids = torch.rand(2, 3, 32, 32), ids_of(tokenizer, WORDS)
+    found = network.embed(images, 1), network.embed(ids, 2)
+    expected = pair.encode_image(images), pair.encode_text(open_clip.get_tokenizer(tower)(WORDS))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert network.input_spec.size == (32, 32) and network.input_spec.mean[0] == 0.48145466
+    network.model_1.freeze(1)
+    trained = {name for name, x in network.model_1.named_parameters() if x.requires_grad}
+    assert any("resblocks.0" in name for name in trained) and "model.conv1.weight" not in trained
+    with pytest.raises(ValueError, match="takes images of 32 x 32 pixels only"):
+        network.embed(torch.rand(2, 3, 48, 48), 1)
+    with pytest.raises(ValueError, match="one feature, no map to pool in parts"):
+        build_model(3, views, **options, pool="rings")
+
+
+def test_weights_of_a_clip_that_are_not_there(tower):
+    with pytest.raises(OSError, match="weights nothing.pt of open_clip's tiny-clip cannot be read"):
+        text.new_texts(f"open_clip:{tower}/nothing.pt", WORDS)
