@@ -1,5 +1,6 @@
 """Several processes, started by torchrun as a user would: the same run as one process, faster."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from runtime import exchange, processes
 from training import build, samplers
 
 ROOT = Path(__file__).resolve().parents[2]
+HAS_WORDS = importlib.util.find_spec("transformers") is not None
 QUICK = ["--num_workers", "0", "--device", "cpu", "--batchsize", "3"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun has no Gloo store there")
 
@@ -32,7 +34,7 @@ from training import build
 test_processes.check_gathered_gradients()
 with_batch_norm = build.build_network
 for argv in json.loads(sys.argv[1]):
-    plain = {"two", "parts"} & set(argv)
+    plain = {"two", "parts", "words"} & set(argv)
     build.build_network = test_processes.network_without_batch_norm if plain else with_batch_norm
     train.main(argv)
 """
@@ -52,6 +54,7 @@ train.main(sys.argv[1:])
 
 
 CONTRASTIVE = ["--views", "2", "--loss_weights", "instance=1,infonce=1"]
+WORDS = ["--views", "text,drone", "--loss_weights", "instance=1,infonce=1"]
 POOLED = ["--freeze", "--turns", "4", "--pad", "0", "--center", "--head", "linear"]
 POOLED += ["--loss_weights", "instance=1,infonce=1"]
 
@@ -80,18 +83,22 @@ def check_gathered_gradients():
     Path(f"gathered_{rank}").touch()
 
 
-def network_without_batch_norm(opts, class_num, class_names=()):
-    """What build.build_network makes, with nothing that depends on the rest of a batch."""
+def network_without_batch_norm(opts, class_num, class_names=(), encoder=None):
+    """What build.build_network makes, with nothing that is random or depends on the batch."""
     import model
 
     network = model.build_model(
         class_num,
         tuple(opts.view_names),
         backbone=opts.backbone,
+        encoder=encoder,
         droprate=0,
         return_f="infonce" in opts.loss_weights,
     )
     without_batch_norm(network)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):  # of the text model
+            module.p = 0
     return network
 
 
@@ -139,6 +146,11 @@ def noise_data(folder, buildings, with_street):
             path = folder / "train" / view / f"{number:04}" / "a.png"
             path.parent.mkdir(parents=True)
             Image.fromarray(generator.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    for number in range(buildings):
+        path = folder / "train" / "text" / f"{number:04}" / "a.txt"
+        path.parent.mkdir(parents=True)
+        words = generator.choice(["red", "long", "tower", "pond", "hall"], number % 4 + 2)
+        path.write_text(" ".join([*words, f"number {number}"]))
     return folder
 
 
@@ -179,6 +191,7 @@ def several(toy, tmp_path_factory):
         ["--name", "broken", "--epochs", "1", *options],
         ["--name", "broken", "--epochs", "2", "--resume"],
         [*plain, *POOLED, "--name", "pooled", "--batchsize", "3"],
+        *([[*plain, *WORDS, "--name", "words", "--batchsize", "3"]] if HAS_WORDS else []),
         ["--name", "frozen", "--epochs", "1", "--freeze", "--train_blocks", "1", *options],
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -215,6 +228,21 @@ def test_two_processes_train_on_pooled_features_as_one_does(several, one_thread,
     assert alone["center.means"].norm(dim=1).min() > 0.1
     for key, value in alone.items():
         torch.testing.assert_close(ours[key], value, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.skipif(not HAS_WORDS, reason="needs transformers")
+def test_two_processes_read_texts_as_one_does(several, one_thread, monkeypatch):
+    """Texts of other lengths in each, and a tokenizer that both have made."""
+    folder, plain, _ = several
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(build, "build_network", network_without_batch_norm)
+    train.main([*plain, *WORDS, "--name", "words_alone", "--batchsize", "6"])
+    for one, other in zip(log_of("words_alone"), log_of("words"), strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    ours = weights("words")
+    for key, value in weights("words_alone").items():
+        torch.testing.assert_close(ours[key], value, atol=1e-6, rtol=1e-4)
+    assert any(key.startswith("model_1.encoder.") for key in ours)
 
 
 def test_two_processes_in_parts_train_as_one_does_on_the_whole_batch(
