@@ -98,7 +98,8 @@ def export_view(opts):
         temporary.write_bytes(proto.SerializeToString())
         network = OnnxNetwork([temporary], "cpu")
         trials = trials_of(*size, free, photos)
-        found = compare(partial(network.features, opts.view), reference, trials)
+        features = partial(features_of, opts.output, network, opts.view)
+        found = compare(features, reference, trials)
         need_agreement(opts.output, found, precision)
         if opts.int8:
             print_recalls(opts, plain, network, numbers, turns)
@@ -193,6 +194,18 @@ def trials_of(height, width, free, photos=None):
         return [trial_images(count + 1, *size) for size in sizes for count in BATCHES]
     spread = some_of(photos, 2 * max(BATCHES), first=1)
     return [pixels_of(spread[: count + 1], *size) for size in sizes for count in BATCHES]
+
+
+def features_of(path, network, view, images):
+    """Features by an `OnnxNetwork`; ValueError where what was exported cannot run on the images."""
+    try:
+        return network.features(view, images)
+    except Exception as error:  # of many types, none of them public
+        reason = " ".join(str(error).split())
+        shape = " x ".join(map(str, images.shape))
+        raise ValueError(
+            f"{path} is not written: what torch exported does not run on images {shape} ({reason})"
+        ) from None
 
 
 def trial_images(count, height, width):

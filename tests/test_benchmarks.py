@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 import losses
 import test as testing
 import train
+import utils
 import zero_shot
 from evaluation.feature_file import Features, save_features
 from training import build
@@ -562,3 +564,32 @@ def test_words_beside_a_bag_of_words_and_chance(toy, capsys):
     assert run["chance"]["text_satellite"]["recall@1"] == pytest.approx(100 / 7)
     table = capsys.readouterr().out
     assert "| bag of words |" in table and "T>S R@1" in table and "D>T R@10" in table
+
+
+# ---------------------------------------------------------------- deployment
+def test_deploy_compares_whole_searches(toy, tmp_path, monkeypatch, workdir):
+    """With files that stand for what the exports would write: a file is what it is named."""
+    deploy = load_benchmark("deploy")
+    photo, tile = toy / "test/query_drone/5001/a.jpg", toy / "test/gallery_satellite/5001/b.jpg"
+    rows = [(photo, tile), (photo, tile.parent.parent / "5002" / "b.jpg")]
+    lines = ["photo,tile", *(f"{photo},{tile}" for photo, tile in rows)]
+    (workdir / "found.csv").write_text("\n".join(lines))
+    assert deploy.recall_of("found.csv") == 50
+
+    def run(argv, env=None):
+        shutil.copy(workdir / "found.csv", f"{argv[-1]}.csv")
+        return (5.0 if "--bf16" in argv else 3.0), 100.0, ""
+
+    def write(opts, folder):
+        (folder / "int8-drone.onnx").write_bytes(bytes(2_000_000))
+
+    run_dir = utils.run_folder("small")
+    run_dir.mkdir(parents=True)
+    (run_dir / "net_last.pth").write_bytes(bytes(1_000_000))
+    monkeypatch.setattr(deploy, "write_files", write)
+    monkeypatch.setattr(deploy.measure, "run_process", run)
+    argv = ["--name", "small", "--data_dir", str(toy), "--rounds", "2"]
+    found = deploy.main(argv)
+    assert list(found) == ["PyTorch float32", "PyTorch bfloat16", "ONNX float32", "ONNX int8"]
+    assert [each["MB"] for each in found.values()] == [1, 1, 0, 2]
+    assert {each["Recall@1"] for each in found.values()} == {50}

@@ -247,6 +247,15 @@ def test_a_file_that_differs_is_not_written(exports, monkeypatch, capsys):
     assert not [*Path().glob("*x.onnx")]
 
 
+def test_a_file_that_does_not_run_is_not_written(exports, monkeypatch, capsys):
+    """As where the exporter has fixed the batch, or the size."""
+    monkeypatch.chdir(exports[0])
+    other = onnx.load("satellite.onnx")
+    monkeypatch.setattr(onnx_export, "to_onnx", lambda *_: other)
+    parts = "x.onnx is not written", "does not run on images 1 x 3 x 128 x 96"
+    fails(export.main, ["--name", "small", "--output", "x.onnx"], capsys, *parts)
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_missing_packages_are_named(exports, monkeypatch, capsys, package):
     monkeypatch.chdir(exports[0])
