@@ -14,7 +14,7 @@ import torch
 
 import model
 import utils
-from deploy.onnx_network import OnnxNetwork, onnx_files
+from deploy.onnx_network import onnx_files, open_files
 from imaging.files import DRONE, SATELLITE, TEST_VIEWS, scan_classes
 from networks.backbones import download_imagenet_weights
 from networks.inference import inference_copy
@@ -34,9 +34,9 @@ def load_network(opts, device):
     `OnnxNetwork`, whose branches are its views. Raises as `model.load_run` and
     `model.load_backbone` do.
     """
-    if files := onnx_files(opts.name):
-        network = OnnxNetwork(files, opts.device)
-        network.need_views(*(() if opts.all else (opts.query, opts.gallery)))
+    if onnx_files(opts.name):
+        views = () if opts.all else (opts.query, opts.gallery)
+        network = open_files(opts.name, opts.device, *views)
         return network, {view: view for view in network.abouts}, network.run_options()
     if opts.zero_shot:
         network, numbers, run_opts = _load_pretrained(opts)
@@ -160,9 +160,10 @@ def centre(features, mean):
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def images_of(folder, view):
+def images_of(folder, view, option="--center_on", use="a mean"):
     """The images of a view in a data folder: of training, else of the test's gallery or queries.
 
+    `option` names the folder, and the images are for such a `use`: both for the error's words.
     Raises FileNotFoundError where there are none, ValueError where they are too few for a mean.
     """
     names = [
@@ -172,13 +173,13 @@ def images_of(folder, view):
     found = next(filter(Path.is_dir, folders), None)
     if found is None:
         raise FileNotFoundError(
-            f"--center_on {folder} has no {view} images: expected a data folder with train/{view} "
+            f"{option} {folder} has no {view} images: expected a data folder with train/{view} "
             f"or test/gallery_{view}"
         )
     paths = [path for images in scan_classes(found).values() for path in images]
     if len(paths) < FEWEST:
         raise ValueError(
-            f"--center_on {folder}: {found} holds {len(paths)} images, too few for a mean: "
+            f"{option} {folder}: {found} holds {len(paths)} images, too few for {use}: "
             f"{FEWEST} are enough"
         )
     return paths

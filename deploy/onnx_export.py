@@ -2,6 +2,8 @@
 
 import hashlib
 import warnings
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,24 +13,31 @@ from torch.nn import functional as F
 import model
 import utils
 from deploy import metadata
+from deploy.onnx_network import OnnxNetwork
+from deploy.quantise import IMAGES, pixels_of, print_recalls, quantised, some_of
 from extract import copies_of
 from imaging.turns import turns_in_test
-from networks.branch import Branch
+from networks.blocks import USAM
+from networks.branch import Branch, ConvNeXtBranch
 from networks.inference import inference_copy
+from networks.musenet import MuSeNet
 from runtime import cli
 from runtime.bundles import read_bytes
-from runtime.files import write_bytes
+from runtime.files import replacing
 from runtime.optional import require
 from runtime.printing import printable
+from zero_shot import images_of
 
 PURPOSE, PACKAGES = "export.py --output", "-r requirements-export.txt"
 OPSET = 18
 LARGEST = 2**31  # bytes: an ONNX file is one protobuf message
+SMALLEST = 64  # pixels, of a side that is free
 BATCHES = (1, 7)  # at which the file is compared with PyTorch
 # Of the features in a file: the smallest cosine with PyTorch's, and the largest distance to them,
 # as a share of the mean distance between two images. A network gives all images a large part in
-# common, which alone would make a high cosine.
-BOUNDS = {"fp32": (0.9999, 0.01), "fp16": (0.999, 0.1)}
+# common, which alone would make a high cosine. In 8 bits it is another network: what counts there
+# is the recall that is printed.
+BOUNDS = {"fp32": (0.9999, 0.01), "fp16": (0.999, 0.1), "int8": (0.9, 0.5)}
 
 
 class ViewNetwork(nn.Module):
@@ -65,57 +74,93 @@ def export_view(opts):
         require(module, PURPOSE, PACKAGES)
     network, numbers, run_opts = model.load_run(opts.name, opts.which_epoch, torch.device("cpu"))
     cli.need_views(opts, numbers, "view")
-    number, precision = numbers[opts.view], "fp16" if opts.fp16 else "fp32"
+    number = numbers[opts.view]
     need_images(network, number, opts.view)
-    height, width = model.input_size_from_opts(run_opts)
-    turns = turns_in_test(run_opts.get("turns"), numbers, height, width)[opts.view]
+    size = model.input_size_from_opts(run_opts)
+    turns = turns_in_test(run_opts.get("turns"), numbers, *size)
+    photos = images_of(opts.data_dir, opts.view, "--data_dir", "--int8") if opts.int8 else None
+    free = takes_any_size(network, number, turns[opts.view]) and min(size) >= SMALLEST
+    plain = inference_copy(network)
+    stored = inference_copy(network, "fp16") if opts.fp16 else plain
     reference, exported = (
-        ViewNetwork(inference_copy(network, kind), number, turns, opts.flips).eval()
-        for kind in ("fp32", precision)
+        ViewNetwork(each, number, turns[opts.view], opts.flips).eval() for each in (plain, stored)
     )
-    proto = to_onnx(exported, height, width)
+    proto = to_onnx(exported, *size, free)
+    precision = "fp16" if opts.fp16 else "int8" if opts.int8 else "fp32"
+    if opts.int8:
+        pixels = pixels_of(some_of(photos, IMAGES), *size)
+        proto = quantised(proto, pixels, PURPOSE, PACKAGES)
+    about = describe(opts, run_opts, size, free, precision, turns[opts.view])
+    onnx.helper.set_model_props(proto, metadata.to_text(about))
+    with replacing(opts.output) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+        network = OnnxNetwork([temporary], "cpu")
+        trials = trials_of(*size, free, photos)
+        found = compare(partial(network.features, opts.view), reference, trials)
+        need_agreement(opts.output, found, precision)
+        if opts.int8:
+            print_recalls(opts, plain, network, numbers, turns)
+    sides = "of any size, made for" if free else "of"
+    print(
+        f"{printable(opts.output)}: {opts.view} of {printable(opts.name)}, {precision}, "
+        f"{Path(opts.output).stat().st_size / 1e6:.1f} MB, images {sides} {size[0]} x {size[1]} "
+        f"pixels; cosine with PyTorch {found[0]:.6f} at least"
+    )
+    return about
+
+
+def describe(opts, run_opts, size, free, precision, turns):
+    """What the file says of itself, see deploy/metadata.py."""
     weights = utils.find_checkpoint(utils.run_folder(opts.name), opts.which_epoch)
-    about = {
+    return {
         "format": metadata.FORMAT,
         "run": utils.results_folder(opts.name).name,
         "view": opts.view,
         "weights_sha256": hashlib.sha256(read_bytes(weights)).hexdigest(),
         "precision": precision,
-        "h": height,
-        "w": width,
-        "size": "fixed",
+        "h": size[0],
+        "w": size[1],
+        "size": "any" if free else "fixed",
         "flips": opts.flips,
         "turns": turns,
         "options": metadata.options_of(run_opts),
         "input": metadata.INPUT,
         "output": metadata.OUTPUT,
     }
-    onnx.helper.set_model_props(proto, metadata.to_text(about))
-    content = proto.SerializeToString()
-    found = compare(content, reference, height, width)
-    need_agreement(opts.output, found, precision)
-    write_bytes(opts.output, content)
-    print(
-        f"{printable(opts.output)}: {opts.view} of {printable(opts.name)}, {precision}, "
-        f"{len(content) / 1e6:.1f} MB, images of {height} x {width} pixels; cosine with PyTorch "
-        f"{found[0]:.6f} at least"
-    )
-    return about
 
 
 def need_images(network, number, view):
     """ValueError where a branch does not take images."""
     if not isinstance(getattr(network, f"model_{number}"), Branch):
-        raise ValueError(f"--view {view} is no view of images: only these are exported so far")
+        raise ValueError(f"--view {view} is no view of images: only these are exported")
 
 
-def to_onnx(view_network, height, width):
-    """The `onnx.ModelProto` of a `ViewNetwork`; ValueError where torch cannot export it."""
+def takes_any_size(network, number, turns):
+    """Whether a branch works alike on images of all sizes: convolutions and a global pooling."""
+    branch = getattr(network, f"model_{number}")
+    return (
+        isinstance(branch, (model.ft_net, model.ft_net_VGG16, ConvNeXtBranch))
+        and not isinstance(network, MuSeNet)
+        and not any(isinstance(module, USAM) for module in branch.modules())
+        and branch.maps == ("last",)
+        and {*branch.kinds} <= {"avg", "max", "gem"}
+        and not branch.block
+        and turns < 4
+    )
+
+
+def to_onnx(view_network, height, width, free=False):
+    """The `onnx.ModelProto` of a `ViewNetwork`; ValueError where torch cannot export it.
+
+    The batch is free, and with `free` height and width too, from 64 pixels up.
+    """
     size = sum(each.nbytes for each in view_network.state_dict().values())
     if size > LARGEST:
         raise ValueError(f"the network has {size / 2**30:.1f} GiB: an ONNX file holds less than 2")
     images = torch.zeros(3, 3, height, width, dtype=torch.uint8)
-    batch = torch.export.Dim("batch", min=1)
+    axes = {0: torch.export.Dim("batch", min=1)}
+    if free:
+        axes |= {n: torch.export.Dim(name, min=SMALLEST) for n, name in ((2, "h"), (3, "w"))}
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # about the exporter's parts
@@ -126,7 +171,7 @@ def to_onnx(view_network, height, width):
                 opset_version=OPSET,
                 input_names=["images"],
                 output_names=["feature"],
-                dynamic_shapes=({0: batch},),
+                dynamic_shapes=(axes,),
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
@@ -136,42 +181,54 @@ def to_onnx(view_network, height, width):
 
 
 # ---------------------------------------------------------------- the check
-def compare(content, reference, height, width):
-    """(smallest cosine, largest distance) of an ONNX file's features to those of `reference`.
+def trials_of(height, width, free, photos=None):
+    """Images for `compare`: a uint8 array (B + 1, 3, H, W) for each of BATCHES.
 
-    The distance is a share of the mean distance between the features of two images.
+    They are of `photos` where these are given, else of random colours; with `free` some are larger.
     """
-    runtime = require("onnxruntime", PURPOSE, PACKAGES)
-    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    cosine, distance = 1.0, 0.0
-    for count in BATCHES:
-        images = trial_images(count + 1, height, width)
-        with torch.inference_mode():
-            expected = reference(images)
-        between = torch.pdist(expected).mean()
-        (found,) = session.run(["feature"], {"images": images[:count].numpy()})
-        found, expected = torch.from_numpy(found), expected[:count]
-        cosine = min(cosine, float(F.cosine_similarity(found, expected).min()))
-        distance = max(distance, float((found - expected).norm(dim=1).max() / between))
-    return cosine, distance
+    sizes = [(height, width), (height + 64, width + 32)] if free else [(height, width)]
+    if photos is None:
+        return [trial_images(count + 1, *size) for size in sizes for count in BATCHES]
+    spread = some_of(photos, 2 * max(BATCHES), first=1)
+    return [pixels_of(spread[: count + 1], *size) for size in sizes for count in BATCHES]
 
 
 def trial_images(count, height, width):
     """uint8 (count, 3, height, width): patches of random colours, coarser and finer ones."""
     random = np.random.default_rng(count)
-    images = torch.zeros(count, 3, height, width)
+    images = np.zeros((count, 3, height, width))
     for side in (2, 8, 32):
-        noise = torch.from_numpy(random.random((count, 3, side, side), np.float32))
-        images += F.interpolate(noise, (height, width)) / 3
-    return (255 * images).byte()
+        noise = random.random((count, 3, side, side))
+        rows, columns = (np.arange(length) * side // length for length in (height, width))
+        images += noise[:, :, rows[:, None], columns] / 3
+    return (255 * images).astype(np.uint8)
+
+
+def compare(features, reference, trials):
+    """(smallest cosine, largest distance) of features to those of `reference`, a `ViewNetwork`.
+
+    `features` takes uint8 arrays (B, 3, H, W) and gives arrays (B, D); of each of the `trials` it
+    gets all but the last image. The distance is a share of the mean distance between the features
+    of two images.
+    """
+    cosine, distance = 1.0, 0.0
+    for images in trials:
+        with torch.inference_mode():
+            expected = reference(torch.from_numpy(images))
+        between = torch.pdist(expected).mean()
+        found, expected = torch.from_numpy(features(images[:-1])), expected[:-1]
+        cosine = min(cosine, float(F.cosine_similarity(found, expected).min()))
+        distance = max(distance, float((found - expected).norm(dim=1).max() / between))
+    return cosine, distance
 
 
 def need_agreement(path, found, precision):
     """ValueError where features in a file are not those of PyTorch, see BOUNDS."""
     (cosine, distance), (least, most) = found, BOUNDS[precision]
     if not (cosine > least and distance < most):
+        without = "" if precision == "fp32" else f"; leave --{precision} out"
         raise ValueError(
             f"{path} is not written: its features differ from PyTorch's, smallest cosine "
             f"{cosine:.6f} and distance {distance:.3f} of that between images, expected above "
-            f"{least} and below {most}" + ("; leave --fp16 out" if precision == "fp16" else "")
+            f"{least} and below {most}{without}"
         )

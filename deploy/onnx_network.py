@@ -61,9 +61,6 @@ class OnnxNetwork:
             self._need_fitting(path, about)
             self.abouts[about["view"]], self.sessions[about["view"]] = about, session
         self.size = about["h"], about["w"]
-        run, weights = printable(about["run"]), about["weights_sha256"][:8]
-        files = ", ".join(printable(path) for path in self.paths)
-        print(f"weights: {files}, exported from the run {run} ({weights})")
 
     def _need_fitting(self, path, about):
         """ValueError where a file does not go with those before it."""
@@ -119,6 +116,16 @@ class OnnxNetwork:
                 while block := file.read(2**20):
                     digest.update(block)
         return digest.digest()
+
+
+def open_files(name, device, *views):
+    """The `OnnxNetwork` of the files that --name lists, among which these views have to be."""
+    network = OnnxNetwork(onnx_files(name), device)
+    network.need_views(*views)
+    about = next(iter(network.abouts.values()))
+    weights = f"exported from the run {about['run']} ({about['weights_sha256'][:8]})"
+    print(f"weights: {printable(', '.join(map(str, network.paths)))}, {printable(weights)}")
+    return network
 
 
 def _providers(device):

@@ -56,9 +56,10 @@ def read_thumbnail(path, side):
 
 
 def resize_pillow(image, height, width):
-    """`imaging.cache.resize_bicubic` without torch, within one level of it, in twice the time.
+    """`imaging.cache.resize_bicubic` without torch, in twice the time.
 
-    uint8 (H, W, 3) -> uint8 (height, width, 3), bicubic with antialiasing.
+    uint8 (H, W, 3) -> uint8 (height, width, 3), bicubic with antialiasing. Within one level; where
+    one side grows and the other shrinks a few pixels at sharp edges differ more.
     """
     size = (width, height)
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))

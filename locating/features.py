@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy.onnx_network import OnnxNetwork, onnx_files
+from deploy import onnx_network
 from imaging.files import Unreadable
 from imaging.pixels import decode_file, resize_pillow
 from locating.photos import Damaged
@@ -49,8 +49,7 @@ class Uncentred:
 
 def open_files(opts):
     """The `Source` of the exported files that --name lists: neither torch nor torchvision."""
-    network = OnnxNetwork(onnx_files(opts.name), opts.device)
-    network.need_views(opts.view, opts.map_view)
+    network = onnx_network.open_files(opts.name, opts.device, opts.view, opts.map_view)
     batches = {"batch_size": opts.batchsize, "num_workers": opts.num_workers}
 
     def features(view, keys, images, description):
@@ -62,7 +61,7 @@ def open_files(opts):
 
 def open_source(opts):
     """The `Source` that the options of locate.py name."""
-    if onnx_files(opts.name):
+    if onnx_network.onnx_files(opts.name):
         return open_files(opts)
     startup.import_torch()
     from locating.run_features import open_run

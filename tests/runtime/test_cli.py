@@ -73,7 +73,7 @@ def test_out_of_memory_is_one_line(capsys):
         defect([])
 
 
-@pytest.mark.parametrize("name", ["train", "test", "evaluate_gpu", "demo", "prepare"])
+@pytest.mark.parametrize("name", ["train", "test", "evaluate_gpu", "demo", "prepare", "export"])
 def test_help_is_quick_and_complete(name):
     """Published defect 7: `train.py --help` crashed. Help also must not wait for torch."""
     code = (
@@ -98,6 +98,7 @@ def test_help_is_quick_and_complete(name):
         "test",
         "evaluate_gpu",
         "demo",
+        "export",
         "prepare",
         *(f"prepare {n}" for n in prepare.COMMANDS),
     ],
