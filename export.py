@@ -2,8 +2,8 @@
 
 python export.py --name two_view --view drone --output drone.onnx
 python export.py --name two_view --view drone --output drone.onnx --fp16     # half the size
-python export.py --name two_view --bundle two_view.zip               # to share, with a model card
 python export.py --name two_view --view drone --output drone.onnx --int8 --data_dir data/toy
+python export.py --name two_view --bundle two_view.zip               # to share, with a model card
 
 An ONNX file, checked against PyTorch, takes pixels and gives features: normalisation, mirror image,
 turns and length 1 are in it. test.py and locate.py run from such files, one a view: --name
