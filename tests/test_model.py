@@ -305,7 +305,7 @@ def test_predicted_class_of_parts_has_the_largest_summed_probability():
 @pytest.mark.parametrize("options", [{}, {"LPN": True, "pool": "avg"}, {"usam": True}])
 def test_parameters_are_the_heads_or_the_backbones(options):
     network = model.build_model(3, backbone="resnet18", **{"pool": "gem", **options})
-    head, backbone = optimisation.split_parameters(network)
+    head, backbone, _ = optimisation.split_parameters(network)
     names = {id(p): name for name, p in network.named_parameters()}
     assert {names[id(p)].partition(".")[0] for p in backbone} == {"model_1", "model_2"}
     heads = {f"classifier{i}" for i in range(4)} if "LPN" in options else {"classifier"}

@@ -328,8 +328,10 @@ def build_training(opts, network, device, class_num):
         )
     pooled = pools_once(opts)
     forward = exchange.distribute(Head(network) if pooled else network, device)
-    head, backbone = split_parameters(network)
+    head, backbone, words = split_parameters(network)
     groups = [(backbone, opts.lr * opts.backbone_lr), ([*head, *terms.parameters()], opts.lr)]
+    if words:
+        groups.append((words, opts.lr * opts.text_lr))
     if opts.freeze:
         groups = trained_groups(groups, network)
     return Training(

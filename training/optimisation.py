@@ -10,17 +10,21 @@ WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.01}  # as University1652-Baseline, as Sa
 
 
 def split_parameters(network):
-    """(head, backbone): the parameters of the classifiers and those of all branches, two lists.
+    """(head, backbone, words): parameters of the classifiers, of the branches, of a text model.
 
-    What is new in a branch of texts counts as head. GeM and USAM belong to the backbone, as
-    published, and so does MuSe-Net's ResNet for the style.
+    `words` are those of a pretrained text model alone; what is new in a branch of texts counts as
+    head. GeM and USAM belong to the backbone, as published, and so does MuSe-Net's ResNet for the
+    style.
     """
-    new = {id(x) for branch in text_branches_of(network) for x in branch.new_parameters()}
-    groups = [], []
+    of_texts = text_branches_of(network)
+    new = {id(x) for branch in of_texts for x in branch.new_parameters()}
+    words = {id(x) for branch in of_texts for x in branch.parameters()} - new
+    head, backbone, text_model = [], [], []
     for name, parameter in network.named_parameters():
-        backbone = name.startswith(("model_", "pt_model.model.")) and id(parameter) not in new
-        groups[backbone].append(parameter)
-    return groups
+        in_branch = name.startswith(("model_", "pt_model.model.")) and id(parameter) not in new
+        group = text_model if id(parameter) in words else backbone if in_branch else head
+        group.append(parameter)
+    return head, backbone, text_model
 
 
 def build_optimizer(groups, name="sgd", weight_decay=None):

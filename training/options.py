@@ -29,6 +29,7 @@ from training.rules import (
     EMBEDDING,
     LOOK_EVERY,
     PAIR_LOSSES,
+    TEXT_LR,
     TOKENS,
     WARM_FROM,
     check_combinations,
@@ -260,6 +261,8 @@ OPTIONS = {
         ("--backbone_lr", above_zero, None,
          "backbone's learning rate as a multiple of --lr (if left out: 0.1, or 1 with "
          "--no_pretrained)"),
+        ("--text_lr", above_zero, TEXT_LR,
+         "a pretrained text model's learning rate as a multiple of --lr"),
         ("--weight_decay", from_zero, None,
          "weight decay (if left out: 5e-4 with sgd, 0.01 with adamw)"),
         ("--schedule", ("step", "cosine"), "step",

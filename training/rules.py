@@ -5,7 +5,7 @@ from imaging.turns import turns_of
 from networks.options import RINGS
 
 # Defaults that rules below ask for.
-LOOK_EVERY, WARM_FROM, EMBEDDING, TOKENS = 4, 0.1, 512, 128
+LOOK_EVERY, WARM_FROM, EMBEDDING, TOKENS, TEXT_LR = 4, 0.1, 512, 128, 0.1
 PAIR_LOSSES = ("circle", "contrast", "triplet", "lifted")  # of images of one group
 
 
@@ -61,6 +61,9 @@ NEEDS = (
        lambda o: TEXT in o.view_names, f"--{name} goes with a view of texts, as --views text,drone")
       for name, usual in (("text_backbone", "small"), ("text_pool", "mean"),
                           ("text_tokens", TOKENS))),
+    (lambda o: o.text_lr != TEXT_LR and not o.resume,
+     lambda o: TEXT in o.view_names and o.text_backbone != "small" and not o.freeze,
+     "--text_lr is of a pretrained text model that trains: leave it out"),
     (lambda o: o.text_pool == "cls", lambda o: not o.text_backbone.startswith("open_clip:"),
      "--text_pool cls has no meaning with {text_backbone}, which pools at the end of a text"),
     (lambda o: True, lambda o: o.pad < min(o.h, o.w),

@@ -67,7 +67,7 @@ def test_every_trained_weight_gets_a_gradient(backbone):
     (first.square().sum() + second.sum()).backward()
     without = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
-    head, backbone = optimisation.split_parameters(network)
+    head, backbone, _ = optimisation.split_parameters(network)
     assert len(head) == 6 and len(head) + len(backbone) == len(list(network.parameters()))
     network.eval()
     with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import nn
 
 from model import build_model, load_backbone
 from networks import text
+from training.optimisation import split_parameters
 
 transformers = pytest.importorskip("transformers")
 WORDS = ["A red house by the pond.", "the long blue hall north of a car park", "a pond"]
@@ -122,6 +123,12 @@ def test_what_begins_at_random_learns_at_the_rate_of_the_head(tmp_path):
     assert {*branch.new_parameters()} == {*branch.linear.parameters()}
     branch.freeze()
     assert not any(x.requires_grad for x in encoder.parameters())
+    network = build_model(3, ("text", "drone"), backbone=NARROW, encoder=encoder)
+    head, backbone, words = split_parameters(network)
+    assert {*map(id, words)} == {*map(id, encoder.parameters())}
+    assert {*map(id, network.model_1.linear.parameters())} < {*map(id, head)}
+    assert {*map(id, backbone)} == {*map(id, network.model_2.parameters())}
+    assert len(head) + len(backbone) + len(words) == len([*network.parameters()])
     small = text.TextBranch(text.small_encoder(10), 8)
     assert {*small.new_parameters()} == {*small.parameters()}
     small.freeze()
