@@ -161,7 +161,7 @@ def parse_args(argv=None):
     """Options of the comparison."""
     parser = recipes.build_parser(__doc__)
     parser.add_argument("--text_backbone", default="small", help="text model, as of train.py")
-    parser.set_defaults(passes=60)
+    parser.set_defaults(passes=40)
     return parser.parse_args(argv)
 
 
