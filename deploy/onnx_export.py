@@ -88,6 +88,7 @@ def export_view(opts):
         ViewNetwork(each, number, turns[opts.view], flips).eval() for each in (plain, stored)
     )
     proto = to_onnx(exported, *size, free)
+    free = free and has_free_size(proto)
     precision = "fp16" if opts.fp16 else "int8" if opts.int8 else "fp32"
     if opts.int8:
         pixels = pixels_of(some_of(photos, IMAGES), *size)
@@ -181,6 +182,12 @@ def to_onnx(view_network, height, width, free=False):
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(f"torch cannot export this network to ONNX ({reason})") from None
     return program.model_proto
+
+
+def has_free_size(proto):
+    """Whether height and width are free in an ONNX graph; torch 2.6 fixes them, unasked."""
+    dimensions = proto.graph.input[0].type.tensor_type.shape.dim
+    return all(each.dim_param for each in dimensions[2:])
 
 
 # ---------------------------------------------------------------- the check
