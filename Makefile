@@ -16,8 +16,9 @@ RUN := $(BIN)/python
 # A ResNet-18 from random weights on 64 x 64 pixels; bfloat16 halves the time where the processor
 # has it (elsewhere it is emulated and slow).
 BF16 := $(shell grep -qs avx512_bf16 /proc/cpuinfo && echo --bf16)
-TOY_OPTIONS := --backbone resnet18 --no_pretrained --share --h 64 --w 64 --pad 6 --batchsize 16 \
-	--epochs 56 --step_size 45 --lr 0.003 --backbone_lr 10 --droprate 0.1 --moving_avg 0.98 --cache ram $(BF16)
+TOY_OPTIONS := --backbone resnet18 --no_pretrained --share --h 64 --w 64 --pool gem --maps 3,last --pad 8 --turns 4 \
+	--joint_flips --batchsize 32 --epochs 56 --droprate 0.1 --loss_weights instance=1,infonce=1 --optimizer adamw \
+	--lr 0.002 --schedule cosine --warm_epoch 3 --cache ram $(BF16)
 
 .PHONY: demo test test-oldest bench install clean
 
@@ -28,7 +29,7 @@ demo: $(VENV)/run.stamp
 	$(RUN) evaluate_gpu.py
 	$(RUN) demo.py --query_index 233
 	$(RUN) prepare.py tiles data/toy_map/map --metres 110,130 --overlap 0.75 --pixels 128 --out data/toy_tiles
-	$(RUN) locate.py data/toy_map/flight --name toy --map data/toy_tiles --turns 4 --flight --speed 15
+	$(RUN) locate.py data/toy_map/flight --name toy --map data/toy_tiles --flight --speed 15
 
 test: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
