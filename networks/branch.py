@@ -22,10 +22,11 @@ from runtime.printing import quoted
 def outputs_of(modules):
     """Yield {module: output} that fills as the modules are called."""
     outputs = {}
-    hooks = [
-        module.register_forward_hook(lambda module, _, output: outputs.update({module: output}))
-        for module in modules
-    ]
+
+    def keep(module):  # not by the hook's first argument, which in an export is another object
+        return module.register_forward_hook(lambda _, __, output: outputs.update({module: output}))
+
+    hooks = [keep(module) for module in modules]
     try:
         yield outputs
     finally:
