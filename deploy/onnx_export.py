@@ -88,7 +88,8 @@ def export_view(opts):
         ViewNetwork(each, number, turns[opts.view], flips).eval() for each in (plain, stored)
     )
     proto = to_onnx(exported, *size, free)
-    free = free and has_free_size(proto)
+    if free and not has_free_size(proto):  # torch 2.6 then fixes the batch too
+        free, proto = False, to_onnx(exported, *size)
     precision = "fp16" if opts.fp16 else "int8" if opts.int8 else "fp32"
     if opts.int8:
         pixels = pixels_of(some_of(photos, IMAGES), *size)
@@ -185,7 +186,7 @@ def to_onnx(view_network, height, width, free=False):
 
 
 def has_free_size(proto):
-    """Whether height and width are free in an ONNX graph; torch 2.6 fixes them, unasked."""
+    """Whether height and width are free in an ONNX graph."""
     dimensions = proto.graph.input[0].type.tensor_type.shape.dim
     return all(each.dim_param for each in dimensions[2:])
 
