@@ -26,10 +26,10 @@ SMALL, HF = "small", "hf:"
 WANTED = "-r requirements-text.txt"
 VOCABULARY = 4096  # of the small tokenizer, at most
 SMALL_SIZES = {
-    "hidden_size": 64,  # a thousand descriptions fill no more: larger ones find less
-    "num_hidden_layers": 1,
+    "hidden_size": 128,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
-    "intermediate_size": 256,
+    "intermediate_size": 512,
     "max_position_embeddings": 512,
 }
 TOKENIZER, TEXT_CONFIG = "tokenizer.json", "text_config.json"  # in the folder of a run
