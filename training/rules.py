@@ -54,7 +54,7 @@ NEEDS = (
      "--init {name} to start from it"),
     (lambda o: o.other_images, lambda o: o.resume,
      "--other_images goes with --resume: a run that begins takes the images it finds"),
-    (lambda o: o.extra_Google, lambda o: len(o.view_names) == 3,
+    (lambda o: o.extra_Google, lambda o: len(o.view_names) == 3 and TEXT not in o.view_names,
      "--extra_Google adds to the street branch of three views: give --views 3, or "
      "--no-extra_Google where a recipe has set it"),
     *((lambda o, name=name, usual=usual: getattr(o, name) != usual and not o.resume,
