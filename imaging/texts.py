@@ -34,7 +34,7 @@ def picture_of(words, side):
     """Words as a square picture: uint8 (side, side, 3), the letters as large as all of them fit."""
     image = Image.new("RGB", (side, side), "white")
     draw, edge = ImageDraw.Draw(image), side // 16
-    for size in range(side // 6, 6, -1):
+    for size in range(max(8, side // 6), 6, -1):
         font = ImageFont.load_default(size)
         text = _wrapped(words, font, side - 2 * edge)
         _, _, right, bottom = draw.multiline_textbbox((edge, edge), text, font)

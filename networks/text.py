@@ -44,6 +44,8 @@ class TextBranch(nn.Module):
     as the towers of a CLIP, it begins as the identity.
     """
 
+    frozen = False
+
     def __init__(self, encoder, pooled_dim):
         super().__init__()
         self.encoder = encoder
@@ -73,6 +75,15 @@ class TextBranch(nn.Module):
         """From now on a pretrained transformer stays as it is; a random one trains all the same."""
         if self.encoder.pretrained:
             self.encoder.requires_grad_(False)
+            self.frozen = True
+            self.train(self.training)
+
+    def train(self, mode=True):
+        """As in torch, but what `freeze` has frozen stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
 
 
 class Transformer(nn.Module):

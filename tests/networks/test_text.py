@@ -123,6 +123,7 @@ def test_what_begins_at_random_learns_at_the_rate_of_the_head(tmp_path):
     assert {*branch.new_parameters()} == {*branch.linear.parameters()}
     branch.freeze()
     assert not any(x.requires_grad for x in encoder.parameters())
+    assert not branch.train().encoder.training and branch.linear.training
     network = build_model(3, ("text", "drone"), backbone=NARROW, encoder=encoder)
     head, backbone, words = split_parameters(network)
     assert {*map(id, words)} == {*map(id, encoder.parameters())}
@@ -132,7 +133,7 @@ def test_what_begins_at_random_learns_at_the_rate_of_the_head(tmp_path):
     small = text.TextBranch(text.small_encoder(10), 8)
     assert {*small.new_parameters()} == {*small.parameters()}
     small.freeze()
-    assert all(x.requires_grad for x in small.parameters())
+    assert all(x.requires_grad for x in small.parameters()) and small.train().encoder.training
 
 
 @pytest.mark.parametrize(
