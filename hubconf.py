@@ -4,7 +4,7 @@ import model
 from networks.run_options import input_size_from_opts
 from training import transfer
 
-dependencies = ["torch", "torchvision", "numpy", "yaml"]
+dependencies = ["torch", "torchvision", "numpy", "yaml", "PIL", "tqdm"]
 
 
 def two_view_net(run):

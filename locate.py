@@ -319,9 +319,11 @@ def check_options(parser, opts):
     if bool(opts.photos) == bool(opts.text):
         parser.error("what is to be located? Give photos, or descriptions with --text")
     if opts.text:
-        for option in ("every", "flight", "zero_shot"):
-            if getattr(opts, option):
+        for option in ("every", "flight", "zero_shot", "view", "turns"):
+            if getattr(opts, option) != parser.get_default(option):
                 parser.error(f"--{option} is of photos: leave it out with --text")
+        if not all(map(str.strip, opts.text)):
+            parser.error("--text has a description without words")
         opts.text, opts.view, opts.turns = [*dict.fromkeys(opts.text)], TEXT, 1
     check_onnx(parser, opts)
     if opts.index and opts.near:

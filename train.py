@@ -18,6 +18,7 @@ from training import tensorboard
 from training.options import ONCE, changed_options, parse_args
 
 SNAPSHOT_EVERY = 10  # epochs
+WORDS = ("tokenizer.json", "text_config.json")  # of a run with texts, see networks/text.py
 
 
 @script
@@ -122,7 +123,7 @@ def open_run(opts, run_dir):
         )
     if processes.is_main():  # which holds the lock: another run may be writing if it does not
         files.remove_partials(run_dir, "*.pth", "opts.yaml", "log.jsonl", "train.jpg")
-    names = ("log.jsonl", "result.txt", "train.jpg", "model_card.md")
+    names = ("log.jsonl", "result.txt", "train.jpg", "model_card.md", *WORDS)
     return [*weights, *(run_dir / name for name in names), *run_dir.glob(tensorboard.FILES)]
 
 

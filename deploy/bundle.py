@@ -9,6 +9,7 @@ import yaml
 
 import model
 import utils
+from imaging.files import TEXT
 from networks.run_options import input_size_from_opts
 from networks.text import TEXT_CONFIG, TOKENIZER
 from runtime.bundles import CARD, FORMAT, MANIFEST, OPTIONS, WEIGHTS, is_bundle
@@ -46,7 +47,8 @@ def export_bundle(name, which_epoch, path):
         CARD: card.read_bytes(),
         WEIGHTS: package.save(tensors, others),
     }
-    words = [run_dir / name for name in (TOKENIZER, TEXT_CONFIG)]
+    of_texts = TEXT in model.views_from_opts(opts)[0]
+    words = [run_dir / name for name in (TOKENIZER, TEXT_CONFIG) if of_texts]
     files |= {path.name: path.read_bytes() for path in words if path.is_file()}
     write_bundle(path, files)
     print(f"{checkpoint} as {path}, {Path(path).stat().st_size:,} bytes")
@@ -73,10 +75,25 @@ def write_bundle(path, files):
 
 def shared_options(opts):
     """The options of a run without the folders of the machine where it was trained."""
-    return {
-        key: Path(value).name if key in PATHS and isinstance(value, str) else value
-        for key, value in opts.items()
-    }
+    shared = {}
+    for key, value in opts.items():
+        if isinstance(value, str) and key in PATHS:
+            value = Path(value).name
+        elif isinstance(value, str) and key in ("backbone", "text_backbone"):
+            value = without_folder(value)
+        shared[key] = value
+    return shared
+
+
+def without_folder(name):
+    """The name of a network without the folder of a file that its weights were read from."""
+    kind, colon, rest = name.partition(":")
+    if kind == "hf" and (rest.count("/") > 1 or Path(rest).is_dir()):
+        return f"{kind}:{Path(rest).name}"
+    architecture, slash, weights = rest.partition("/")
+    if kind == "open_clip" and "/" in weights:
+        return f"{kind}:{architecture}/{Path(weights).name}"
+    return name
 
 
 def distinct(state):

@@ -18,7 +18,7 @@ from deploy.quantise import IMAGES, pixels_of, print_recalls, quantised, some_of
 from extract import copies_of
 from imaging.turns import turns_in_test
 from networks.blocks import USAM
-from networks.branch import Branch, ConvNeXtBranch
+from networks.branch import ConvNeXtBranch
 from networks.inference import inference_copy
 from networks.musenet import MuSeNet
 from networks.run_options import input_size_from_opts
@@ -76,7 +76,6 @@ def export_view(opts):
     network, numbers, run_opts = model.load_run(opts.name, opts.which_epoch, torch.device("cpu"))
     cli.need_views(opts, numbers, "view")
     number = numbers[opts.view]
-    need_images(network, number, opts.view)
     size = input_size_from_opts(run_opts)
     turns = turns_in_test(run_opts.get("turns"), numbers, *size)
     photos = images_of(opts.data_dir, opts.view, "--data_dir", "--int8") if opts.int8 else None
@@ -104,7 +103,8 @@ def export_view(opts):
         found = compare(features, reference, trials)
         need_agreement(opts.output, found, precision)
         if opts.int8:
-            print_recalls(opts, plain, network, numbers, turns)
+            mirrored = {**dict.fromkeys(numbers, not run_opts.get("no_flip")), opts.view: flips}
+            print_recalls(opts, plain, network, numbers, turns, mirrored)
     sides = "of any size, made for" if free else "of"
     print(
         f"{printable(opts.output)}: {opts.view} of {printable(opts.name)}, {precision}, "
@@ -132,12 +132,6 @@ def describe(opts, run_opts, size, free, precision, flips, turns):
         "input": metadata.INPUT,
         "output": metadata.OUTPUT,
     }
-
-
-def need_images(network, number, view):
-    """ValueError where a branch does not take images."""
-    if not isinstance(getattr(network, f"model_{number}"), Branch):
-        raise ValueError(f"--view {view} is no view of images: only these are exported")
 
 
 def takes_any_size(network, number, turns):

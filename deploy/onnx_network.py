@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy import metadata
+from imaging.files import TEXT
 from runtime.optional import require
 from runtime.printing import printable
 from runtime.progress import progress_bar
@@ -78,6 +79,8 @@ class OnnxNetwork:
     def need_views(self, *views):
         """ValueError where a view has no file."""
         for view in views:
+            if view == TEXT:
+                raise ValueError("texts are not exported: name the run itself")
             if view not in self.abouts:
                 raise ValueError(
                     f"of {view} there is no file, {', '.join(map(str, self.paths))} "

@@ -88,12 +88,12 @@ def _quiet():
 
 
 # ---------------------------------------------------------------- recall
-def print_recalls(opts, plain, exported, branches, turns):
+def print_recalls(opts, plain, exported, branches, turns, flips):
     """Print Recall@1 of the view's test tasks, with PyTorch and with the exported view.
 
-    `plain` is the `inference_copy`, `exported` the `OnnxNetwork`, `branches` and `turns` are by
-    view. The other view of a task is `plain`'s both times. Returns {(query, gallery): (before,
-    after)} in percent; it is empty where the folder has no such test.
+    `plain` is the `inference_copy`, `exported` the `OnnxNetwork`; `branches`, `turns` and `flips`
+    are by view. The other view of a task is `plain`'s both times. Returns {(query, gallery):
+    (before, after)} in percent; it is empty where the folder has no such test.
     """
     try:
         test_dir = split_folder(opts.data_dir, "test")
@@ -110,11 +110,11 @@ def print_recalls(opts, plain, exported, branches, turns):
     scanned = {folder: _some_of_each(classes) for folder, classes in scanned.items()}
     before = {
         folder: _features(plain, branches[view := folder.split("_")[1]], classes, turns[view],
-                          label_of, exported.size)
+                          flips[view], label_of, exported.size)
         for folder, classes in scanned.items()
     }  # fmt: skip
     after = before | {
-        folder: _features(exported, opts.view, classes, 1, label_of, exported.size)
+        folder: _features(exported, opts.view, classes, 1, True, label_of, exported.size)
         for folder, classes in scanned.items()
         if folder.endswith(f"_{opts.view}")
     }
@@ -143,8 +143,8 @@ def _some_of_each(classes):
     return {name: some_of(paths, share) if paths else [] for name, paths in classes.items()}
 
 
-def _features(network, branch, classes, turns, label_of, size):
+def _features(network, branch, classes, turns, flip, label_of, size):
     paths = [path for images in classes.values() for path in images]
     images = open_view(paths, *size)
-    about = {"device": torch.device("cpu"), "turns": turns, "num_workers": LOADERS}
+    about = {"device": torch.device("cpu"), "turns": turns, "flip": flip, "num_workers": LOADERS}
     return labelled(extract_features(network, branch, paths, images, **about), classes, label_of)

@@ -16,7 +16,7 @@ from evaluation.metrics import first_ranks, recall, recall_line, tie_line, tie_m
 from evaluation.ranking import find_matches, rank_positives
 from evaluation.side_files import with_slashes
 
-TEXT_LINE = re.compile(r"\.txt:[0-9]+$")
+TEXT_LINE = re.compile(r"\.txt:[0-9]+$", re.IGNORECASE)
 VIEW_FOLDER = re.compile(r"(?:query|gallery)_(drone|satellite|street)")
 PLACES = (1, 5, 10)  # of the recalls that are published
 SAMPLE = 1000  # texts by whose features files are compared

@@ -56,7 +56,7 @@ def write_page(path, rows, tile_rows, table, guessing=None, words=False):
         "name": _text(os.path.basename(os.path.abspath(table.folder))),
         "tiles": len(table.paths),
         "all": len(rows),
-        "photos": _photos(rows_shown, tile_rows, index, overview, table.folder),
+        "photos": _photos(rows_shown, tile_rows, index, overview, table.folder, words),
         "summary": _summary(rows, guessing),
         "images": images,
     }
@@ -68,9 +68,10 @@ def write_page(path, rows, tile_rows, table, guessing=None, words=False):
 
 
 # ---------------------------------------------------------------- what the page is told
-def _photos(rows, tile_rows, index, overview, map_folder):
+def _photos(rows, tile_rows, index, overview, map_folder, words):
     """The photos as the page takes them; positions in pixels of the overview."""
-    names = _short_names([row["photo"] for row in rows])
+    names = [row["photo"] for row in rows]
+    names = names if words else _short_names(names)
     photos = []
     for row, name in zip(rows, names, strict=True):
         photo = {

@@ -3,6 +3,7 @@
 import utils
 from extract import extract_features
 from imaging.cache import resize_bicubic
+from imaging.files import TEXT
 from imaging.turns import turns_in_test
 from locating.features import VERSION, Source, TurnedImages
 from networks.run_options import input_size_from_opts
@@ -19,6 +20,8 @@ def open_run(opts):
     device = utils.select_device(opts.device, opts.gpu_ids)
     startup.keep_freed_memory()
     network, branches, run_opts = load_network(opts, device)
+    if opts.text and TEXT not in branches:
+        raise ValueError(f"the run {opts.name} was not trained with texts: leave --text out")
     cli.need_views(opts, branches, "view", "map_view")
     size = input_size_from_opts(run_opts)
     turns = turns_in_test(run_opts.get("turns"), branches, *size)

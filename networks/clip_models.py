@@ -50,7 +50,7 @@ def build_clip(name, pretrained=False):
         raise OSError(
             f"the weights {weights} of open_clip's {architecture} cannot be read ({reason}): fetch "
             f"them on another machine, and give {CLIP}{architecture}/FILE for the texts and "
-            "--weights FILE for the images, or begin at random with --no_pretrained"
+            f"--weights FILE for the images, or leave /{weights} out to begin at random"
         ) from None
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from networks.clip_models import CLIP, build_clip, clip_names, clip_tokenizer
+from networks.run_options import option_in
 from runtime.bundles import read_bytes
 from runtime.files import write_text
 from runtime.optional import require
@@ -130,8 +131,9 @@ def text_branches_of(network):
 def _positions(config):
     """The most tokens that a model of the transformers library takes, start and end included."""
     count = getattr(config, "max_position_embeddings", None) or 512
-    # RoBERTa's positions begin behind that of its padding.
-    return count - 2 if "roberta" in config.model_type else count
+    # Positions of RoBERTa's kind begin behind that of its padding.
+    behind = ("roberta", "camembert", "mpnet")
+    return count - 2 if any(kind in config.model_type for kind in behind) else count
 
 
 # ---------------------------------------------------------------- a new run
@@ -183,8 +185,8 @@ def _from_transformers(name, pool):
     try:
         tokenizer = library.AutoTokenizer.from_pretrained(name, use_fast=True)
         model = library.AutoModel.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or ["?"])[0]
         raise OSError(
             f"--text_backbone hf:{name} cannot be read ({reason}): name a folder that holds "
             "config.json, tokenizer.json and model.safetensors, or take the small one, which needs "
@@ -231,7 +233,8 @@ def read_encoder(run_dir, opts):
 
     Raises ValueError or OSError where the folder does not hold what `save_texts` wrote.
     """
-    name, pool = str(opts["text_backbone"]), opts.get("text_pool", "mean")
+    name = option_in(opts, "text_backbone", str, None)
+    pool = option_in(opts, "text_pool", str, "mean")
     if name.startswith(CLIP):
         return _clip_text(name, False)
     library = require("transformers", "a view of texts", WANTED)

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from evaluation.side_files import MARKER
-from imaging.files import is_image_name, need_files, need_utf8
+from imaging.files import is_image_name, is_text_name, need_files, need_utf8
 from imaging.pixels import read_image
 from runtime.files import read_yaml, remove_partials, replacing, write_text, write_yaml
 from runtime.locks import sole_writer
@@ -167,7 +167,7 @@ def _check_output(out, mark, plan):
     targets = {entry.target for entry in plan.entries} | plan.texts.keys()
     tops = sorted({target.split("/")[0] for target in targets})
     present = (path.relative_to(out) for top in tops for path in (out / top).rglob("*"))
-    meant = (path for path in present if is_image_name(path) or plan.texts and _is_text_name(path))
+    meant = (path for path in present if is_image_name(path) or plan.texts and is_text_name(path))
     strays = sorted(path.as_posix() for path in meant if path.as_posix() not in targets)
     if strays:
         what = "images or texts" if plan.texts else "images"
@@ -175,10 +175,6 @@ def _check_output(out, mark, plan):
             f"{out} holds {len(strays)} {what} that are no longer part of this, first "
             f"{strays[0]}: remove {out} and prepare it again"
         )
-
-
-def _is_text_name(path):
-    return path.suffix == ".txt" and not path.name.startswith(".")
 
 
 # ---------------------------------------------------------------- files

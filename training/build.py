@@ -37,7 +37,7 @@ from runtime.printing import quoted
 from training.ground import read_ground
 from training.optimisation import build_optimizer, load_optimizer, split_parameters
 from training.pooled import Head
-from training.rules import input_views
+from training.rules import TOKENS, input_views
 from training.samplers import SAMPLERS
 from training.transfer import find_run, start_from
 
@@ -116,6 +116,8 @@ def open_words(opts, scanned):
     else:
         texts = read_texts(sample for samples in scanned[TEXT].values() for sample in samples)
         tokenizer, encoder = new_texts(opts.text_backbone, texts, opts.text_pool)
+    if opts.text_tokens is None:
+        opts.text_tokens = min(TOKENS, encoder.longest)
     if opts.text_tokens > encoder.longest:
         raise ValueError(
             f"--text_tokens {opts.text_tokens} is more than {opts.text_backbone} takes: give at "
@@ -324,7 +326,7 @@ def build_training(opts, network, device, class_num):
     average = None
     if opts.moving_avg < 1:
         average = AveragedModel(
-            network, multi_avg_fn=get_ema_multi_avg_fn(opts.moving_avg), use_buffers=True
+            network, multi_avg_fn=moving_average(opts.moving_avg), use_buffers=True
         )
     pooled = pools_once(opts)
     forward = exchange.distribute(Head(network) if pooled else network, device)
@@ -349,6 +351,23 @@ def build_training(opts, network, device, class_num):
         nothing=empty_inputs(opts, network.head_dim if pooled else None),
         pooled=pooled,
     )
+
+
+def moving_average(decay):
+    """torch's exponential moving average for lists of tensors; whole numbers are copied.
+
+    A mean of an index with itself, rounded down, is another index.
+    """
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(averages, current, count):
+        if averages[0].is_floating_point():
+            average(averages, current, count)
+            return
+        for old, new in zip(averages, current, strict=True):
+            old.copy_(new)
+
+    return update
 
 
 def empty_inputs(opts, width):

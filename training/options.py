@@ -230,9 +230,10 @@ OPTIONS = {
          "texts), hf:NAME or hf:FOLDER of the transformers library, open_clip:NAME/TAG"),
         ("--text_pool", ("mean", "cls"), "mean",
          "how its tokens become a feature: their mean, or the first of them"),
-        ("--text_tokens", at_least(8, "a few words"), TOKENS,
-         "tokens of a text that are read; how many are cut is said"),
-        ("--no_pretrained", SWITCH, False, "start from random weights"),
+        ("--text_tokens", at_least(8, "a few words"), None,
+         f"tokens of a text that are read; how many are cut is said (if left out: {TOKENS}, or as "
+         "many as the text model takes)"),
+        ("--no_pretrained", SWITCH, False, "start from random weights (of the images' branches)"),
         ("--weights", str, None, "file of torchvision backbone weights"),
         ("--freeze", SWITCH, False,
          "train the head alone: the backbone stays as it came, with batch norm's statistics and "

@@ -60,7 +60,7 @@ NEEDS = (
     *((lambda o, name=name, usual=usual: getattr(o, name) != usual and not o.resume,
        lambda o: TEXT in o.view_names, f"--{name} goes with a view of texts, as --views text,drone")
       for name, usual in (("text_backbone", "small"), ("text_pool", "mean"),
-                          ("text_tokens", TOKENS))),
+                          ("text_tokens", None))),
     (lambda o: o.text_lr != TEXT_LR and not o.resume,
      lambda o: TEXT in o.view_names and o.text_backbone != "small" and not o.freeze,
      "--text_lr is of a pretrained text model that trains: leave it out"),

@@ -33,6 +33,8 @@ def start_from(init, network, opts, class_names):
             f"fits: give --backbone {found}, or --init another run"
         )
     classes = class_difference(run_dir, run_opts["nclasses"], class_names)
+    if TEXT in opts.view_names and run_opts.get("text_backbone") != opts.text_backbone:
+        numbers = {view: number for view, number in numbers.items() if view != TEXT}
     taken, moved = load_branches(network, opts.view_names, other, numbers, checkpoint)
     taken |= load_heads(network, other, classes is None)
     print(f"starts from {checkpoint}: {difference(network, taken, classes)}", end="")
@@ -80,7 +82,7 @@ def load_branches(network, view_names, other, numbers, source):
 
     Returns (the names of what fitted, {view: another view, from whose branch it started}). The
     style network of a MuSe-Net starts from that of a MuSe-Net, else from the drone's branch, and a
-    branch of texts from one that is the same in all.
+    branch of texts from one of the same text model, if there is any.
     ValueError, naming the file `source`, where a backbone does not fit.
     """
     begins = {view: getattr(other, f"model_{number}") for view, number in numbers.items()}
@@ -90,7 +92,8 @@ def load_branches(network, view_names, other, numbers, source):
     for number, view in enumerate(view_names, start=1):
         branch = getattr(network, f"model_{number}")
         if view == TEXT:
-            taken |= {f"model_{number}.{key}" for key in load_whole(branch, words)}
+            state = words.state_dict() if words else {}
+            taken |= {f"model_{number}.{key}" for key in load_fitting(branch, state)}
             continue
         shared = view != first and branch is network.image_branch  # starts as its first view
         at = source_view(first if shared else view, begins)
@@ -103,14 +106,6 @@ def load_branches(network, view_names, other, numbers, source):
         pairs["pt_model"] = network.pt_model, getattr(other, "pt_model", drone)
     taken |= {f"{name}.{key}" for name, pair in pairs.items() for key in load_branch(*pair, source)}
     return taken, moved
-
-
-def load_whole(module, other):
-    """Load the tensors of `other`, or None, if `module` has just the same; the names of them."""
-    shapes = [
-        {k: v.shape for k, v in each.state_dict().items()} for each in (module, other or module)
-    ]
-    return load_fitting(module, other.state_dict()) if other and shapes[0] == shapes[1] else set()
 
 
 def load_branch(branch, begins, source):

@@ -287,3 +287,18 @@ def test_the_original_is_not_needed(shared, workdir):
     shutil.rmtree(workdir / "kept")
     network, _, opts = model.load_run(str(shared), "last", CPU)
     assert opts["nclasses"] == 8 and network.classifier.classifier[0].out_features == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "shared"),
+    [
+        ("hf:/home/someone/models/minilm", "hf:minilm"),
+        ("hf:sentence-transformers/all-MiniLM-L6-v2", "hf:sentence-transformers/all-MiniLM-L6-v2"),
+        ("open_clip:ViT-B-32//home/someone/w.pt", "open_clip:ViT-B-32/w.pt"),
+        ("open_clip:ViT-B-32/openai", "open_clip:ViT-B-32/openai"),
+        ("resnet50", "resnet50"),
+    ],
+)
+def test_folders_of_weights_stay_at_home(name, shared):
+    found = bundle.shared_options({"text_backbone": name, "backbone": name, "pool": "avg"})
+    assert found == {"text_backbone": shared, "backbone": shared, "pool": "avg"}

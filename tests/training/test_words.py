@@ -157,6 +157,39 @@ def test_a_run_starts_from_the_words_of_another(toy, workdir, capsys):
     assert same[0] == same[1]
 
 
+def test_the_text_model_goes_on_where_the_head_does_not_fit(toy, workdir):
+    """Other pooled features: the layer behind the text model is new, the model itself is not."""
+    begin(toy, "first", "--views", "text,satellite", "--epochs", "1")
+    opts = train.parse_args(["--data_dir", str(toy), *WORDS, "--views", "satellite,text",
+                             "--pool", "avg+max", "--pretrained", "--init", "first",
+                             "--name", "second"])  # fmt: skip
+    data = build.open_data(opts, False)
+    found = build.build_network(opts, 8, data.class_names, data.encoder).model_2.state_dict()
+    first = {k.removeprefix("model_1."): v for k, v in weights_of("first").items()}
+    encoder = [key for key in found if key.startswith("encoder.")]
+    assert encoder and all(torch.equal(found[key], first[key]) for key in encoder)
+    assert found["linear.weight"].shape != first["linear.weight"].shape
+
+
+def test_a_run_without_texts_leaves_none_of_before(toy, workdir):
+    begin(toy, "run", "--views", "text,satellite", "--epochs", "1")
+    assert (workdir / "model/run/tokenizer.json").is_file()
+    begin(toy, "run", "--views", "2", "--epochs", "1", "--overwrite")
+    assert not [*(workdir / "model/run").glob("*.json")]
+
+
+def test_whole_numbers_are_no_mean_of_themselves():
+    """An index times the decay, rounded down, is another index."""
+    update = build.moving_average(0.9995)
+    numbers, floats = torch.arange(512), torch.zeros(3)
+    kept = numbers.clone()
+    for _ in range(5):
+        update([kept], [numbers], 1)
+        update([floats], [torch.ones(3)], 1)
+    assert torch.equal(kept, numbers)
+    torch.testing.assert_close(floats, torch.full((3,), 1 - 0.9995**5))
+
+
 def test_places_by_words(toy, workdir, capsys):
     begin(toy, "spoken", "--views", "text,satellite")
     pictures = toy / "test/gallery_satellite"
@@ -169,6 +202,15 @@ def test_places_by_words(toy, workdir, capsys):
     fails(locate.main, ["--name", "spoken", "--map", pictures], capsys, "with --text")
     both = ["a.jpg", "--text", "words", "--name", "spoken", "--map", pictures]
     fails(locate.main, both, capsys, "Give photos, or descriptions")
+    wrong = ["--name", "spoken", "--map", pictures]
+    fails(locate.main, ["--text", "words", "--view", "street", *wrong], capsys, "--view is of")
+    fails(locate.main, ["--text", " ", *wrong], capsys, "a description without words")
+    named = locate.main(["--text", "hall and/or pond", *map(str, wrong), "--device", "cpu"])
+    assert named["photos"][0]["photo"] == "hall and/or pond"
+    assert '"name":"hall and/or pond"' in (workdir / "locations.html").read_text()
+    begin(toy, "seen", "--views", "2", "--epochs", "1")
+    fails(locate.main, ["--text", "words", "--name", "seen", "--map", pictures], capsys,
+          "was not trained with texts")  # fmt: skip
     flight = ["--text", "words", "--flight", "--name", "spoken", "--map", pictures]
     fails(locate.main, flight, capsys, "--flight is of photos")
 
