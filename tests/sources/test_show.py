@@ -11,7 +11,7 @@ def test_picture_of_the_views(toy, workdir, capsys):
     result = prepare.main(["show", str(toy), "--buildings", "2", "--output", "v.png"])
     assert len(result["buildings"]) == 2
     with Image.open("v.png") as picture:
-        # satellite, drone (two frames: the first is shown), street, google
-        assert picture.size == (4 * TILE, 2 * TILE)
+        # satellite, drone (two frames: the first is shown), street, google, three descriptions
+        assert picture.size == (7 * TILE, 2 * TILE)
         assert len(picture.getcolors(maxcolors=1 << 20)) > 1000
     fails(prepare.main, ["show", "absent"], capsys, "data folder absent not found")
