@@ -12,7 +12,15 @@ import utils
 from imaging.files import TEXT
 from networks.run_options import input_size_from_opts
 from networks.text import TEXT_CONFIG, TOKENIZER
-from runtime.bundles import CARD, FORMAT, MANIFEST, OPTIONS, WEIGHTS, is_bundle
+from runtime.bundles import (
+    CARD,
+    FORMAT,
+    LARGEST_TEXT,
+    MANIFEST,
+    OPTIONS,
+    WEIGHTS,
+    is_bundle,
+)
 from runtime.files import replacing, write_text
 from runtime.optional import require
 
@@ -65,6 +73,11 @@ def write_bundle(path, files):
     }
     manifest = json.dumps({"format": FORMAT, "files": listed}, indent=1).encode()
     everything = {MANIFEST: manifest, **files}
+    for name, content in everything.items():
+        if len(content) > LARGEST_TEXT and name != WEIGHTS:
+            raise ValueError(
+                f"{name} has {len(content):,} bytes, and a bundle takes {LARGEST_TEXT:,} of a text"
+            )
     size = sum(map(len, everything.values()))
     with replacing(path, lambda: size) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in everything.items():

@@ -48,7 +48,7 @@ class Uncentred:
         return features
 
 
-def open_files(opts):
+def open_exported(opts):
     """The `Source` of the exported files that --name lists: neither torch nor torchvision."""
     network = onnx_network.open_files(opts.name, opts.device, opts.view, opts.map_view)
     batches = {"batch_size": opts.batchsize, "num_workers": opts.num_workers}
@@ -63,7 +63,7 @@ def open_files(opts):
 def open_source(opts):
     """The `Source` that the options of locate.py name."""
     if onnx_network.onnx_files(opts.name):
-        return open_files(opts)
+        return open_exported(opts)
     startup.import_torch()
     from locating.run_features import open_run
 

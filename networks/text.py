@@ -101,6 +101,12 @@ class Transformer(nn.Module):
             model.pooler = None  # of the class token, for tasks of its training
         self.config = model.config
 
+    def checkpoint_gradients(self):
+        """As `networks.branch.Branch.checkpoint_gradients`."""
+        # The name since transformers 5, and the one before.
+        new = getattr(self.model, "activation_checkpointing_enable", None)
+        (new or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+
     def forward(self, ids):
         kept = ids >= 0  # (B, L)
         states = self.model(input_ids=ids.clamp(min=0), attention_mask=kept.long())[0]  # (B, L, W)
@@ -117,6 +123,10 @@ class ClipText(nn.Module):
         super().__init__()
         self.model, self.pretrained = model, pretrained
         self.width, self.longest, self.config = model.output_dim, model.context_length, None
+
+    def checkpoint_gradients(self):
+        """As `networks.branch.Branch.checkpoint_gradients`."""
+        self.model.set_grad_checkpointing(True)
 
     def forward(self, ids):
         ids = functional.pad(ids.clamp(min=0), (0, self.longest - ids.shape[1]))

@@ -317,8 +317,11 @@ def build_training(opts, network, device, class_num):
             branch.freeze(opts.train_blocks)
         if opts.grad_checkpoint:
             branch.checkpoint_gradients()
-    for branch in text_branches_of(network) if opts.freeze else ():
-        branch.freeze()
+    for branch in text_branches_of(network):
+        if opts.freeze:
+            branch.freeze()
+        if opts.grad_checkpoint:
+            branch.encoder.checkpoint_gradients()
     network.to(device, memory_format=torch.channels_last)
     terms = losses.build_losses(
         opts.loss_weights, class_num, network.embedding_dim, loss_merge=opts.loss_merge

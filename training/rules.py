@@ -64,6 +64,8 @@ NEEDS = (
     (lambda o: o.text_lr != TEXT_LR and not o.resume,
      lambda o: TEXT in o.view_names and o.text_backbone != "small" and not o.freeze,
      "--text_lr is of a pretrained text model that trains: leave it out"),
+    (lambda o: o.compile, lambda o: TEXT not in o.view_names,
+     "--compile would compile anew for each length of a batch of texts: leave it out"),
     (lambda o: o.text_pool == "cls", lambda o: not o.text_backbone.startswith("open_clip:"),
      "--text_pool cls has no meaning with {text_backbone}, which pools at the end of a text"),
     (lambda o: True, lambda o: o.pad < min(o.h, o.w),

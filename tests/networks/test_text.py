@@ -53,6 +53,20 @@ def test_an_empty_batch():
     assert all(x.grad is not None and not x.grad.any() for x in branch.parameters())
 
 
+def test_gradients_of_a_model_that_is_computed_twice():
+    tokenizer, encoder = text.new_texts("small", WORDS * 2)
+    ids, found = ids_of(tokenizer, WORDS), []
+    for twice in (False, True):
+        if twice:
+            encoder.checkpoint_gradients()
+        torch.manual_seed(0)  # of the dropout
+        encoder.zero_grad()
+        encoder.train()(ids).square().sum().backward()
+        found.append([x.grad.clone() for x in encoder.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_the_small_tokenizer_is_made_of_the_texts_alone():
     """Whatever their order: two processes make the same one."""
     tokenizer = text.small_tokenizer(WORDS * 2)

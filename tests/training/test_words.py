@@ -242,6 +242,7 @@ def test_words_in_check_and_show(toy, workdir, capsys):
         (["--views", "text,drone", "--text_lr", "0.5"], "--text_lr is of a pretrained text model"),
         (["--views", "text,drone", "--no_flip", "--joint_flips"], "contradict each other"),
         (["--views", "satellite,street,text", "--extra_Google"], "street branch of three views"),
+        (["--views", "text,drone", "--compile"], "--compile would compile anew for each length"),
         (["--views", "text,satellite,drone,street"], "is not 2, 3, or two different names"),
     ],
 )  # fmt: skip
