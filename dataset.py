@@ -77,9 +77,9 @@ def to_network_input(images, device, normalisation=None):
     `normalisation` has a `mean` and a `std` (networks.backbones.InputSpec); by default those of
     ImageNet.
     """
-    spec = normalisation or Normalisation()
     if images.dtype != torch.uint8:
         return images.to(device, non_blocking=True)
+    spec = normalisation or Normalisation()
     batch, _, height, width = images.shape
     scale, shift = _normalisation(torch.device(device), tuple(spec.mean), tuple(spec.std), width)
     # Whole rows of pixels: over the three numbers of a pixel alone the loop would not vectorise.

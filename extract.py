@@ -5,7 +5,6 @@ import torch
 from torch.nn import functional as F
 
 from dataset import ImageBatches, batch_loader, in_batches, to_network_input
-from deploy.onnx_network import OnnxNetwork
 from evaluation.feature_file import Features
 from runtime import exchange
 from runtime.cli import is_out_of_memory
@@ -36,8 +35,8 @@ def extract_features(
     Args:
         network: a multi-view network in evaluation mode (networks.inference.inference_copy):
             `embed` gives embeddings, `finish` makes features of their sum, `input_spec` says how to
-            normalise. Or an `OnnxNetwork`, which does all of this itself.
-        branch: number of the branch, 1 to 3 (model.branch_numbers); of an `OnnxNetwork` the view.
+            normalise.
+        branch: number of the branch, 1 to 3 (model.branch_numbers).
         images: `imaging.cache.ResizedImages` that holds the paths (imaging.cache.open_view).
 
     Returns:
@@ -47,8 +46,6 @@ def extract_features(
     """
 
     def embed(chunk):
-        if isinstance(network, OnnxNetwork):
-            return torch.from_numpy(network.features(branch, chunk.numpy()))
         images = to_network_input(chunk, device, network.input_spec)
         # Twice the images use a GPU better; a CPU would only need twice the memory.
         embedded = embed_images(network, branch, images, scales, turns, flip, images.is_cuda)

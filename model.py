@@ -125,9 +125,9 @@ def make_branch(
         return ft_net_VGG16(class_num, 0.5, stride, None, pool, block, **pooling)
     if backbone.startswith(TIMM):
         return TimmBranch(backbone, pool, None, block, image_size, **pooling)
-    of_clip = backbone.startswith(CLIP)
-    kind = ClipBranch if of_clip else branch_class(backbone)
-    return kind(backbone, pool, None, block, **pooling)
+    if backbone.startswith(CLIP):
+        return ClipBranch(backbone, pool, None, block, **pooling)
+    return branch_class(backbone)(backbone, pool, None, block, **pooling)
 
 
 # ---------------------------------------------------------------- multi-view networks

@@ -79,19 +79,14 @@ def test(opts):
     def extract(view, paths, description, change=None):
         settings = height, width, opts.cache, opts.num_workers, change
         texts = view == TEXT and network.read_words(paths, read_texts(paths))
-        return extract_features(
-            network,
-            branches[view],
-            paths,
-            texts or open_view(paths, *settings),
-            device=device,
-            batch_size=opts.batchsize,
-            scales=opts.ms,
-            turns=turns[view],
-            flip=not run_opts.get("no_flip"),
-            num_workers=opts.num_workers,
-            description=description,
-        )
+        images = texts or open_view(paths, *settings)
+        how = {"batch_size": opts.batchsize, "num_workers": opts.num_workers}
+        how["description"] = description
+        if onnx_files(opts.name):  # scales, turns and mirror images are inside
+            return network.extract(view, paths, images, **how)
+        how |= {"device": device, "scales": opts.ms, "turns": turns[view]}
+        how["flip"] = not run_opts.get("no_flip")
+        return extract_features(network, branches[view], paths, images, **how)
 
     centring = zero_shot.ViewMeans(opts, {view for task in tasks for view in task}, extract)
     features, results = {}, {}

@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 
 import utils
+from networks.options import TEXT_CONFIG, TOKENIZER
 from runtime import files, locks, processes, startup
 from runtime.cli import script
 from runtime.printing import quoted
@@ -18,7 +19,6 @@ from training import tensorboard
 from training.options import ONCE, changed_options, parse_args
 
 SNAPSHOT_EVERY = 10  # epochs
-WORDS = ("tokenizer.json", "text_config.json")  # of a run with texts, see networks/text.py
 
 
 @script
@@ -123,7 +123,7 @@ def open_run(opts, run_dir):
         )
     if processes.is_main():  # which holds the lock: another run may be writing if it does not
         files.remove_partials(run_dir, "*.pth", "opts.yaml", "log.jsonl", "train.jpg")
-    names = ("log.jsonl", "result.txt", "train.jpg", "model_card.md", *WORDS)
+    names = ("log.jsonl", "result.txt", "train.jpg", "model_card.md", TOKENIZER, TEXT_CONFIG)
     return [*weights, *(run_dir / name for name in names), *run_dir.glob(tensorboard.FILES)]
 
 

@@ -10,8 +10,8 @@ import yaml
 import model
 import utils
 from imaging.files import TEXT
+from networks.options import TEXT_CONFIG, TOKENIZER
 from networks.run_options import input_size_from_opts
-from networks.text import TEXT_CONFIG, TOKENIZER
 from runtime.bundles import (
     CARD,
     FORMAT,

@@ -114,7 +114,7 @@ def print_recalls(opts, plain, exported, branches, turns, flips):
         for folder, classes in scanned.items()
     }  # fmt: skip
     after = before | {
-        folder: _features(exported, opts.view, classes, 1, True, label_of, exported.size)
+        folder: labelled(_by_file(exported, opts.view, classes), classes, label_of)
         for folder, classes in scanned.items()
         if folder.endswith(f"_{opts.view}")
     }
@@ -144,7 +144,17 @@ def _some_of_each(classes):
 
 
 def _features(network, branch, classes, turns, flip, label_of, size):
-    paths = [path for images in classes.values() for path in images]
+    paths = _paths_of(classes)
     images = open_view(paths, *size)
     about = {"device": torch.device("cpu"), "turns": turns, "flip": flip, "num_workers": LOADERS}
     return labelled(extract_features(network, branch, paths, images, **about), classes, label_of)
+
+
+def _by_file(exported, view, classes):
+    """Features (N, D) of the images of a view by its exported file."""
+    paths = _paths_of(classes)
+    return exported.extract(view, paths, open_view(paths, *exported.size), num_workers=LOADERS)
+
+
+def _paths_of(classes):
+    return [path for images in classes.values() for path in images]

@@ -9,6 +9,7 @@ from runtime.cli import SWITCH, add_options, positive_int
 
 POOLS = ("avg", "max", "avg+max", "gem", "cls", "cls+gem", "rings", "avg+rings", "gem+rings")
 HEADS = ("block", "linear", "none")
+TOKENIZER, TEXT_CONFIG = "tokenizer.json", "text_config.json"  # in the folder of a run with texts
 # What --zero_shot takes where nothing is said: best on real pairs of drone and satellite images.
 SIDE, RINGS = 224, 4
 FEWEST = 10  # images whose mean is that of a view, and not of a few places

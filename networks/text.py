@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from networks.clip_models import CLIP, build_clip, clip_names, clip_tokenizer
+from networks.options import TEXT_CONFIG, TOKENIZER
 from networks.run_options import option_in
 from runtime.bundles import read_bytes
 from runtime.files import write_text
@@ -33,7 +34,6 @@ SMALL_SIZES = {
     "intermediate_size": 512,
     "max_position_embeddings": 512,
 }
-TOKENIZER, TEXT_CONFIG = "tokenizer.json", "text_config.json"  # in the folder of a run
 START, END, UNKNOWN = "[CLS]", "[SEP]", "[UNK]"
 
 

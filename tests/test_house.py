@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "evaluation": GROUND | {"utils"},
     "model": GROUND | {"utils", "networks", "imaging"},
     "dataset": GROUND | {"utils", "imaging"},
-    "extract": GROUND | {"utils", "imaging", "dataset", "networks", "evaluation", "deploy"},
+    "extract": GROUND | {"utils", "imaging", "dataset", "networks", "evaluation"},
     "zero_shot": GROUND | {"utils", "imaging", "networks", "model", "deploy"},
     "evaluate_gpu": GROUND | {"utils", "evaluation"},
 }
