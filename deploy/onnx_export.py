@@ -97,14 +97,14 @@ def export_view(opts):
     onnx.helper.set_model_props(proto, metadata.to_text(about))
     with replacing(opts.output) as temporary:
         temporary.write_bytes(proto.SerializeToString())
-        network = OnnxNetwork([temporary], "cpu")
+        written = OnnxNetwork([temporary], "cpu")
         trials = trials_of(*size, free, photos)
-        features = partial(features_of, opts.output, network, opts.view)
+        features = partial(features_of, opts.output, written, opts.view)
         found = compare(features, reference, trials)
         need_agreement(opts.output, found, precision)
         if opts.int8:
             mirrored = {**dict.fromkeys(numbers, not run_opts.get("no_flip")), opts.view: flips}
-            print_recalls(opts, plain, network, numbers, turns, mirrored)
+            print_recalls(opts, plain, written, numbers, turns, mirrored)
     sides = "of any size, made for" if free else "of"
     print(
         f"{printable(opts.output)}: {opts.view} of {printable(opts.name)}, {precision}, "
