@@ -235,13 +235,13 @@ def errors_of_known(known, rows, tile_rows, table, candidates, chosen):
         return None
     first = candidates.tiles[found, 0]
     firsts = [row for row in tile_rows if row["rank"] == 1]
-    searched = table.places if chosen is None else table.places[chosen]
+    rows_searched = slice(None) if chosen is None else chosen
     return errors_of(
         np.array([rows[index]["error_metres"] for index in found]),
         np.array([firsts[index]["error_metres"] for index in found]),
         np.array([known[index].place for index in found]),
         (table.places[first], table.metres[first]),
-        searched,
+        (table.places[rows_searched], table.metres[rows_searched]),
     )
 
 
@@ -252,7 +252,8 @@ def print_errors(known, errors):
         print(f"{absent.count(note)} of {len(known)} photos: {note}")
     if errors:
         print("\n".join(errors.lines()))
-        if np.median(errors.metres) > HARDLY_BETTER * errors.guessing:
+        mostly_outside = 2 * errors.outside > len(errors.metres)
+        if np.median(errors.metres) > HARDLY_BETTER * errors.guessing and not mostly_outside:
             print("warning: that is hardly better than guessing: a run that was trained on other "
                   "ground is a poor guide; train on photos of this area (`prepare.py pairs PHOTOS "
                   "--map MAP`)", file=sys.stderr)  # fmt: skip
