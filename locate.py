@@ -77,7 +77,7 @@ def main(argv=None):
     not_located = [{"photo": str(each.path), "note": each.note} for each in damaged]
     write_all(opts, rows, not_located, tile_rows, table, errors)
     if not opts.text:
-        print_errors(known, errors)
+        print_errors(known, errors, rows)
     if opts.flight:
         print("\n".join(flight.describe(rows, path, seconds, opts.speed)))
     for each in damaged:
@@ -235,24 +235,30 @@ def errors_of_known(known, rows, tile_rows, table, candidates, chosen):
         return None
     first = candidates.tiles[found, 0]
     firsts = [row for row in tile_rows if row["rank"] == 1]
-    searched = table.places if chosen is None else table.places[chosen]
+    rows_searched = slice(None) if chosen is None else chosen
     return errors_of(
         np.array([rows[index]["error_metres"] for index in found]),
         np.array([firsts[index]["error_metres"] for index in found]),
         np.array([known[index].place for index in found]),
         (table.places[first], table.metres[first]),
-        searched,
+        (table.places[rows_searched], table.metres[rows_searched]),
     )
 
 
-def print_errors(known, errors):
-    """Print the errors of the photos that carry a place, and how many do not, and why."""
+def print_errors(known, errors, rows):
+    """Print the errors of the photos that carry a place, and how many do not, and why.
+
+    Whether that is better than guessing is judged by the path, if `rows` of locations.csv have one.
+    """
     absent = [each.note for each in known if each.place is None]
     for note in dict.fromkeys(absent):
         print(f"{absent.count(note)} of {len(known)} photos: {note}")
     if errors:
         print("\n".join(errors.lines()))
-        if np.median(errors.metres) > HARDLY_BETTER * errors.guessing:
+        mostly_outside = 2 * errors.outside > len(errors.metres)
+        metres = [row.get("path_error_metres", row["error_metres"]) for row in rows
+                  if "error_metres" in row]  # fmt: skip
+        if np.median(metres) > HARDLY_BETTER * errors.guessing and not mostly_outside:
             print("warning: that is hardly better than guessing: a run that was trained on other "
                   "ground is a poor guide; train on photos of this area (`prepare.py pairs PHOTOS "
                   "--map MAP`)", file=sys.stderr)  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deploy import onnx_network
+from evaluation.map_folder import TABLE
 from imaging.files import Unreadable
 from imaging.pixels import decode_file, resize_pillow
 from locating.photos import Damaged
@@ -141,7 +142,13 @@ def kept_file(table, weights, settings):
     run, tiles = hashlib.sha256(weights), hashlib.sha256()
     run.update(repr(settings).encode())
     for path in table.paths:
-        about = path.stat()
+        try:
+            about = path.stat()
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{table.folder / TABLE} lists {path}, which is not there: remove that table and "
+                "run `prepare.py tiles` again, which cuts what is missing"
+            ) from None
         name = os.path.relpath(path, table.folder)
         tiles.update(f"{name!r} {about.st_size} {about.st_mtime_ns}\n".encode())
     name = f"{run.hexdigest()[:16]}-{tiles.hexdigest()[:16]}.npy"

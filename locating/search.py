@@ -163,33 +163,51 @@ class Errors(NamedTuple):
     first: np.ndarray  # (P,) of the first tiles' centres
     guessing: float  # the median of the distances to all tiles' centres: what guessing gives
     within_tile: float  # percent of photos whose place lies in their first tile
+    outside: int  # photos whose place lies in no tile that was searched
 
     def lines(self):
         """What is printed at the end."""
         shares = [f"{share_within(self.metres, m):.1f} % within {m} m" for m in RADII]
         shares.append(f"{self.within_tile:.1f} % within the tile")
-        return [
+        lines = [
             f"{len(self.metres)} photos with a known place: median error "
             f"{np.median(self.metres):.1f} m (guessing: {self.guessing:.0f} m), "
             + ", ".join(shares),
             f"the first tile's centre alone: median error {np.median(self.first):.1f} m",
         ]
+        if self.outside:
+            lines.append(
+                f"{self.outside} of {len(self.metres)} known places lie outside the tiles that "
+                "were searched: no search can find them"
+            )
+        return lines
 
 
-def errors_of(metres, first, truth, first_tiles, tile_places):
+def errors_of(metres, first, truth, first_tiles, searched):
     """`Errors` of P photos: metres (P,) of estimates, `first` (P,) of the first tiles' centres.
 
     truth (P, 2) in degrees, `first_tiles` the places (P, 2) and sides (P,) of the first tiles,
-    tile_places (M, 2) the tiles among which was searched.
+    `searched` the places (M, 2) and sides (M,) of the tiles among which was searched.
     """
-    guesses = [np.median(metre_distance(place, tile_places)) for place in truth]
+    guesses = [np.median(metre_distance(place, searched[0])) for place in truth]
     inside = lies_within(truth, *first_tiles)
-    return Errors(metres, first, float(np.median(guesses)), 100 * float(inside.mean()))
+    squares = mercator.square(*searched[0].T, searched[1])
+    outside = sum(not _in_squares(*_project(place), squares).any() for place in truth)
+    share = 100 * float(inside.mean())
+    return Errors(metres, first, float(np.median(guesses)), share, outside)
 
 
 def lies_within(places, tile_places, sides):
     """Whether places (..., 2) lie in tiles of centres (..., 2) and `sides` (...) in metres."""
+    squares = mercator.square(tile_places[..., 0], tile_places[..., 1], sides)
+    return _in_squares(*_project(places), squares)
+
+
+def _project(places):
     limit = mercator.LARGEST_LATITUDE  # a place near a pole, where no tile is, is far from all
-    x, y = mercator.project(np.clip(places[..., 0], -limit, limit), places[..., 1])
-    tile_x, tile_y, side = mercator.square(tile_places[..., 0], tile_places[..., 1], sides)
+    return mercator.project(np.clip(places[..., 0], -limit, limit), places[..., 1])
+
+
+def _in_squares(x, y, squares):
+    tile_x, tile_y, side = squares
     return np.maximum(np.abs(mercator.eastwards(x, tile_x)), np.abs(y - tile_y)) <= side / 2

@@ -100,10 +100,11 @@ def open_map(path, corners=None, crs=None):
 # ---------------------------------------------------------------- rasters
 def coordinate_system(name):
     """rasterio's CRS of a name such as EPSG:25832; ValueError for what is none."""
-    crs = require("rasterio.crs", f"--crs {name}", PACKAGES)
+    rasterio = require("rasterio", f"--crs {name}", PACKAGES)
     try:
-        return crs.CRS.from_user_input(name)
-    except crs.CRSError:
+        with rasterio.Env():  # without it GDAL prints a line of its own
+            return rasterio.crs.CRS.from_user_input(name)
+    except rasterio.errors.CRSError:
         raise ValueError(
             f"--crs {name!r} is no coordinate system that is known: give one such as EPSG:25832"
         ) from None
@@ -287,6 +288,8 @@ class WebTiles:
         for row in range(rows):
             for column in range(columns):
                 tile = self.tile((int(first) + column) % 2**self.zoom, int(upper) + row)
+                if tile and tile.size != (self.pixels, self.pixels):  # of another server
+                    tile = tile.resize((self.pixels, self.pixels), Image.Resampling.BICUBIC)
                 if tile:
                     mosaic.paste(tile, (column * self.pixels, row * self.pixels))
         edges = (start, begin, start + width, begin + height)

@@ -60,9 +60,11 @@ def cut_tiles(opts):
         sizes = _cut_all(maps, tiles, out, opts)
         kept = [tile for tile, size in zip(tiles, sizes, strict=True) if size]
         if not kept:
+            (out / MARKER).unlink()  # so that other options may use the folder
             raise ValueError(
                 f"none of {len(tiles)} tiles of {in_degrees(bounds)} holds "
-                f"{opts.least_data:.0%} of data: is the map empty there, or --least_data too much?"
+                f"{opts.least_data:.0%} of data: is the map empty there, smaller than the tiles "
+                "(--metres), or --least_data too much?"
             )
         write_tiles(out, [_row(tile, opts.pixels) for tile in kept])
     found = {"out": str(out), "tiles": len(kept), "without_data": len(tiles) - len(kept)}

@@ -20,6 +20,8 @@ from evaluation.map_folder import read_map
 from evaluation.places import geodesic
 from imaging.cache import resize_bicubic
 from locating import features
+from locating.photos import PhotoPlace
+from locating.search import Errors
 
 NORTH, WEST, SOUTH, EAST = -33.85, 151.20, -33.859, 151.212
 FAST = ["--name", "small", "--device", "cpu", "--num_workers", "0"]
@@ -124,6 +126,9 @@ def test_features_of_a_map_are_computed_once(area, small_run, capsys):
     assert new not in others and not others & set(folder.iterdir())
     new.write_bytes(new.read_bytes()[:-9])
     fails(locate.main, ["photos", "--map", "map", *FAST], capsys, new.name, "remove it")
+    area.paths[2].unlink()
+    fails(locate.main, ["photos", "--map", "map", *FAST], capsys, area.paths[2].name,
+          "remove that table and run `prepare.py tiles` again")  # fmt: skip
 
 
 def test_a_turned_photo(area):
@@ -217,7 +222,9 @@ def test_only_around_a_place(area, capsys):
     latitude, longitude = area.places[0]
     found = run("photos", "--map", "map", "--near", f"{latitude},{longitude}", "--within", 100)
     assert {row["tile"] for row in found["tiles"]} == {str(area.paths[0])}
-    assert "median error" in capsys.readouterr().out
+    out, err = capsys.readouterr()  # the photos are of tiles 3 and 11
+    assert "median error" in out and "2 of 2 known places lie outside the tiles" in out
+    assert "train on photos of this area" not in err  # which would not help
     with pytest.raises(SystemExit):
         run("photos", "--map", "map", "--near", "50,8")
     assert "no tile of the map is there" in capsys.readouterr().err
@@ -318,6 +325,19 @@ def test_mistakes_are_one_line(area, workdir, capsys):
         (workdir / name).touch()
     for options, message in MISTAKES:
         fails(lambda options: run(*options), options, capsys, message)
+
+
+@pytest.mark.parametrize("row, outside, said", [
+    ({"error_metres": 90.0}, 0, True),
+    ({"error_metres": 90.0}, 2, False),  # another map is wanted, not another run
+    ({"error_metres": 90.0, "path_error_metres": 10.0}, 0, False),  # the path is the answer
+    ({"error_metres": 70.0}, 0, False),
+])  # fmt: skip
+def test_when_to_train_on_the_area_is_advised(row, outside, said, capsys):
+    known = [PhotoPlace((1.0, 2.0), "EXIF", None)] * 2
+    metres = np.full(2, row["error_metres"])
+    locate.print_errors(known, Errors(metres, metres, 100.0, 0.0, outside), [row, row])
+    assert ("train on photos of this area" in capsys.readouterr().err) == said
 
 
 def test_of_many_photos_some_are_printed(capsys):

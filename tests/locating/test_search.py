@@ -129,13 +129,18 @@ def test_errors_by_hand():
     first = np.array([(0.0, 0.0), (0.0, 0.0011)])
     grid = np.array([(0.0, 0.0), (0.0, 0.001), (0.0, 0.002)])
     metres = [geodesic(*truth.T, *places.T) for places in (estimates, first)]
-    found = errors_of(*metres, truth, (first, np.array([30.0, 30.0])), grid)
+    found = errors_of(*metres, truth, (first, np.array([30.0, 30.0])), (grid, np.full(3, 30.0)))
     metre = np.pi / 180 * 6378137  # for a degree, on the equator
     assert found.metres == pytest.approx([0.0001 * metre, 0.001 * metre])
     assert found.first == pytest.approx([0, 0.0001 * metre], abs=1e-6)
     assert found.guessing == pytest.approx(0.001 * metre)
     assert found.within_tile == 100  # 11 m of 15 m
     assert "median error 61.2 m (guessing: 111 m), 50.0 % within 25 m" in found.lines()[0]
+    assert found.outside == 0 and len(found.lines()) == 2
+    searched = grid[2:], np.array([30.0])  # a part of the map: both places are 111 m and more off
+    found = errors_of(*metres, truth, (first, np.array([30.0, 30.0])), searched)
+    assert found.outside == 2
+    assert found.lines()[2].startswith("2 of 2 known places lie outside the tiles that were searc")
 
 
 def test_errors_are_on_the_ellipsoid():
@@ -154,8 +159,13 @@ def test_errors_are_on_the_ellipsoid():
 def test_a_true_place_at_a_pole_is_far_from_all_tiles():
     place = np.array([(70.0, 5.0)])
     zero = np.zeros(1)
-    found = errors_of(zero, zero, np.array([(90.0, 0.0)]), (place, np.array([100.0])), place)
-    assert found.within_tile == 0 and found.guessing == pytest.approx(2232e3, rel=1e-2)
+    tiles = place, np.array([100.0])
+    found = errors_of(zero, zero, np.array([(90.0, 0.0)]), tiles, tiles)
+    assert (
+        found.outside == 1
+        and found.within_tile == 0
+        and found.guessing == pytest.approx(2232e3, rel=1e-2)
+    )
 
 
 def test_estimate_is_by_scores_in_their_spread():

@@ -270,6 +270,18 @@ def test_nodata_of_a_geotiff(workdir):
     assert read_map("map").places[:, 0].max() < (NORTH + SOUTH) / 2 + 0.0005
 
 
+def test_web_tiles_of_two_sizes(workdir):
+    """Tiles of one level may have 256 and 512 pixels: each is drawn on all of its ground."""
+    made = make_map("zxy", workdir)
+    tiles("expected", *made, "--metres", 500, "--pixels", 12)
+    for path in sorted(made[0].rglob("*.png"))[1::2]:
+        Image.open(path).resize((512, 512), Image.Resampling.BICUBIC).save(path)
+    tiles("map", *made, "--metres", 500, "--pixels", 12)
+    for path in read_map("map").paths:
+        expected = np.array(Image.open(workdir / "expected" / "tiles" / path.name), int)
+        assert np.abs(np.array(Image.open(path), int) - expected).max() <= 4
+
+
 def test_several_files_are_one_map(workdir):
     for name, west, east in (("a", WEST, 11.51), ("b", 11.51, EAST)):
         Image.fromarray(picture(west=west, east=east)).save(f"{name}.png")
@@ -379,6 +391,7 @@ def test_mistakes_are_one_line(workdir, capsys, monkeypatch):
     (workdir / "text.txt").write_text("no map")
     assert "is no map that can be read" in fails(capsys, "text.txt")
     Image.new("RGBA", (64, 64)).save("clear.png")
+    assert "smaller than the tiles" in fails(capsys, "map.png", "--metres", 5000)
     corners = f"{NORTH},{WEST};{NORTH},{EAST};{SOUTH},{EAST};{SOUTH},{WEST}"
     assert "holds 50% of data" in fails(capsys, "clear.png", "--corners", corners, "--metres", 700)
     assert not (workdir / "out" / "tiles.csv").exists()
@@ -408,30 +421,34 @@ def test_a_geotiff_without_georeference(workdir, capsys, recwarn):
     assert not [each for each in recwarn if "georef" in str(each.message)]
 
 
-def test_coordinate_systems_that_do_not_fit(workdir, capsys):
-    """What names none is taken by --crs; what names one counts, and a wrong one is said."""
+def test_coordinate_systems_that_do_not_fit(workdir, capfd):
+    """What names none is taken by --crs; what names one counts, and a wrong one is said.
+
+    By `capfd`: GDAL would print by itself.
+    """
     path = geotiff(workdir / "map.tif", "EPSG:32632")
+    assert "--crs 'EPSG:99999' is no coordinate" in fails(capfd, path, "--crs", "EPSG:99999")
     assert "--crs 'nonsense' is no coordinate system that is known" in fails(
-        capsys, path, "--crs", "nonsense"
+        capfd, path, "--crs", "nonsense"
     )
     options = "--metres", 500, "--dry_run"
     expected = tiles("out", path, *options)
-    assert "coordinate system of the map: EPSG:32632\n" in capsys.readouterr().out
+    assert "coordinate system of the map: EPSG:32632\n" in capfd.readouterr().out
     assert tiles("out", path, "--crs", "EPSG:32633", *options) == expected
     assert (
         "map.tif is read in EPSG:32632, which it names, not in --crs EPSG:32633: if that is wrong, "
         "mend the file (gdal_edit.py -a_srs EPSG:32633)\n"
-    ) in capsys.readouterr().err
+    ) in capfd.readouterr().err
     tiles("out", path, "--crs", "EPSG:32632", *options)
-    assert capsys.readouterr().err == ""
+    assert capfd.readouterr().err == ""
     with pytest.importorskip("rasterio").open(path, "r+") as file:
         file.crs = "EPSG:4326"
     assert "are no places of its coordinate system, EPSG:4326: name the right one" in fails(
-        capsys, path
+        capfd, path
     )
     Image.fromarray(picture(size=64)).save("map.png")
     (workdir / "map.pgw").write_text("1 0 0 -1 500000 5330000")
-    assert "--crs 'nonsense' is no" in fails(capsys, "map.png", "--crs", "nonsense")
+    assert "--crs 'nonsense' is no" in fails(capfd, "map.png", "--crs", "nonsense")
 
 
 def test_blur_is_said(workdir, capsys):
