@@ -28,7 +28,8 @@ from runtime.printing import printable
 def warnings_about(metrics, query, gallery, changed=False):
     """Sentences about results that are numbers but mean nothing; [] where all looks well.
 
-    `changed`: images were tested under weather or a perturbation, which may well blind a network.
+    `changed`: images were tested under weather or a perturbation, which may well blind a network,
+    or by one that was not trained.
     """
     found = []
     unmatched, total = metrics["num_unmatched"], metrics["num_queries"]

@@ -12,6 +12,7 @@ locations.csv, .geojson and .kml (a line a photo), locations_tiles.csv (the firs
 locations.html (photos, tiles and map on one page, which works offline).
 """
 
+import glob
 import os
 import sys
 from pathlib import Path
@@ -30,14 +31,15 @@ from locating.photos import PhotoPlace, list_photos, need_some
 from locating.search import errors_of, estimate, first_tiles, spread_of, tiles_near
 from locating.video import photos_and_frames
 from networks.options import FEWEST, add_zero_shot_options, check_zero_shot
-from runtime import cli
+from runtime import cli, files, locks
 from runtime.cli import number_within, positive_int, script
-from runtime.printing import quoted
+from runtime.printing import printable, quoted
 from sources.maps import is_map
 
 FOR_ESTIMATE = 25  # tiles from which a place is estimated: the neighbours of the best one
 PRINTED = 20  # photos at most
 HARDLY_BETTER = 0.8  # of the error of guessing
+WRITTEN = (".csv", "_tiles.csv", ".geojson", ".kml", ".html")  # after --output
 LISTED = max(confidence.RIVALS, flight.CANDIDATES)  # tiles that are found for a photo, at least
 
 
@@ -45,6 +47,14 @@ LISTED = max(confidence.RIVALS, flight.CANDIDATES)  # tiles that are found for a
 def main(argv=None):
     """Locate the photos; returns {"photos": rows of locations.csv, "tiles": of the first tiles}."""
     opts = parse_args(argv)
+    with locks.sole_writer(opts.output, "choose another --output"):
+        folder, name = os.path.split(opts.output)
+        files.remove_partials(folder, *(glob.escape(name) + suffix for suffix in WRITTEN))
+        return locate(opts)
+
+
+def locate(opts):
+    """Locate the photos, while no other process writes the output; returns as `main` does."""
     table = open_tiles(opts.map)
     for option in ("near", "flight"):
         if getattr(opts, option) and table.places is None:
@@ -81,7 +91,7 @@ def main(argv=None):
     if opts.flight:
         print("\n".join(flight.describe(rows, path, seconds, opts.speed)))
     for each in damaged:
-        print(f"warning: not located: {each}", file=sys.stderr)
+        print(f"warning: not located: {printable(each)}", file=sys.stderr)
     return {"photos": rows + not_located, "tiles": tile_rows}
 
 
@@ -200,13 +210,13 @@ def print_tiles(rows, tile_rows):
 
 def describe(row, sure=None):
     """The printed line of a tile; before the first one of a photo, that and how `sure` it is."""
-    head = "" if row["rank"] > 1 else f"{row['photo']}"
+    head = "" if row["rank"] > 1 else printable(row["photo"])
     if head:
         head += "\n" if sure is None else f"  confidence {sure:.2f}\n"
     text = f"{head}{row['rank']:4d}  score {row['score']:7.4f}"
     if "latitude" in row:
         text += f"  {row['latitude']:.6f}, {row['longitude']:.6f}"
-    text += f"  {row['tile']}"
+    text += f"  {printable(row['tile'])}"
     return text + (f"  {row['error_metres']:.0f} m off" if "error_metres" in row else "")
 
 
@@ -225,7 +235,7 @@ def write_all(opts, rows, not_located, tile_rows, table, errors):
             written.append(f"{name}{suffix}")
     guessing = errors and errors.guessing
     write_page(f"{name}.html", rows, tile_rows, table, guessing, words=bool(opts.text))
-    print(f"written: {', '.join([*written, f'{name}.html'])}")
+    print(f"written: {printable(', '.join([*written, f'{name}.html']))}")
 
 
 def errors_of_known(known, rows, tile_rows, table, candidates, chosen):
@@ -252,7 +262,7 @@ def print_errors(known, errors, rows):
     """
     absent = [each.note for each in known if each.place is None]
     for note in dict.fromkeys(absent):
-        print(f"{absent.count(note)} of {len(known)} photos: {note}")
+        print(f"{absent.count(note)} of {len(known)} photos: {printable(note)}")
     if errors:
         print("\n".join(errors.lines()))
         mostly_outside = 2 * errors.outside > len(errors.metres)

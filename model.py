@@ -464,6 +464,7 @@ def read_run(run_dir, checkpoint):
     run_opts = utils.read_opts(run_dir)
     weights = from_published(utils.load_state_dict(checkpoint))
     view_names, extra_google = views_from_opts(run_opts)
+    switch_in(run_opts, "no_flip")  # the only switch of these that is for testing
     encoder = read_encoder(run_dir, run_opts) if TEXT in view_names else None
     network = model_from_opts(run_opts, weights, encoder)
     if encoder:

@@ -167,7 +167,10 @@ def score_task(task, query, gallery, path, run_dir, opts, label=""):
     _, text, warnings = ({}, "", []) if notes else own_metrics(opts.test_dir, task, query, gallery)
     if text:
         print(text)
-    for warning in [*warnings_about(metrics, query, gallery, bool(label)), *warnings]:
+    for warning in [
+        *warnings_about(metrics, query, gallery, bool(label or opts.zero_shot)),
+        *warnings,
+    ]:
         print(f"warning: {printable(warning)}", file=sys.stderr)
     return metrics
 

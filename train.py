@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 
 import utils
+from imaging.files import TEXT
 from networks.options import TEXT_CONFIG, TOKENIZER
 from runtime import files, locks, processes, startup
 from runtime.cli import script
@@ -204,9 +205,10 @@ def require_same_files(path, before, now):
     """ValueError where the images of a view are not those of which the state at `path` tells."""
     for view, (count, _) in now.items():
         if before[view] != now[view]:
+            kind, differing = ("texts", "words") if view == TEXT else (f"{view} images", "sizes")
             raise ValueError(
-                f"{path} was trained on {before[view][0]} {view} images, and the {count} in "
-                "--data_dir have other names or sizes: give the images the run was begun with, or "
+                f"{path} was trained on {before[view][0]} {kind}, and the {count} in --data_dir "
+                f"have other names or {differing}: give those the run was begun with, or "
                 "--other_images to go on with these"
             )
 

@@ -23,6 +23,7 @@ from runtime.bundles import (
 )
 from runtime.files import replacing, write_text
 from runtime.optional import require
+from runtime.printing import printable, quoted
 
 CARD_THERE = "model_card.md"  # README.md of the bundle, in the run folder
 TO_FILL_IN = "TO FILL IN"
@@ -59,9 +60,11 @@ def export_bundle(name, which_epoch, path):
     words = [run_dir / name for name in (TOKENIZER, TEXT_CONFIG) if of_texts]
     files |= {path.name: path.read_bytes() for path in words if path.is_file()}
     write_bundle(path, files)
-    print(f"{checkpoint} as {path}, {Path(path).stat().st_size:,} bytes")
+    print(f"{printable(checkpoint)} as {printable(path)}, {Path(path).stat().st_size:,} bytes")
     if TO_FILL_IN.encode() in files[CARD]:
-        print(f"fill in what {card} leaves open, the licence above all, and export again")
+        print(
+            f"fill in what {printable(card)} leaves open, the licence above all, and export again"
+        )
     return {name: len(content) for name, content in files.items()}
 
 
@@ -130,18 +133,18 @@ def model_card(run_dir, opts, file_name):
     views, _ = model.views_from_opts(opts)
     height, width = input_size_from_opts(opts)
     kind = "two_view_net" if len(views) == 2 else "three_view_net"
-    data = Path(str(opts.get("data_dir", "?"))).name
+    data = printable(Path(str(opts.get("data_dir", "?"))).name)
     recipe = "\n".join(f"- `{key}`: {value}" for key, value in recipe_of(opts).items())
-    return f"""# {run_dir.name}
+    return f"""# {printable(run_dir.name)}
 
 A network that turns images of {", ".join(views)} into features, so that images of one place get
 similar ones. Of Geo-Localization-Practical, where it is used by
 
-    python test.py --name {file_name} --test_dir your_data_path
-    python locate.py your_photos --name {file_name} --map your_map
+    python test.py --name {quoted(file_name)} --test_dir your_data_path
+    python locate.py your_photos --name {quoted(file_name)} --map your_map
 
 or, without these scripts, in PyTorch: `torch.hub.load(FOLDER_OF_THE_PROJECT, "{kind}",
-source="local", run="{file_name}")`.
+source="local", run={json.dumps(file_name)})`.
 
 ## Data
 

@@ -12,6 +12,7 @@ from evaluation.metrics import evaluate
 from extract import extract_features, labelled
 from imaging.cache import load_resized, open_view
 from imaging.files import TEXT, retrieval_labels, scan_test_folders, split_folder, task_folders
+from runtime.files import NO_ROOM
 from runtime.optional import require
 
 IMAGES = 100  # on which the ranges of the numbers are measured
@@ -55,7 +56,7 @@ def quantised(proto, pixels, purpose, packages):
     quantization = require("onnxruntime.quantization", purpose, packages)
     onnx = require("onnx", purpose, packages)
     kinds = {node.op_type for node in proto.graph.node}
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with _temporary_folder() as folder, _quiet():
         path = Path(folder, "int8.onnx")
         quantization.quantize_static(
             proto,
@@ -75,6 +76,24 @@ def quantised(proto, pixels, purpose, packages):
 def _in_backbone(node):
     scopes = next((each.value for each in node.metadata_props if each.key == SCOPES), "")
     return "'network.model_" in scopes
+
+
+@contextmanager
+def _temporary_folder():
+    """A folder for the block; OSError that names it where it has no room: onnxruntime's name none.
+
+    Beside what is written here onnxruntime keeps files of its own there.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise OSError(
+            f"{tempfile.gettempdir()} has no room for the files of --int8 ({error.strerror}), some "
+            "four times the network's size: make room, or name another folder by TMPDIR"
+        ) from None
 
 
 @contextmanager

@@ -169,8 +169,8 @@ def _read_arrays(path, unread):
         raise
     except Exception as error:  # damaged bytes lead the two readers into errors of any type
         reason = " ".join(str(error).split()) or type(error).__name__
-        kind = kind_of(path)
-        if kind and not kind.startswith(("a zip", "a .mat file")):  # as feature files begin
+        kind, fitting = kind_of(path), "a zip" if read is _read_npz else "a .mat file"
+        if kind and not kind.startswith(fitting):
             reason = f"it is {kind}"
         raise ValueError(
             f"{path} cannot be read as a feature file ({reason}): expected a .mat or .npz "

@@ -40,9 +40,16 @@ def open_index(features, factory, kept=None):
         return index
     index = _build(faiss, features, factory)
     if path:
-        with replacing(path) as temporary:
-            faiss.write_index(index, str(temporary))
+        write_index(path, index)
     return index
+
+
+def write_index(path, index):
+    """Write an index of faiss to a file in one step."""
+    faiss = require("faiss", "--index", PACKAGES)
+    # To an open file: faiss's writer of a path hides that the disk is full.
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
 def _file_beside(kept, factory):

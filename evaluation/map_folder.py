@@ -12,6 +12,7 @@ import numpy as np
 
 from evaluation.side_files import check_width, read_table
 from runtime.files import table_text, write_text
+from runtime.printing import quoted
 
 TABLE = "tiles.csv"
 COLUMNS = ("path", "latitude", "longitude", "north", "south", "west", "east", "metres",
@@ -43,7 +44,7 @@ def read_map(folder):
     if not (folder / TABLE).is_file():
         raise FileNotFoundError(
             f"{folder} holds no {TABLE}: make a map folder with "
-            f"`python prepare.py tiles MAP --out {folder}`"
+            f"`python prepare.py tiles MAP --out {quoted(folder)}`"
         )
     header, rows = read_table(folder / TABLE)
     if missing := [name for name in COLUMNS if name not in header]:

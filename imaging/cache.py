@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,13 +19,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as image_ops
 
 from imaging.pixels import read_image
-from runtime.files import NO_ROOM, replacing
+from runtime.files import NO_ROOM, remove_abandoned, replacing
 from runtime.processes import main_process_first
 from runtime.progress import progress_bar
 
 CACHE_DIR = Path("cache")
 VERSION = 2  # part of every key: raise it when the same file gives other pixels
-STALE_AFTER = 24 * 3600  # seconds without a write after which a half-built cache is abandoned
 
 
 class ResizedImages:
@@ -153,12 +151,8 @@ def _reserve(path):
 def _remove_outdated(path):
     """Remove earlier caches of the same folder and size, and abandoned half-built ones."""
     kept = path.name.rsplit("-", 1)[0]
-    outdated = [old for old in path.parent.glob(f"{kept}-*.npy") if old != path]
-    for partial in path.parent.glob(".partial-*.npy"):
-        with contextlib.suppress(OSError):  # the run that writes it may finish at this moment
-            if time.time() - partial.stat().st_mtime > STALE_AFTER:
-                outdated.append(partial)
-    for old in outdated:
+    remove_abandoned(path.parent, "*.npy")
+    for old in [old for old in path.parent.glob(f"{kept}-*.npy") if old != path]:
         with contextlib.suppress(OSError):  # Windows keeps a file that another run has mapped
             old.unlink()
 

@@ -84,14 +84,18 @@ def decode_file(path, near=0):
         return (_decode_any(content, near) if pixels is None else pixels), damage
 
 
-def decode_with_alpha(content):
-    """An image file's bytes as a Pillow image in RGBA, as it is stored: not turned.
+def decode_with_alpha(content, upright=False):
+    """An image file's bytes as a Pillow image in RGBA, as it is stored, or `upright` as it is seen.
 
-    For maps, whose coordinates belong to the stored pixels, and which show through where they have
-    no data. Raises `files.Unreadable`.
+    For maps, which show through where they have no data. Coordinates in a file belong to the stored
+    pixels, places that a person names to what a viewer shows. Raises `files.Unreadable`.
     """
     with _faults_of(content), _opened(content) as image:
-        return image.convert("RGBA")
+        found = image.convert("RGBA")  # a TIFF turns itself, and forgets its orientation
+        orientation = _orientation(content, image) if upright else 1
+        if orientation == 1:
+            return found
+        return Image.fromarray(_upright(np.array(found), orientation))
 
 
 @contextmanager
@@ -210,14 +214,15 @@ def _orientation(content, image=None):
 
 
 def _upright(pixels, orientation):
-    """Stored pixels (H, W, 3) of an EXIF orientation, 1 to 8, as they are to be seen."""
+    """Stored pixels (H, W, C) of an EXIF orientation, 1 to 8, as they are to be seen."""
     if orientation not in range(2, 9):
         return pixels
-    turned = pixels.view("V3")[..., 0]  # whole pixels are moved in half the time of bytes
+    colours = pixels.shape[2]
+    turned = pixels.view(f"V{colours}")[..., 0]  # whole pixels are moved in half the time of bytes
     if orientation in (5, 6, 7, 8):
         turned = turned.T
     if orientation in (2, 3, 6, 7):
         turned = turned[:, ::-1]
     if orientation in (3, 4, 7, 8):
         turned = turned[::-1]
-    return np.ascontiguousarray(turned).view(np.uint8).reshape(*turned.shape, 3)
+    return np.ascontiguousarray(turned).view(np.uint8).reshape(*turned.shape, colours)

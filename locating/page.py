@@ -61,6 +61,7 @@ def write_page(path, rows, tile_rows, table, guessing=None, words=False):
         "images": images,
     }
     write_text(path, _fill(content))
+    path = printable(path)
     if len(rows_shown) < len(rows):
         print(f"{path} shows {len(rows_shown)} of {len(rows)} photos, evenly chosen, to stay small")
     if left_out:

@@ -17,6 +17,7 @@ from PIL import ExifTags, Image
 
 from imaging.files import Unreadable, is_image_name, need_file, need_utf8
 from imaging.pixels import decode_file
+from runtime.printing import printable
 
 LIMITS = {"latitude": 90, "longitude": 180}  # degrees
 # <tag>="1.5" or <tag>1.5</tag>; DJI's older cameras spell it Longtitude.
@@ -67,7 +68,7 @@ def list_photos(names, wanted=is_image_name):
             if others and not found:
                 raise ValueError(f"{name} holds no images but {others}: convert them to JPEG")
             if others:
-                print(f"warning: {name}: {others} are passed over: convert them to JPEG",
+                print(f"warning: {printable(name)}: {others} are passed over: convert them to JPEG",
                       file=sys.stderr)  # fmt: skip
             if not found:
                 raise ValueError(f"{name} holds no images: name a folder of photos")

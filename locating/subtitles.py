@@ -10,6 +10,7 @@ import re
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from imaging.files import composed
 from locating.photos import usable_place
 
 MOMENT = r"(\d+):(\d\d):(\d\d)[,.](\d{1,3})"  # hours, minutes, seconds, thousandths
@@ -75,7 +76,8 @@ class Subtitles(NamedTuple):
 def find_subtitles(video):
     """The `Subtitles` in the .SRT of a video's name, in whatever case of its suffix; or None."""
     beside = (path for path in sorted(video.parent.iterdir()) if path.suffix.lower() == ".srt")
-    path = next((path for path in beside if path.stem == video.stem and path.is_file()), None)
+    stem = composed(video.stem)  # copied from another system the one may differ in Unicode form
+    path = next((p for p in beside if composed(p.stem) == stem and p.is_file()), None)
     return None if path is None else read_subtitles(path)
 
 

@@ -20,6 +20,7 @@ from locating.photos import Damaged, PhotoPlace, exif_of, list_photos, read_each
 from locating.subtitles import find_subtitles
 from runtime.files import replacing
 from runtime.optional import require
+from runtime.printing import printable
 from runtime.progress import progress_bar
 
 PACKAGES = "-r requirements-video.txt"
@@ -46,7 +47,7 @@ def photos_and_frames(names, every, folder):
     videos = _videos_in(names)
     if videos and every is None:
         print(
-            f"{len(videos)} video(s) in the folders are passed over, first {videos[0]}: "
+            f"{len(videos)} video(s) in the folders are passed over, first {printable(videos[0])}: "
             "--every 1 takes a frame a second"
         )
     made = folder.resolve()  # of an earlier run: these frames are made again
@@ -154,9 +155,11 @@ def _frames(path, every):
     if first is None:
         raise Damaged(path, "holds no frame that can be read: copy it again")
     if total - end > LOST:
-        print(f"{path} ends early: {end:.1f} of {total:.1f} seconds could be read")
+        print(f"{printable(path)} ends early: {end:.1f} of {total:.1f} seconds could be read")
     if damaged:
-        print(f"{path}: {len(damaged)} damaged parts are passed over, first: {damaged[0]}")
+        print(
+            f"{printable(path)}: {len(damaged)} damaged parts are passed over, first: {damaged[0]}"
+        )
 
 
 def _decoded(av, container, stream, damaged):

@@ -141,6 +141,8 @@ def example_in(docstring):
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser without abbreviations, whose errors are one line."""
 
+    _given = ()  # what was to be parsed at last, for `error`
+
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
         # Places south of the equator and west of Greenwich begin with a minus: they are values.
@@ -155,6 +157,10 @@ class Parser(argparse.ArgumentParser):
             parser = next((each.choices[getattr(opts, each.dest)] for each in commands), self)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{parser.hint(unknown)}")
         return opts
+
+    def parse_known_args(self, args=None, namespace=None):
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
 
     def hint(self, unknown):
         """ " (did you mean --lr?)" for the first unknown option, "" where none is like it.
@@ -176,6 +182,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """Print the message alone, without the usage, and exit with code 2."""
+        if message.endswith("required") or " required: " in message:  # perhaps it is misspelt
+            names = [each.partition("=")[0] for each in self._given]
+            message += self.hint(
+                [each for each in names if each not in self._option_string_actions]
+            )
         say_first(f"{self.prog}: error: {printable(message)} (see --help)")
         self.exit(2)
 

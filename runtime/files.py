@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import shutil
+import time
 import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ KINDS = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
 }
+STALE_AFTER = 24 * 3600  # seconds without a write after which a partial file is abandoned
 # Why the rest of a file could not be written. Windows lacks EDQUOT.
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -75,6 +77,17 @@ def remove_partials(folder, *names):
     for path in [path for name in names for path in Path(folder).glob(f".partial-{number}-{name}")]:
         with suppress(OSError):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def remove_abandoned(folder, name):
+    """Remove what killed writers of files `name` (a pattern) left in a folder, after a day.
+
+    For one of many writers: what has been written to since may be a living one's.
+    """
+    for path in Path(folder).glob(f".partial-{name}"):
+        with suppress(OSError):  # the writer may finish at this moment
+            if time.time() - path.stat().st_mtime > STALE_AFTER:
+                path.unlink()
 
 
 def _writing_error(error, path, temporary):

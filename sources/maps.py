@@ -33,6 +33,7 @@ from evaluation.map_folder import TABLE
 from imaging.files import IMAGE_SUFFIXES, Unreadable, need_file
 from imaging.pixels import decode_with_alpha
 from runtime.optional import require
+from runtime.printing import quoted
 
 PACKAGES = "-r requirements-maps.txt"
 RASTERS = frozenset({".tif", ".tiff", ".vrt"})
@@ -88,7 +89,9 @@ def open_map(path, corners=None, crs=None):
     if suffix in IMAGE_SUFFIXES:
         try:
             need_file(path)
-            return Picture(path, corners or world_file_corners(path, crs))
+            if corners:
+                return Picture(path, corners, upright=True)  # they are named after a look at it
+            return Picture(path, world_file_corners(path, crs))
         except Unreadable as fault:
             raise OSError(fault.about(path)) from None
     raise ValueError(
@@ -143,7 +146,7 @@ class Raster:
         if named and named != self.crs:
             print(
                 f"warning: {path} is read in {self.system}, which it names, not in --crs "
-                f"{crs}: if that is wrong, mend the file (gdal_edit.py -a_srs {crs})",
+                f"{crs}: if that is wrong, mend the file (gdal_edit.py -a_srs {quoted(crs)})",
                 file=sys.stderr,
             )
         self.palette = self._palette(dataset)
@@ -270,11 +273,9 @@ class WebTiles:
 
     def _decode(self, column, row):
         """The tile as an RGBA image, or None where there is none."""
-        content = self.content(column, row)
-        if content is None:
-            return None
         try:
-            return decode_with_alpha(content)
+            content = self.content(column, row)
+            return None if content is None else decode_with_alpha(content)
         except Unreadable as fault:
             raise OSError(fault.about(f"{self.path}: tile {self.zoom}/{column}/{row}")) from None
 
@@ -319,6 +320,8 @@ class TileFolder(WebTiles):
 
     def content(self, column, row):
         file = self.files.get((column, row))
+        if file:
+            need_file(file)  # a pipe would be waited for
         return file.read_bytes() if file else None
 
 
@@ -360,9 +363,12 @@ class MBTiles(WebTiles):
 
 # ---------------------------------------------------------------- pictures
 class Picture:
-    """A picture between four corners, which need not make a rectangle."""
+    """A picture between four corners, which need not make a rectangle.
 
-    def __init__(self, path, corners):
+    Those of its stored pixels, or with `upright` of the picture as a viewer shows it.
+    """
+
+    def __init__(self, path, corners, upright=False):
         latitudes, longitudes = np.transpose(corners)
         x, y = mercator.project(latitudes, unwrapped(longitudes))
         sides = np.diff(np.column_stack([x, y])[[0, 1, 2, 3, 0, 1]], axis=0)  # (5, 2)
@@ -379,7 +385,7 @@ class Picture:
                     "memory; make a GeoTIFF of it (gdal_translate), which is read by parts"
                 )
         # Colours times alpha: of another picture `transform` would make this copy for each square.
-        self.image = decode_with_alpha(path.read_bytes()).convert("RGBa")
+        self.image = decode_with_alpha(path.read_bytes(), upright).convert("RGBa")
         self.bounds = (x.min(), y.min(), x.max(), y.max())
         width, height = self.image.size
         ends = np.array([(0, 0), (width, 0), (width, height), (0, height)], dtype=np.float64)

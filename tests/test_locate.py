@@ -22,6 +22,7 @@ from imaging.cache import resize_bicubic
 from locating import features
 from locating.photos import PhotoPlace
 from locating.search import Errors
+from runtime import locks
 
 NORTH, WEST, SOUTH, EAST = -33.85, 151.20, -33.859, 151.212
 FAST = ["--name", "small", "--device", "cpu", "--num_workers", "0"]
@@ -350,3 +351,26 @@ def test_of_many_photos_some_are_printed(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "0.jpg  confidence 0.50" and lines[2] == "3.jpg  confidence 0.50"
     assert lines[-1] == "17 of 50 photos are printed, all are in the files" and len(lines) == 35
+
+
+def test_a_name_with_a_line_break_is_one_line(area, capsys):
+    shutil.copy("photos/3.png", "photos/a\nwarning: b\t.png")
+    Path("photos/c\nd.heic").touch()
+    run("photos", "--map", "map", "--output", "a\nb")
+    out, err = capsys.readouterr()
+    assert "photos/a\\nwarning: b\\t.png  confidence" in out
+    assert "written: a\\nb.csv, " in out and "\nwarning" not in out and "\nb" not in out
+
+
+def test_an_output_in_use_is_refused(area, capsys):
+    """The tables of one search beside the page of another would be read as one."""
+    partial = Path(".partial-01234567-locations.csv")
+    partial.touch()
+    with locks.sole_writer("locations"):
+        fails(locate.main, ["photos", "--map", "map", *FAST], capsys,
+              "locations is in use: process", "or choose another --output")  # fmt: skip
+        assert partial.exists() and not Path("locations.csv").exists()
+        run("photos", "--map", "map", "--output", "other")
+    run("photos", "--map", "map")
+    assert not partial.exists() and Path("locations.csv").exists()
+    assert not list(Path().glob(".lock*"))

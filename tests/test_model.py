@@ -512,6 +512,8 @@ def test_branches_that_differ_are_not_loaded_as_shared_ones(small_run, capsys, v
     assert line.startswith("test.py: error:")
     utils.write_opts(small_run, {**opts, "share": "no"})
     fails(script.main, ["--name", "small", "--test_dir", "x"], capsys, "share: 'no'")
+    utils.write_opts(small_run, {**opts, "no_flip": "no"})  # it would leave the mirror images out
+    fails(script.main, ["--name", "small", "--test_dir", "x"], capsys, "no_flip: 'no'")
     # Equal copies, also of what is not a number, are what a shared network leaves.
     shared = model.build_model(8, names, share=True, backbone=NARROW)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Folders of odd images: check, train, test, show and demo say the same of each."""
+"""Folders of odd images: check, train, test, show, demo and locate say the same of each."""
 
 import io
 import os
@@ -13,13 +13,17 @@ from odd_images import damaged_jpeg, exif, noise, write_deep_png, write_deep_tif
 from PIL import Image, ImageOps
 
 import demo
+import locate
 import prepare
 import test
 import train
+from deploy.quantise import pixels_of
 from evaluation.feature_file import Features, save_features
 from imaging.cache import open_view, resize_bicubic
 from imaging.files import is_image_name
 from imaging.pixels import read_image, read_thumbnail
+from locating import page
+from locating.features import TurnedImages
 from sources.show import TILE, _read_tile
 
 FOLDERS = ("train/satellite", "train/drone", "test/query_drone", "test/gallery_satellite")
@@ -174,8 +178,21 @@ def test_all_doors_agree(odd, small_run, capsys):
         verdicts(data, [], capsys)
 
 
-def test_all_readers_see_what_a_viewer_shows(odd):
-    """The tag turns, transparency is white: cache, show, demo and converters start from that."""
+def test_locate_passes_over_the_same_images(odd, small_run, capsys):
+    data, good, bad = odd
+    plain = data / "train" / "satellite" / "tr0" / "plain.jpg"
+    argv = [data, "--map", plain, "--name", "small", "--device", "cpu", "--num_workers", "0"]
+    code, _, err = outcome(locate.main, argv, capsys)
+    start, lines = "warning: not located: ", err.splitlines()
+    told = [line.removeprefix(start) for line in lines if line.startswith(start)]
+    _, out, _ = outcome(prepare.main, ["check", data], capsys)
+    assert code == 0 and len(told) == len(bad), err
+    assert all(f"problem: {line}\n" in f"{out}\n" for line in told), (told, out)
+
+
+def test_all_readers_see_what_a_viewer_shows(odd, monkeypatch):
+    """The tag turns, transparency is white: whatever reads an image starts from that."""
+    monkeypatch.setattr(page, "_jpeg", lambda image: image)
     _, good, _ = odd
     for path in good:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
@@ -190,6 +207,9 @@ def test_all_readers_see_what_a_viewer_shows(odd):
         assert np.array_equal(_read_tile(path), tile)
         square = ImageOps.pad(Image.fromarray(expected), (64, 64), color="#e8e8e8")
         assert np.array_equal(read_thumbnail(path, 64), square)
+        assert np.array_equal(TurnedImages((24, 32), resize_bicubic)[path, 0], small)
+        assert np.array_equal(pixels_of([path], 24, 32)[0].transpose(1, 2, 0), small)
+        assert np.array_equal(np.asarray(page._thumbnail(path, 64)), expected)
 
 
 def test_a_pipe_named_like_an_image_is_not_waited_for(workdir):

@@ -129,13 +129,16 @@ def open_words(opts, scanned):
 def describe_files(classes):
     """(number, digest) of the images of {ID: paths}: of their IDs, names and sizes in bytes.
 
-    Where the folder stands has no part in it, nor whether a file is linked or copied.
+    Of texts, of their IDs, names and words. Where the folder stands has no part in it, nor whether
+    a file is linked or copied.
     """
     paths = [path for images in classes.values() for path in images]
+    texts = [path for path in paths if split_sample(path)[1]]
+    words = dict(zip(texts, read_texts(texts), strict=True))
     digest = hashlib.sha256()
     for path in paths:
-        size = split_sample(path)[0].stat().st_size
-        digest.update(b"%s/%s/%d/" % (*map(os.fsencode, path.parts[-2:]), size))
+        content = words[path] if path in words else str(path.stat().st_size)
+        digest.update(b"%s/%s/%s/" % (*map(os.fsencode, path.parts[-2:]), content.encode()))
     return len(paths), digest.hexdigest()
 
 

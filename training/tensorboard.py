@@ -1,8 +1,10 @@
 """What log.jsonl records of a run, as curves of TensorBoard: `tensorboard --logdir model`."""
 
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
 
 from runtime import processes
+from runtime.files import not_written
 from runtime.optional import require
 
 FOLDER = "tensorboard"  # of a run folder
@@ -21,7 +23,7 @@ def curves(run_dir, log, asked):
 
     The records in `log` are written first, in place of what an earlier start has left: log.jsonl is
     the record, and of a resumed run each epoch stands there once. Without `asked`, and in other
-    processes than the first of torchrun, nothing is done.
+    processes than the first of torchrun, nothing is done. OSError where there is no room.
     """
     if not asked or not processes.is_main():
         yield lambda entry: None
@@ -31,17 +33,39 @@ def curves(run_dir, log, asked):
         path.unlink()
     # purge_step tells a TensorBoard that is open to forget what it has read.
     package = require("torch.utils.tensorboard", "--tensorboard", "-r requirements-tensorboard.txt")
-    with package.SummaryWriter(run_dir / FOLDER, purge_step=0) as writer:
+    folder = run_dir / FOLDER
+    with _telling(folder):
+        writer = package.SummaryWriter(folder, purge_step=0)
 
-        def add(entry):
+    def add(entry):
+        with _telling(folder):
             for name, value in entry.items():
                 if name != "epoch":
                     writer.add_scalar(curve_of(name), value, entry["epoch"])
             writer.flush()
 
+    try:
         for entry in log:
             add(entry)
         yield add
+    finally:
+        with suppress(OSError):  # that was told by `add`, after which nothing is left to write
+            writer.close()
+
+
+@contextmanager
+def _telling(folder):
+    """Within, an OSError says in one line that the curves cannot be written.
+
+    TensorBoard writes in a thread, which passes its error on and would print a traceback too.
+    """
+    hook, threading.excepthook = threading.excepthook, lambda about: None
+    try:
+        yield
+    except OSError as error:
+        raise not_written(folder, error) from None
+    finally:
+        threading.excepthook = hook
 
 
 def curve_of(name):

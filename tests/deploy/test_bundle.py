@@ -302,3 +302,10 @@ def test_the_original_is_not_needed(shared, workdir):
 def test_folders_of_weights_stay_at_home(name, shared):
     found = bundle.shared_options({"text_backbone": name, "backbone": name, "pool": "avg"})
     assert found == {"text_backbone": shared, "backbone": shared, "pool": "avg"}
+
+
+def test_commands_of_the_card_can_be_pasted(small_run, workdir, capsys):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    export.main(["--name", "small", "--bundle", "it's; ls.zip"])
+    card = (small_run / "model_card.md").read_text()
+    assert card.count("--name 'it'\"'\"'s; ls.zip' --") == 2 and 'run="it\'s; ls.zip"' in card

@@ -362,6 +362,17 @@ def test_another_kind_of_file_is_named(tmp_path, suffix, content, words):
     assert "\n" not in str(caught.value) and f"f{suffix} cannot be read as" in str(caught.value)
 
 
+def test_weights_and_feature_files_of_another_suffix_are_named(tmp_path):
+    np.savez(tmp_path / "net.npz", a=np.zeros(3))
+    (tmp_path / "net.npz").rename(tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"it is a zip file, such as \.npz or torch's"):
+        load_features(tmp_path / "net.pth")
+    savemat(tmp_path / "a.mat", {"a": np.zeros(3)})
+    (tmp_path / "a.mat").rename(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"it is a \.mat file"):
+        load_features(tmp_path / "a.npz")
+
+
 STRUCT = np.array([(1, 2)], dtype=[("a", object), ("b", object)])
 CELLS = np.array(["a", np.arange(3)], dtype=object)
 ODD = {

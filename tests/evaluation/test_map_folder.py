@@ -38,3 +38,8 @@ def test_incomplete_tables(tmp_path):
     (tmp_path / "tiles.csv").write_text("path,latitude\na.jpg,48")
     with pytest.raises(ValueError, match="lacks the column longitude"):
         read_map(tmp_path)
+
+
+def test_the_command_that_is_offered_can_be_pasted(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--out '[^']*/it'\"'\"'s; ls'`"):
+        read_map(tmp_path / "it's; ls")

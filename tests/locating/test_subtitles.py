@@ -97,3 +97,9 @@ def test_the_file_beside_the_video(tmp_path):
     assert find_subtitles(tmp_path / "a.mp4") is None
     (tmp_path / "a.srt").write_text(OLDER)
     assert find_subtitles(tmp_path / "a.MP4").name == "a.srt"
+
+
+def test_the_same_name_in_another_unicode_form(tmp_path):
+    """Of a video on one system and an .SRT that was copied from another."""
+    (tmp_path / "caf\xe9.SRT").write_text(NEWER)
+    assert find_subtitles(tmp_path / "cafe\u0301.mp4").name == "caf\xe9.SRT"

@@ -14,6 +14,8 @@ from conftest import fails
 from test_house import LIBRARY
 
 import evaluate_gpu
+import export
+import locate
 import prepare
 import test
 import train
@@ -128,6 +130,9 @@ def test_help_tells_defaults_that_are_some_and_ends_with_an_example(command, mon
         (test.main, ["--gpu", "0"], "(did you mean --gpu_ids?)"),
         (evaluate_gpu.main, ["--rerankk", "gnn"], "(did you mean --rerank?)"),
         (prepare.main, ["toy", "--seeed", "3"], "(did you mean --seed?)"),
+        (export.main, ["--bundel", "a.zip"], "--output is required (did you mean --bundle?)"),
+        (locate.main, ["--mapp", "a", "b.jpg"], "are required: --map (did you mean --map?)"),
+        (locate.main, ["--top", "3", "b.jpg"], "are required: --map (see --help)"),
         (train.main, ["--momentum", "0.9"], "unrecognized arguments: --momentum 0.9 (see --help)"),
         (train.main, ["extra"], "unrecognized arguments: extra (see --help)"),
     ],

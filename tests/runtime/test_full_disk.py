@@ -11,7 +11,9 @@ import pytest
 import writers
 from PIL import Image
 
+from deploy import quantise
 from runtime import files
+from training import tensorboard
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,7 +81,8 @@ def test_files_that_may_not_grow(tmp_path, source):
 def test_a_full_disk(tmp_path, source):
     with mounted(tmp_path / "disk", "200k") as folder:
         fill(folder)
-        (folder / "filler").write_bytes(bytes(116 * 1024))
+        room = (200 - 4 * len(writers.WRITERS) - 32) * 1024
+        (folder / "filler").write_bytes(bytes(room))
         found = writers.write_all(folder, source)
         (folder / "filler").unlink()
         assert f"needs {source.stat().st_size:,} bytes" in found["copy.png"]
@@ -118,3 +121,28 @@ def test_errors_of_reading_keep_their_words(tmp_path):
         with pytest.raises(type(error)) as caught, files.replacing(tmp_path / "a"):
             raise error
         assert caught.value is error
+
+
+def test_no_room_for_curves(tmp_path, capfd):
+    """TensorBoard writes in a thread, whose error is told once, in one line."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    line = "tensorboard cannot be written .No space left"
+    with mounted(tmp_path / "disk", "32k") as folder:
+        (folder / "filler").write_bytes(bytes(20 * 1024))
+        with (
+            pytest.raises(OSError, match=line) as told,
+            tensorboard.curves(folder, [], True) as add,
+        ):
+            for epoch in range(500):
+                add({"epoch": epoch, "loss": 1.0, "lr": 0.1})
+        assert epoch > 0 and "\n" not in str(told.value) and capfd.readouterr().err == ""
+
+
+def test_no_room_for_what_quantising_keeps(tmp_path, monkeypatch):
+    monkeypatch.setattr(quantise.tempfile, "tempdir", str(tmp_path))
+    line = f"{tmp_path} has no room for .*TMPDIR"
+    with pytest.raises(OSError, match=line), quantise._temporary_folder():
+        raise OSError(28, "No space left on device")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match="gone"), quantise._temporary_folder():
+        raise FileNotFoundError(2, "gone")

@@ -1,5 +1,6 @@
 """Files written in one step, and how long something takes to come."""
 
+import os
 import time
 
 import pytest
@@ -15,6 +16,16 @@ def test_replacing_never_leaves_half_a_file(tmp_path):
         raise RuntimeError("killed")
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_what_killed_writers_left_goes_after_a_day(tmp_path):
+    for name in ("old-a.npy", "old-b.zip", "new-a.npy"):
+        (tmp_path / f".partial-{name}").touch()
+    for path in tmp_path.glob(".partial-old*"):
+        os.utime(path, (0, 0))
+    files.remove_abandoned(tmp_path, "*.npy")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".partial-old-b.zip", ".partial-new-a.npy"}
 
 
 def test_stopwatch_counts_what_its_items_take():

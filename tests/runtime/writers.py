@@ -3,6 +3,7 @@
 $ python tests/runtime/writers.py FOLDER SOURCE.png LIMIT    # no file larger than LIMIT bytes
 """
 
+import importlib.util
 import json
 import sys
 import types
@@ -14,8 +15,10 @@ from PIL import Image
 
 import demo
 import utils
-from evaluation import feature_file, protocols
+from deploy import bundle
+from evaluation import feature_file, index, protocols
 from imaging import cache
+from locating import features
 from runtime import files
 from sources import carry_out, plan, show
 
@@ -36,6 +39,14 @@ def draw_retrieved(path, source):
     demo.save_and_show([result], opts)
 
 
+def write_index(path):
+    import faiss
+
+    found = faiss.IndexFlatIP(ROWS.shape[1])
+    found.add(ROWS)
+    index.write_index(path, found)
+
+
 # What each does, by the name of its file: from the file's path and that of an image.
 WRITERS = {
     "net.pth": lambda p, s: utils.save_tensors(p, {"a": torch.zeros(20_000)}),
@@ -50,8 +61,14 @@ WRITERS = {
     "copy.png": lambda p, s: carry_out._place(s, p, True),
     "changed.png": lambda p, s: carry_out._write_new(plan.Entry(s, p.name, lambda x: x), p),
     "views.png": lambda p, s: show.write_sheet(p, [[(Image.fromarray(PIXELS), "a")]]),
+    "run.zip": lambda p, s: bundle.write_bundle(p, {"net_last.safetensors": PIXELS.tobytes()}),
+    "map.npy": lambda p, s: features._write(p, [s] * 500, lambda paths: ROWS, None),
     "toy.jpg": lambda p, s: files.write_bytes(p, PIXELS.tobytes()),
 }
+
+
+if importlib.util.find_spec("faiss"):
+    WRITERS["map.faiss"] = lambda p, s: write_index(p)
 
 
 def write_all(folder, source):

@@ -2,18 +2,22 @@
 
 import csv
 import json
+import os
 import sqlite3
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from odd_images import exif, noise
 from PIL import Image
 
 from evaluation import mercator
 from evaluation.map_folder import read_map
+from imaging.pixels import read_image
 from prepare import main
 from sources.maps import homography, open_map
-from sources.tiles import cut_tile, plan_tiles
+from sources.tiles import cut_tile, parse_corners, plan_tiles
 
 WEST, SOUTH, EAST, NORTH = 11.50, 48.10, 11.52, 48.1134  # about 1.5 km each way
 SIDE = 512  # pixels of the maps
@@ -463,3 +467,23 @@ def test_provenance(workdir):
     text = (workdir / "map" / "prepare.yaml").read_text()
     assert "command: tiles" in text and "zxy" in text
     assert json.dumps(open_map(made[0]).bounds)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_corners_are_those_of_the_picture_as_it_is_seen(orientation, workdir):
+    """A world file's are those of the stored pixels."""
+    Image.fromarray(noise(60, 80)).save("map.png", exif=exif(orientation))
+    corners = f"{NORTH},{WEST};{NORTH},{EAST};{SOUTH},{EAST};{SOUTH},{WEST}"
+    shown = open_map("map.png", parse_corners(corners)).image
+    assert np.array_equal(np.array(shown.convert("RGB")), read_image("map.png"))
+    Path("map.pgw").write_text("1e-5\n0\n0\n-1e-5\n9\n48\n")
+    assert np.array_equal(np.array(open_map("map.png").image.convert("RGB")), noise(60, 80))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
+def test_a_pipe_among_web_tiles_is_not_waited_for(workdir, capsys):
+    made = make_map("zxy", workdir)
+    path = next(made[0].rglob("*.png"))
+    path.unlink()
+    os.mkfifo(path)
+    assert "a pipe or a device, not a file" in fails(capsys, *made, "--metres", 500)

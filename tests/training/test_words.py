@@ -261,3 +261,16 @@ def test_long_texts_are_counted(toy, workdir, capsys):
     assert "of 24 texts have more than 8 tokens and were cut" in capsys.readouterr().err
     test.main(["--name", "short", "--test_dir", str(toy), "--query", "text", "--device", "cpu"])
     assert "of 15 texts have more than 8 tokens" in capsys.readouterr().err
+
+
+def test_a_resume_refuses_other_words_of_the_same_length(toy, workdir, capsys):
+    data = shutil.copytree(toy, workdir / "data")
+    begin(data, "spoken", "--views", "satellite,text")
+    path = next((data / "train" / "text").glob("*/*.txt"))
+    words = path.read_text()
+    path.write_text(words[0].swapcase() + words[1:])
+    resume = ["--name", "spoken", "--resume", "--epochs", "3"]
+    fails(train.main, resume, capsys, "was trained on 24 texts, and the 24 in --data_dir have "
+          "other names or words")  # fmt: skip
+    path.write_text(words)
+    assert train.main(resume)["epoch"] == 2
