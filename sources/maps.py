@@ -53,11 +53,14 @@ def is_map(path):
     return path.suffix.lower() in {*RASTERS, ".mbtiles"} or bool(path.is_dir() and _web_tiles(path))
 
 
-def _web_tiles(folder):
-    """{(zoom, column, row): file} of the finest zoom level of a z/x/y folder, rows as named."""
+def _web_tiles(folder, coarser=0):
+    """{(zoom, column, row): file} of a zoom level of a z/x/y folder, rows as named.
+
+    Of the finest level, or of the one that is so many steps `coarser`.
+    """
     zooms = [int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()]
     files = {}
-    for zoom in sorted(zooms, reverse=True)[:1]:
+    for zoom in [max(zooms) - coarser] if zooms else []:
         for file in (folder / str(zoom)).glob("*/*"):
             numbers = file.parent.name, file.stem
             if file.suffix.lower() in IMAGE_SUFFIXES and all(map(str.isdecimal, numbers)):
@@ -250,6 +253,14 @@ class Raster:
 
 
 # ---------------------------------------------------------------- web tiles
+def _warn_of_part(path, zoom, beyond):
+    """Say it where the finest zoom level leaves out tiles, `beyond` so many, of the one above."""
+    if beyond:
+        print(f"warning: {path}: only the finest zoom level is cut, {zoom}, and it shows a part of "
+              f"the ground: {beyond} tiles of level {zoom - 1} lie outside it",
+              file=sys.stderr)  # fmt: skip
+
+
 class WebTiles:
     """Tiles of a zoom level of Web Mercator; a subclass says which there are and reads them."""
 
@@ -311,6 +322,9 @@ class TileFolder(WebTiles):
                 "--xyz and map downloaders write them"
             )
         zoom = next(iter(found))[0]
+        shown = {(column // 2, row // 2) for _, column, row in found}
+        upper = {(column, row) for _, column, row in _web_tiles(path, coarser=1)}
+        _warn_of_part(path, zoom, len(upper - shown))
         files = {(column, row): file for (_, column, row), file in found.items()}
         if (path / "tilemapresource.xml").is_file():
             files = {(x, 2**zoom - 1 - y): file for (x, y), file in files.items()}
@@ -340,6 +354,10 @@ class MBTiles(WebTiles):
         if not found:
             raise ValueError(f"{path} holds no tile: export it again")
         zoom, first, last, bottom, top = found
+        query = """SELECT COUNT(*) FROM (SELECT tile_column, tile_row FROM tiles WHERE
+            zoom_level = ? EXCEPT SELECT tile_column / 2, tile_row / 2 FROM tiles WHERE
+            zoom_level = ?)"""
+        _warn_of_part(path, zoom, self._select(query, (zoom - 1, zoom))[0])
         rows = (2**zoom - 1 - top, 2**zoom - 1 - bottom)
         super().__init__(path, zoom, (first, last), rows)
 

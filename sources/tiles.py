@@ -313,8 +313,8 @@ COMMANDS = (
         option("--bounds", type=parse_bounds, metavar="W,S,E,N",
                help="only this part, in degrees"),
         option("--corners", type=parse_corners, metavar="LAT,LON;...",
-               help="places of a picture's upper left, upper right, lower right and lower left "
-               "corner"),
+               help="places of a picture's corners, as a viewer shows it: upper left, upper right, "
+               "lower right and lower left"),
         option("--crs", metavar="NAME", help="coordinate system, such as EPSG:25832, of a world "
                "file in metres or of a raster that does not tell (if it does, that counts)"),
         option("--least_data", type=number_within(0, 1), default=0.5,

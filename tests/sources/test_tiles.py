@@ -487,3 +487,25 @@ def test_a_pipe_among_web_tiles_is_not_waited_for(workdir, capsys):
     path.unlink()
     os.mkfifo(path)
     assert "a pipe or a device, not a file" in fails(capsys, *made, "--metres", 500)
+
+
+def test_it_is_said_where_the_finest_zoom_level_shows_a_part(workdir, capsys):
+    make_map("zxy", workdir)
+    make_map("mbtiles", workdir)
+    finest = web_tiles()
+    above = {(column // 2, row // 2) for column, row in finest}
+    outside = max(above)[0] + 1, max(above)[1]
+    for level, said in ((above, ""), ({*above, outside}, "1 tiles of level 15 lie outside it")):
+        with sqlite3.connect("map.mbtiles") as file:
+            file.execute("DELETE FROM tiles WHERE zoom_level = 15")
+            for column, row in level:
+                Path("zxy/15", str(column)).mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (256, 256)).save(f"zxy/15/{column}/{row}.png")
+                file.execute(
+                    "INSERT INTO tiles VALUES (15, ?, ?, x'00')", (column, 2**15 - 1 - row)
+                )
+        file.close()
+        for path in ("zxy", "map.mbtiles"):
+            tiles(workdir / "out", path, "--metres", 100, "--dry_run")
+            errors = capsys.readouterr().err
+            assert said in errors and ("warning" in errors) == bool(said)
