@@ -4,9 +4,10 @@ python benchmarks/words.py data/toy
 python benchmarks/words.py data/toy --text_backbone hf:FOLDER    # a pretrained text model
 
 A network from random weights learns the satellite and drone images by recipes/strong.yaml. It then
-stays as it is (`--init --freeze`), and a text model learns the descriptions by recipes/geotext.yaml.
-The bag of words does without word order and without a network: which words a description has,
-taken by least squares to the features that the same run gives the images of its building.
+stays as it is (`--init --freeze`), and a text model learns the descriptions by
+recipes/geotext.yaml. The bag of words does without word order and without a network: which words a
+description has, taken by least squares to the features that the same run gives the images of its
+building.
 """
 
 import math
