@@ -38,6 +38,8 @@ def run(line):
     if "--resume" not in line:
         line = " ".join([line, *(more for part, more in SMALLER.items() if part in line)])
     _, script, *options = shlex.split(line)
+    if "--init" in options:  # which takes all weights from another run
+        options.remove("--no_pretrained")
     return importlib.import_module(script.removesuffix(".py")).main(options)
 
 
