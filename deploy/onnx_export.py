@@ -1,6 +1,7 @@
 """One view of a run as an ONNX file: pixels in, features out, checked against PyTorch."""
 
 import hashlib
+import logging
 import warnings
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import model
 import utils
 from deploy import metadata
 from deploy.onnx_network import OnnxNetwork
-from deploy.quantise import IMAGES, pixels_of, print_recalls, quantised, some_of
+from deploy.quantise import IMAGES, pixels_of, print_recalls, quantised, quiet, some_of
 from extract import copies_of
 from imaging.turns import turns_in_test
 from networks.blocks import USAM
@@ -33,6 +34,7 @@ PURPOSE, PACKAGES = "export.py --output", "-r requirements-export.txt"
 OPSET = 18
 LARGEST = 2**31  # bytes: an ONNX file is one protobuf message
 SMALLEST = 64  # pixels, of a side that is free
+MOST = 2**20  # images in a batch
 BATCHES = (1, 7)  # at which the file is compared with PyTorch
 # Of the features in a file: the smallest cosine with PyTorch's, and the largest distance to them,
 # as a share of the mean distance between two images. A network gives all images a large part in
@@ -87,7 +89,7 @@ def export_view(opts):
         ViewNetwork(each, number, turns[opts.view], flips).eval() for each in (plain, stored)
     )
     proto = to_onnx(exported, *size, free)
-    if free and not has_free_size(proto):  # torch 2.6 then fixes the batch too
+    if free and not has_free_size(proto):  # what fixes the size fixes the batch too
         free, proto = False, to_onnx(exported, *size)
     precision = "fp16" if opts.fp16 else "int8" if opts.int8 else "fp32"
     if opts.int8:
@@ -157,12 +159,13 @@ def to_onnx(view_network, height, width, free=False):
     if size > LARGEST:
         raise ValueError(f"the network has {size / 2**30:.1f} GiB: an ONNX file holds less than 2")
     images = torch.zeros(3, 3, height, width, dtype=torch.uint8)
-    axes = {0: torch.export.Dim("batch", min=1)}
-    if free:
-        axes |= {n: torch.export.Dim(name, min=SMALLEST) for n, name in ((2, "h"), (3, "w"))}
+    axes = {0: torch.export.Dim("batch", min=1, max=MOST)}  # torch 2.6 fixes it without a maximum
+    if free:  # not by `Dim`, with which torch 2.6 fixes the size of what a pooling gets
+        axes |= dict.fromkeys((2, 3), torch.export.Dim.DYNAMIC)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # about the exporter's parts
+        # Not what the exporter's parts say, nor what torch 2.6 tries first.
+        with warnings.catch_warnings(), quiet(logging.ERROR), torch.no_grad():
+            warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 view_network,
                 (images,),

@@ -56,10 +56,12 @@ def quantised(proto, pixels, purpose, packages):
     quantization = require("onnxruntime.quantization", purpose, packages)
     onnx = require("onnx", purpose, packages)
     kinds = {node.op_type for node in proto.graph.node}
-    with _temporary_folder() as folder, _quiet():
-        path = Path(folder, "int8.onnx")
+    # onnxruntime advises to prepare the network, which has been done.
+    with _temporary_folder() as folder, quiet(logging.WARNING):
+        given, path = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
+        onnx.save(proto, given)  # onnxruntime 1.20 cannot take the ModelProto
         quantization.quantize_static(
-            proto,
+            given,
             path,
             _Batches(pixels),
             op_types_to_quantize=[*LAYERS, *(BETWEEN if "Relu" in kinds else ())],
@@ -97,9 +99,9 @@ def _temporary_folder():
 
 
 @contextmanager
-def _quiet():
-    """Without onnxruntime's advice to prepare the network, which has been done."""
-    logging.disable(logging.WARNING)
+def quiet(level):
+    """Without the messages of libraries up to a level of `logging`."""
+    logging.disable(level)
     try:
         yield
     finally:

@@ -45,9 +45,12 @@ def build_timm(name, image_size=None):
     if not config.fixed_input_size:
         return create(model_name, pretrained=False, num_classes=0)
     try:
-        return create(model_name, pretrained=False, num_classes=0, dynamic_img_size=True)
+        model = create(model_name, pretrained=False, num_classes=0, dynamic_img_size=True)
+        if getattr(model, "dynamic_img_size", False):  # Swin before timm 1.0.31 passes it over
+            return model
     except TypeError:  # its class has no such argument
-        trained = tuple(config.input_size[1:])
+        pass
+    trained = tuple(config.input_size[1:])
     size = {} if image_size in (None, trained) else {"img_size": tuple(image_size)}
     try:
         return create(model_name, pretrained=False, num_classes=0, **size)

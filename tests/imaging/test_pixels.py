@@ -181,7 +181,9 @@ def test_shallow_images_are_read(tmp_path):
     for mode, suffix in (("1", "png"), ("1", "tif"), ("L", "bmp"), ("P", "bmp"), ("P", "tif"),
                          ("CMYK", "tif"), ("YCbCr", "tif"), ("RGB", "tif")):  # fmt: skip
         path = tmp_path / f"{mode}.{suffix}"
-        seen.convert(mode).save(path)
+        # Up to Pillow 12 one of YCbCr that is not compressed is not written whole.
+        how = {"compression": "tiff_lzw"} if mode == "YCbCr" else {}
+        seen.convert(mode).save(path, **how)
         expected = np.asarray(Image.open(path).convert("RGB"))
         assert np.array_equal(pixels.read_image(path), expected)
 

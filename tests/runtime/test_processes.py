@@ -99,6 +99,8 @@ def network_without_batch_norm(opts, class_num, class_names=(), encoder=None):
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):  # of the text model
             module.p = 0
+        if hasattr(module, "dropout_prob"):  # of its attention up to transformers 4
+            module.dropout_prob = 0
     return network
 
 
