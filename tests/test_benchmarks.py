@@ -593,3 +593,26 @@ def test_deploy_compares_whole_searches(toy, tmp_path, monkeypatch, workdir):
     assert list(found) == ["PyTorch float32", "PyTorch bfloat16", "ONNX float32", "ONNX int8"]
     assert [each["MB"] for each in found.values()] == [1, 1, 0, 2]
     assert {each["Recall@1"] for each in found.values()} == {50}
+
+
+def test_the_table_of_exported_networks(workdir, monkeypatch, capsys):
+    """With a network of the tests and an export that has no file in float16."""
+    exported = load_benchmark("exported")
+    runs = []
+
+    def export_view(opts):
+        if opts.fp16:
+            raise ValueError("x.onnx is not written")
+        network, numbers, _ = exported.model.load_run(opts.name, opts.which_epoch, "cpu")
+        runs.append((opts.view, sorted(numbers), network.center.directions.std().item()))
+        print("x.onnx: fp32, 12.5 MB, images; cosine with PyTorch 0.999987 at least")
+
+    monkeypatch.setattr(exported, "export_view", export_view)
+    monkeypatch.setattr(exported, "PLAIN", exported.PLAIN | {"backbone": NARROW})
+    found = exported.main(["--only", "rings"])
+    (name,) = found
+    assert found[name] == {"fp32": (0.999987, 12.5), "fp16": (None, None)}
+    assert runs == [("drone", ["drone", "satellite"], pytest.approx(1, abs=0.1))]
+    said = capsys.readouterr()
+    assert f"| {name} | 0.999987" in said.out and "x.onnx is not written" in said.err
+    assert not Path("model").exists()

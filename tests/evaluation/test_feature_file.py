@@ -304,7 +304,7 @@ def test_check_of_finite_numbers_needs_no_copy():
     check_features(side, side)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < side.features.nbytes / 16  # a boolean a number would be a quarter
+    assert peak < side.features.nbytes / 8  # a boolean a number would be a quarter
 
 
 def test_save_refuses_other_suffixes(tmp_path):
