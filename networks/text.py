@@ -100,6 +100,7 @@ class Transformer(nn.Module):
     def __init__(self, model, pool, pretrained):
         super().__init__()
         self.model, self.pool, self.pretrained = model, pool, pretrained
+        self.left_out = 0 if pretrained else LEFT_OUT
         self.width, self.longest = model.config.hidden_size, _positions(model.config)
         if getattr(model, "pooler", None) is not None:
             model.pooler = None  # of the class token, for tasks of its training
@@ -113,8 +114,8 @@ class Transformer(nn.Module):
 
     def forward(self, ids):
         kept = ids >= 0  # (B, L)
-        if self.training and not self.pretrained:
-            drawn = torch.rand(ids.shape, device=ids.device) >= LEFT_OUT
+        if self.training and self.left_out:
+            drawn = torch.rand(ids.shape, device=ids.device) >= self.left_out
             drawn[:, 0] = True
             kept = kept & drawn
         states = self.model(input_ids=ids.clamp(min=0), attention_mask=kept.long())[0]  # (B, L, W)

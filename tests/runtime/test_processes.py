@@ -101,6 +101,8 @@ def network_without_batch_norm(opts, class_num, class_names=(), encoder=None):
             module.p = 0
         if hasattr(module, "dropout_prob"):  # of its attention up to transformers 4
             module.dropout_prob = 0
+        if hasattr(module, "left_out"):  # of the words of a text
+            module.left_out = 0
     return network
 
 
