@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as image_ops
 
 from imaging.pixels import read_image
-from runtime.files import NO_ROOM, remove_abandoned, replacing
+from runtime.files import A_DAY, NO_ROOM, remove_partials, replacing
 from runtime.processes import main_process_first
 from runtime.progress import progress_bar
 
@@ -151,7 +151,7 @@ def _reserve(path):
 def _remove_outdated(path):
     """Remove earlier caches of the same folder and size, and abandoned half-built ones."""
     kept = path.name.rsplit("-", 1)[0]
-    remove_abandoned(path.parent, "*.npy")
+    remove_partials(path.parent, "*.npy", unused=A_DAY)
     for old in [old for old in path.parent.glob(f"{kept}-*.npy") if old != path]:
         with contextlib.suppress(OSError):  # Windows keeps a file that another run has mapped
             old.unlink()

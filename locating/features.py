@@ -22,7 +22,7 @@ from imaging.files import Unreadable
 from imaging.pixels import decode_file, resize_pillow
 from locating.photos import Damaged
 from runtime import startup
-from runtime.files import remove_abandoned, replacing
+from runtime.files import A_DAY, remove_partials, replacing
 
 VERSION = 1  # of the features: raised when the same weights and tiles give others
 BLOCK = 2**16  # tiles whose features are held in memory until they are written
@@ -163,7 +163,7 @@ def _kept(path, paths, features, centre):
     rows = len(paths) + (centre is not None)
     found = _find(path, rows)
     if found is None:
-        remove_abandoned(path.parent, "*")
+        remove_partials(path.parent, "*", unused=A_DAY)
         _write(path, paths, features, centre)
         found = _find(path, rows)  # before another search, of the map as it was, may remove it
         _remove_old(path)

@@ -26,7 +26,7 @@ KINDS = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
 }
-STALE_AFTER = 24 * 3600  # seconds without a write after which a partial file is abandoned
+A_DAY = 24 * 3600  # seconds; a partial file unwritten to for so long is nobody's
 # Why the rest of a file could not be written. Windows lacks EDQUOT.
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -68,26 +68,17 @@ def temporary_beside(path):
     return path.with_name(name if len(os.fsencode(name)) < 256 else start + path.suffix)
 
 
-def remove_partials(folder, *names):
+def remove_partials(folder, *names, unused=None):
     """Remove what killed writers of the files or folders `names` (patterns) left in a folder.
 
-    For one who is the sole writer of these (see `locks.sole_writer`).
+    For one who is the sole writer of these (see `locks.sole_writer`). One of many writers leaves
+    what may be a living one's: with `unused` what has been written to in the last so many seconds.
     """
     number = "[0-9a-f]" * 8  # not *, which would take `x-name` for `name`
     for path in [path for name in names for path in Path(folder).glob(f".partial-{number}-{name}")]:
-        with suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def remove_abandoned(folder, name):
-    """Remove what killed writers of files `name` (a pattern) left in a folder, after a day.
-
-    For one of many writers: what has been written to since may be a living one's.
-    """
-    for path in Path(folder).glob(f".partial-{name}"):
-        with suppress(OSError):  # the writer may finish at this moment
-            if time.time() - path.stat().st_mtime > STALE_AFTER:
-                path.unlink()
+        with suppress(OSError):  # another writer may finish at this moment
+            if unused is None or time.time() - path.stat().st_mtime > unused:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _writing_error(error, path, temporary):

@@ -19,13 +19,17 @@ def test_replacing_never_leaves_half_a_file(tmp_path):
 
 
 def test_what_killed_writers_left_goes_after_a_day(tmp_path):
-    for name in ("old-a.npy", "old-b.zip", "new-a.npy"):
-        (tmp_path / f".partial-{name}").touch()
-    for path in tmp_path.glob(".partial-old*"):
+    old, zipped, new = (
+        files.temporary_beside(tmp_path / name) for name in ("old.npy", "old.zip", "new.npy")
+    )
+    for path in (old, zipped, new):
+        path.touch()
+    for path in (old, zipped):
         os.utime(path, (0, 0))
-    files.remove_abandoned(tmp_path, "*.npy")
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {".partial-old-b.zip", ".partial-new-a.npy"}
+    files.remove_partials(tmp_path, "*.npy", unused=files.A_DAY)
+    assert {*tmp_path.iterdir()} == {zipped, new}
+    files.remove_partials(tmp_path, "new.npy", "old.zip")
+    assert not any(tmp_path.iterdir())
 
 
 def test_stopwatch_counts_what_its_items_take():
