@@ -24,6 +24,7 @@ import model  # noqa: E402
 import utils  # noqa: E402
 from deploy.onnx_export import export_view  # noqa: E402
 from runtime.cli import Parser, example_in, script  # noqa: E402
+from runtime.progress import progress_bar  # noqa: E402
 
 PLAIN = {"views": 2, "view_names": ["satellite", "drone"], "nclasses": 8, "h": 64, "w": 64,
          "backbone": "resnet18"}  # fmt: skip
@@ -88,19 +89,21 @@ def parse_args(argv=None):
 def main(argv=None):
     """Export each network twice and print a table; returns what --json writes."""
     opts = parse_args(argv)
+    target = opts.json and Path(opts.json).resolve()
     found, rows = {}, []
+    names = [each for each in NETWORKS if opts.only in each]
     with measure.working_folder():
-        for name in [each for each in NETWORKS if opts.only in each]:
+        for name in progress_bar(names, "networks", len(names)):
             options = PLAIN | NETWORKS[name]
             write_run(options)
             view = options["view_names"][1]  # drone, or street
             found[name] = {"fp32": exported(view), "fp16": exported(view, "--fp16")}
+            measure.write_json(target, found)
             numbers = [number for pair in found[name].values() for number in pair]
             formats = (".6f", ".1f") * 2
             rows.append([name, *("" if n is None else format(n, f)
                                  for n, f in zip(numbers, formats, strict=True))])  # fmt: skip
     measure.print_table(rows, ["network", "cosine with PyTorch", "MB", "in float16: cosine", "MB"])
-    measure.write_json(opts.json, found)
     return found
 
 
