@@ -78,6 +78,8 @@ def export_view(opts):
     network, numbers, run_opts = model.load_run(opts.name, opts.which_epoch, torch.device("cpu"))
     cli.need_views(opts, numbers, "view")
     number = numbers[opts.view]
+    if opts.fp16:
+        need_half(network, number)
     size = input_size_from_opts(run_opts)
     turns = turns_in_test(run_opts.get("turns"), numbers, *size)
     photos = images_of(opts.data_dir, opts.view, "--data_dir", "--int8") if opts.int8 else None
@@ -134,6 +136,17 @@ def describe(opts, run_opts, size, free, precision, flips, turns):
         "input": metadata.INPUT,
         "output": metadata.OUTPUT,
     }
+
+
+def need_half(network, number):
+    """ValueError where onnxruntime cannot run a branch in float16."""
+    # From version 1.24 on it ends the whole process, without a word: its issue 28392.
+    branch = getattr(network, f"model_{number}")
+    if any(isinstance(module, nn.MultiheadAttention) for module in branch.modules()):
+        raise ValueError(
+            "onnxruntime cannot run torch's own attention layers in float16: leave --fp16 out, or "
+            "train a vision transformer of timm"
+        )
 
 
 def takes_any_size(network, number, turns):

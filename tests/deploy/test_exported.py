@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import NarrowResNet, fails
+from torch import nn
 from torchvision.models import ResNet18_Weights
 from torchvision.models.resnet import BasicBlock
 
@@ -269,6 +270,26 @@ def test_a_file_that_does_not_run_is_not_written(exports, monkeypatch, capsys):
     monkeypatch.setattr(onnx_export, "has_free_size", lambda _: True)
     parts = "x.onnx is not written", "does not run on images 1 x 3 x 128 x 96"
     fails(export.main, ["--name", "small", "--output", "x.onnx"], capsys, *parts)
+
+
+def test_attention_that_ends_onnxruntime_is_refused_in_float16(workdir, monkeypatch, capsys):
+    """Torch's own, as in the transformers of torchvision."""
+
+    def build(weights=None):
+        backbone = NarrowResNet(BasicBlock, [1, 1, 1, 1])
+        backbone.attention = nn.MultiheadAttention(4, 1)
+        return backbone
+
+    spec = build, ResNet18_Weights.IMAGENET1K_V1, 64
+    monkeypatch.setitem(backbones.BACKBONES, "resnet_attentive", spec)
+    opts = {"view_names": ["satellite", "drone"], "views": 2, "nclasses": 2,
+            "backbone": "resnet_attentive", "h": SIDE, "w": SIDE}  # fmt: skip
+    utils.write_opts(utils.run_folder("a"), opts)
+    weights = model.model_from_opts(opts).state_dict()
+    utils.save_tensors(utils.run_folder("a") / "net_last.pth", weights)
+    argv = ["--name", "a", "--output", "x.onnx", "--fp16"]
+    fails(export.main, argv, capsys, "attention layers in float16: leave --fp16 out")
+    assert not [*Path().glob("*x.onnx")]
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
