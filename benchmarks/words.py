@@ -6,8 +6,8 @@ python benchmarks/words.py data/toy --text_backbone hf:FOLDER    # a pretrained 
 A network from random weights learns the satellite and drone images by recipes/strong.yaml. It then
 stays as it is (`--init --freeze`), and a text model learns the descriptions by
 recipes/geotext.yaml. The bag of words does without word order and without a network: which words a
-description has, taken by least squares to the features that the same run gives the images of its
-building.
+description has, taken by least squares to the features of the images of its building. These are
+once those of the first run, and once those of the second, whose head has learnt from the words too.
 """
 
 import math
@@ -33,7 +33,9 @@ from runtime.cli import script  # noqa: E402
 VIEWS = {SATELLITE: "S", DRONE: "D"}
 RECALLS = ("recall@1", "recall@10")
 RIDGE = 1.0  # added to the squares, so that rare words do not decide alone
-ROWS = "words", "bag of words", "chance"
+IMAGES, WORDS = "strong", "words"  # runs
+BAGS = {"bag of words": IMAGES, "bag of words upon the run of words": WORDS}
+ROWS = "words", *BAGS, "chance"
 
 
 # ---------------------------------------------------------------- one run
@@ -43,9 +45,9 @@ def train_and_test(opts, seed):
     import train
 
     start = time.perf_counter()
-    images, words = recipes.find_recipes(["strong", "geotext"])
+    images, words = recipes.find_recipes([IMAGES, "geotext"])
     shared = ["--pool", "gem", "--maps", "3,last"]  # as `make demo`
-    argv = [*shared, "--config", words, "--name", "words", "--init", images.stem, "--freeze",
+    argv = [*shared, "--config", words, "--name", WORDS, "--init", IMAGES, "--freeze",
             "--overwrite", "--train_all", "--data_dir", opts.data, "--backbone", opts.backbone,
             "--text_backbone", opts.text_backbone, "--h", opts.size, "--w", opts.size,
             "--cache", "ram", "--epochs", opts.passes, "--seed", seed, "--device", opts.device,
@@ -54,30 +56,40 @@ def train_and_test(opts, seed):
         train.main([*recipes.run_options(images, opts, seed), *shared])
         train.main(list(map(str, argv)))
         seconds = time.perf_counter() - start
-        test.main(["--name", "words", "--test_dir", opts.data, "--all", "--device", opts.device,
-                   "--output", "features.npz"])  # fmt: skip
+        for name in (IMAGES, WORDS):
+            test.main(["--name", name, "--test_dir", opts.data, "--all", "--device", opts.device,
+                       "--output", f"{name}.npz"])  # fmt: skip
     return seconds
 
 
 def run_seed(opts, seed):
     """{row: {task: metrics}} of a seed, and the seconds of the training."""
-    results = {"seconds": train_and_test(opts, seed)}
-    trained = {view: image_features(opts, view) for view in VIEWS}
-    for row in ROWS:
-        results[row] = {}
+    results = {"seconds": train_and_test(opts, seed), **{row: {} for row in ROWS}}
     for view in VIEWS:
-        bag = BagOfWords(opts.data, trained[view])
-        for query, gallery in ((TEXT, view), (view, TEXT)):
-            task = f"{query}_{gallery}"
-            sides = load_features(f"features_{task}.npz")
+        bags = {row: BagOfWords(opts.data, image_features(opts, run, view))
+                for row, run in BAGS.items()}  # fmt: skip
+        # The place of the texts and that of the images: queries are 0, the gallery 1.
+        for task, texts, images in ((f"{TEXT}_{view}", 0, 1), (f"{view}_{TEXT}", 1, 0)):
+            sides = list(load_features(f"{WORDS}_{task}.npz"))
             results["words"][task] = evaluate(*sides)
-            results["bag of words"][task] = evaluate(*map(bag.replace, sides))
             results["chance"][task] = chance(*sides)
+            sentences = sides[texts]
+            for row, bag in bags.items():
+                sides[texts] = bag.of(sentences)
+                sides[images] = test_images(BAGS[row], view, images)
+                results[row][task] = evaluate(*sides)
     return results
 
 
-def image_features(opts, view):
-    """{ID: mean feature (D,)} of the training images of a view by the run."""
+def test_images(run, view, place):
+    """`Features` of a view's queries (`place` 0) or gallery (1) by a run."""
+    (other,) = {*VIEWS} - {view}
+    task = (f"{view}_{other}", f"{other}_{view}")[place]
+    return load_features(f"{run}_{task}.npz")[place]
+
+
+def image_features(opts, run, view):
+    """{ID: mean feature (D,)} of the training images of a view by a run."""
     import torch
 
     import model
@@ -89,7 +101,7 @@ def image_features(opts, view):
     classes = scan_classes(split_folder(opts.data, "train") / view)
     paths = [path for images in classes.values() for path in images]
     with recipes.quietly():
-        network, numbers, _ = model.load_run("words", "last", device)
+        network, numbers, _ = model.load_run(run, "last", device)
         images = open_view(paths, opts.size, opts.size)
         found = extract_features(
             inference_copy(network), numbers[view], paths, images, device=device, flip=False
@@ -123,14 +135,12 @@ class BagOfWords:
             row[[self.columns[word] for word in words if word in self.columns]] = 1
         return found
 
-    def replace(self, side):
-        """`Features` of texts become those of their words; of images they stay."""
-        if not side.paths[0].rpartition(":")[0].endswith(".txt"):
-            return side
-        x = self.presence([words_of(text) for text in read_texts(side.paths)])
+    def of(self, texts):
+        """`Features` of texts become those of their words."""
+        x = self.presence([words_of(text) for text in read_texts(texts.paths)])
         y = x @ self.weights + self.mean
         y /= np.linalg.norm(y, axis=1, keepdims=True)
-        return Features(y.astype(np.float32), side.labels, side.paths)
+        return Features(y.astype(np.float32), texts.labels, texts.paths)
 
 
 def words_of(text):
