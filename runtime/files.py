@@ -62,8 +62,8 @@ def replacing(path, size=None):
 
 def temporary_beside(path):
     """A hidden path beside `path`, another one each time, whose name ends like that of `path`."""
-    start = f".partial-{os.urandom(4).hex()}"
-    name = f"{start}-{path.name}"
+    start = f".partial-{os.urandom(4).hex()}-"
+    name = start + path.name
     # 255 bytes is the longest name that common file systems take.
     return path.with_name(name if len(os.fsencode(name)) < 256 else start + path.suffix)
 

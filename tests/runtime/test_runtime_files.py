@@ -19,12 +19,11 @@ def test_replacing_never_leaves_half_a_file(tmp_path):
 
 
 def test_what_killed_writers_left_goes_after_a_day(tmp_path):
-    old, zipped, new = (
-        files.temporary_beside(tmp_path / name) for name in ("old.npy", "old.zip", "new.npy")
-    )
-    for path in (old, zipped, new):
+    names = "old.npy", f"{'long' * 62}.npy", "old.zip", "new.npy"
+    old, long, zipped, new = (files.temporary_beside(tmp_path / name) for name in names)
+    for path in (old, long, zipped, new):
         path.touch()
-    for path in (old, zipped):
+    for path in (old, long, zipped):
         os.utime(path, (0, 0))
     files.remove_partials(tmp_path, "*.npy", unused=files.A_DAY)
     assert {*tmp_path.iterdir()} == {zipped, new}
