@@ -78,12 +78,12 @@ def run_seed(opts, seed):
             sentences = sides[texts]
             for row, bag in bags.items():
                 sides[texts] = bag.of(sentences)
-                sides[images] = test_images(BAGS[row], view, images)
+                sides[images] = tested_images(BAGS[row], view, images)
                 results[row][task] = evaluate(*sides)
     return results
 
 
-def test_images(run, view, place):
+def tested_images(run, view, place):
     """`Features` of a view's queries (`place` 0) or gallery (1) by a run."""
     (other,) = {*VIEWS} - {view}
     task = (f"{view}_{other}", f"{other}_{view}")[place]
