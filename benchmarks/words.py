@@ -29,7 +29,7 @@ from evaluation.feature_file import Features, load_features  # noqa: E402
 from evaluation.metrics import evaluate  # noqa: E402
 from imaging.files import DRONE, SATELLITE, TEXT, scan_classes, split_folder  # noqa: E402
 from imaging.texts import read_texts  # noqa: E402
-from runtime.cli import script  # noqa: E402
+from runtime.cli import read_config, script  # noqa: E402
 
 VIEWS = {SATELLITE: "S", DRONE: "D"}
 RECALLS = ("recall@1", "recall@10")
@@ -48,14 +48,18 @@ def train_and_test(opts, seed):
 
     start = time.perf_counter()
     images, words = recipes.find_recipes([IMAGES, "geotext"])
-    shared = ["--pool", "gem", "--maps", "3,last"]  # as `make demo`
-    argv = [*shared, "--config", words, "--name", WORDS, "--init", IMAGES, "--freeze",
+    # The network of the images; a frozen one sees the same eight copies of an image again and
+    # again, so that its features are computed once.
+    own = read_config(images)
+    shared = ["--pool", own["pool"], "--maps", ",".join(map(str, own["maps"]))]
+    turned = ["--turn", "--flip", "--turns", own["turns"], "--pad", "0"]
+    argv = ["--config", words, "--name", WORDS, "--init", IMAGES, "--freeze", *shared, *turned,
             "--overwrite", "--train_all", "--data_dir", opts.data, "--backbone", opts.backbone,
             "--text_backbone", opts.text_backbone, "--h", opts.size, "--w", opts.size,
             "--cache", "ram", "--batchsize", BATCH, "--epochs", opts.passes * 3 // 2,
             "--seed", seed, "--device", opts.device, *["--bf16"] * opts.bf16]  # fmt: skip
     with recipes.quietly():
-        train.main([*recipes.run_options(images, opts, seed), *shared])
+        train.main(recipes.run_options(images, opts, seed))
         train.main(list(map(str, argv)))
         seconds = time.perf_counter() - start
         for name in (IMAGES, WORDS):

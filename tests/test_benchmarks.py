@@ -304,7 +304,19 @@ def test_a_recipe_keeps_what_is_its_own_in_the_benchmark():
 @pytest.mark.parametrize(
     ("name", "added"),
     [
-        ("strong", ["droprate", "loss_weights", "joint_flips", "batchsize", "optimizer"]),
+        (
+            "strong",
+            [
+                "droprate",
+                "loss_weights",
+                "joint_flips",
+                "batchsize",
+                "optimizer",
+                "turns",
+                "maps",
+                "pool",
+            ],
+        ),
         ("sample4geo", ["stride", "droprate", "loss_weights", "joint_flips", "batchsize"]),
         ("lpn", ["LPN"]),
         ("rknet_lpn", ["usam", "LPN"]),
