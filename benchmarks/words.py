@@ -5,7 +5,7 @@ python benchmarks/words.py data/toy --text_backbone hf:FOLDER    # a pretrained 
 
 A network from random weights learns the satellite and drone images by recipes/strong.yaml. It then
 stays as it is (`--init --freeze`), and a text model learns the descriptions by
-recipes/geotext.yaml, in half as many passes again. The bag of words does without word order and
+recipes/geotext.yaml, in three times as many passes. The bag of words does without word order and
 without a network: which words a description has, taken by least squares to the features of the
 images of its building. These are once those of the first run, and once those of the second, whose
 head has learnt from the words too.
@@ -56,7 +56,7 @@ def train_and_test(opts, seed):
     argv = ["--config", words, "--name", WORDS, "--init", IMAGES, "--freeze", *shared, *turned,
             "--overwrite", "--train_all", "--data_dir", opts.data, "--backbone", opts.backbone,
             "--text_backbone", opts.text_backbone, "--h", opts.size, "--w", opts.size,
-            "--cache", "ram", "--batchsize", BATCH, "--epochs", opts.passes * 3 // 2,
+            "--cache", "ram", "--batchsize", BATCH, "--epochs", opts.passes * 3,
             "--seed", seed, "--device", opts.device, *["--bf16"] * opts.bf16]  # fmt: skip
     with recipes.quietly():
         train.main(recipes.run_options(images, opts, seed))
@@ -95,7 +95,7 @@ def tested_images(run, view, place):
 
 
 def image_features(opts, run, view):
-    """{ID: mean feature (D,)} of the training images of a view by a run."""
+    """{ID: mean feature (D,)} of the training images of a view by a run, made as in its test."""
     import torch
 
     import model
@@ -107,11 +107,12 @@ def image_features(opts, run, view):
     classes = scan_classes(split_folder(opts.data, "train") / view)
     paths = [path for images in classes.values() for path in images]
     with recipes.quietly():
-        network, numbers, _ = model.load_run(run, "last", device)
+        network, numbers, made = model.load_run(run, "last", device)
         images = open_view(paths, opts.size, opts.size)
         found = extract_features(
-            inference_copy(network), numbers[view], paths, images, device=device, flip=False
-        )
+            inference_copy(network), numbers[view], paths, images, device=device,
+            turns=made["turns"], flip=not made["no_flip"],
+        )  # fmt: skip
     rows = iter(found)
     return {n: np.mean([next(rows) for _ in images], axis=0) for n, images in classes.items()}
 
