@@ -13,6 +13,7 @@ from runtime.progress import progress_bar
 BLOCK = 2**15  # tiles at a time: 64 MiB of features of 512 numbers
 PHOTOS = 256  # photos at a time against these: 32 MiB of scores
 CANDIDATES = 4  # tiles that an index is asked for, for each that is wanted
+SPARE = 2  # tiles that exact search keeps, for each that is wanted, see `find_tiles`
 SCORED_AGAIN = 2**24  # numbers at a time of candidates that are scored again: 64 MiB
 SAMPLE = 2**12  # tiles over which a photo's scores are spread
 # How fast a tile's weight falls with its score, in `estimate`: one that is so many standard
@@ -45,17 +46,21 @@ def find_tiles(photos, tiles, top, chosen=None):
     A tile's score is that of the turn that suits it best; of equal ones the first tiles count.
     `chosen` (C,): only these rows of the map. `tiles` may be a mapped file, which is read once, a
     block at a time: memory does not grow with the map.
+
+    A matrix product rounds equal tiles differently by where they stand in a block, so that more
+    tiles are kept than are wanted until `score_again` scores each in the same way.
     """
+    kept = SPARE * top
     count = len(tiles) if chosen is None else len(chosen)
     rows = np.empty((photos.shape[1], 0), np.int64)
     scores = np.empty((photos.shape[1], 0), np.float32)
     for start in progress_bar(range(0, count, BLOCK), "search"):
         part = slice(start, min(start + BLOCK, count))
         block = tiles[part] if chosen is None else tiles[chosen[part]]
-        found = _first_of_block(photos, block, top)
+        found = _first_of_block(photos, block, kept)
         rows = np.concatenate([rows, found[0] + start], axis=1)
         scores = np.concatenate([scores, found[1]], axis=1)
-        best = k_largest(scores, min(top, scores.shape[1]))
+        best = k_largest(scores, min(kept, scores.shape[1]))
         rows, scores = (np.take_along_axis(each, best, axis=1) for each in (rows, scores))
     return score_again(photos, tiles, rows if chosen is None else chosen[rows], top)
 

@@ -161,10 +161,13 @@ def test_photos_with_places_calibrate_later_ones(area, capsys):
 
 def test_damaged_photos_do_not_stop_the_others(area, workdir, capsys):
     """One whose end is missing, one that is no image, a link to nothing: each in a line."""
-    expected = run("photos", "--map", "map", "--turns", 4)
-    capsys.readouterr()
     whole = area.paths[7].read_bytes()
-    (workdir / "photos/10.jpg").write_bytes(whole[: len(whole) // 2])
+    cut = workdir / "photos/10.jpg"
+    cut.write_bytes(whole)  # at first whole: scores are alike to the last bit in batches of a size
+    expected = run("photos", "--map", "map", "--turns", 4)["tiles"]
+    expected = [row for row in expected if row["photo"] != "photos/10.jpg"]
+    capsys.readouterr()
+    cut.write_bytes(whole[: len(whole) // 2])
     (workdir / "photos/text.jpg").write_text("no image")
     (workdir / "photos/link.jpg").symlink_to("gone.jpg")
     for options in ([], ["--flight"]):
@@ -175,7 +178,7 @@ def test_damaged_photos_do_not_stop_the_others(area, workdir, capsys):
             for name in ("link.jpg", "text.jpg", "10.jpg")
         ]
         assert "truncated" in err[2] and "check" not in "".join(err)
-        assert found["tiles"][:5] == (expected["tiles"] if not options else found["tiles"])[:5]
+        assert found["tiles"][:5] == (expected if not options else found["tiles"])[:5]
         with open("locations.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         assert [row["photo"] for row in rows[3:]] == [
