@@ -36,6 +36,7 @@ ABLATION = {  # what few_pairs would be with one change
     "no whitening": {"whiten": None},
     "no centring": {"center": False, "whiten": None},  # there is no whitening without it
     "no turns": {"turns": 1},
+    "no mirrors": {"no_flip": True},
     "satellite turned": {"turns": {SATELLITE: 4, DRONE: 1}},
     "average": {"pool": "avg", "block": None},
     "GeM": {"pool": "gem", "block": None},

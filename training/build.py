@@ -321,7 +321,7 @@ def build_training(opts, network, device, class_num):
         if opts.grad_checkpoint:
             branch.checkpoint_gradients()
     for branch in text_branches_of(network):
-        if opts.freeze:
+        if opts.freeze and not opts.train_text:
             branch.freeze()
         if opts.grad_checkpoint:
             branch.encoder.checkpoint_gradients()

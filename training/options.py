@@ -242,6 +242,8 @@ OPTIONS = {
         ("--train_blocks", natural_int, 0,
          "with --freeze: train the last N blocks too, and what follows them: a block of a "
          "transformer or VGG, a stage of ResNet, ConvNeXt, Swin, EfficientNet", "N"),
+        ("--train_text", SWITCH, False,
+         "with --freeze: train a pretrained text model too (one of random weights always trains)"),
         ("--init", str, None,
          "start from the weights of another run where they fit: its name in model/, a run folder, "
          "a file of weights in one, or a shared run.zip", "RUN"),

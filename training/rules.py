@@ -19,6 +19,11 @@ def _unpaired(opts):
     return opts.sampler == "paired" and opts.images_per_building == 1 and not opts.loss_merge
 
 
+def _pretrained_text(opts):
+    """Whether there is a text model that others have trained."""
+    return TEXT in opts.view_names and opts.text_backbone != "small"
+
+
 # fmt: off
 # Options that contradict each other, and what to say.
 EXCLUDES = (
@@ -62,8 +67,10 @@ NEEDS = (
       for name, usual in (("text_backbone", "small"), ("text_pool", "mean"),
                           ("text_tokens", None))),
     (lambda o: o.text_lr != TEXT_LR and not o.resume,
-     lambda o: TEXT in o.view_names and o.text_backbone != "small" and not o.freeze,
+     lambda o: _pretrained_text(o) and (o.train_text or not o.freeze),
      "--text_lr is of a pretrained text model that trains: leave it out"),
+    (lambda o: o.train_text, lambda o: _pretrained_text(o) and o.freeze,
+     "--train_text goes with --freeze and a pretrained --text_backbone: all others train anyway"),
     (lambda o: o.compile, lambda o: TEXT not in o.view_names,
      "--compile would compile anew for each length of a batch of texts: leave it out"),
     (lambda o: o.text_pool == "cls", lambda o: not o.text_backbone.startswith("open_clip:"),

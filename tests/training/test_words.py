@@ -137,6 +137,23 @@ def test_frozen_images_and_trained_words(toy, workdir, capsys):
     assert moved == {"model_3", "classifier", "center"}
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_frozen_images_and_a_pretrained_text_model(trained, toy):
+    """It is frozen too, or learns at a rate of its own (--train_text)."""
+    argv = ["--data_dir", str(toy), *WORDS, "--views", "satellite,text", "--freeze"]
+    argv += ["--text_backbone", "hf:FOLDER", *["--train_text", "--text_lr", "0.3"] * trained]
+    opts = train.parse_args(argv)
+    encoder = text.small_encoder(10)
+    encoder.pretrained = True
+    network = build.build_network(opts, 8, list("abcdefgh"), encoder)
+    training = build.build_training(opts, network, torch.device("cpu"), 8)
+    rates = {id(p): group["lr"] for group in training.optimizer.param_groups
+             for p in group["params"]}  # fmt: skip
+    assert {rates.get(id(p)) for p in encoder.parameters()} == {opts.lr * 0.3 if trained else None}
+    assert network.train().model_2.encoder.training == trained
+    assert not any(id(p) in rates for p in network.model_1.parameters())
+
+
 def weights_of_epoch_zero(toy, options):
     opts = train.parse_args(["--data_dir", str(toy), *WORDS, *options, "--head", "linear",
                              "--center"])  # fmt: skip
@@ -240,6 +257,11 @@ def test_words_in_check_and_show(toy, workdir, capsys):
         (["--views", "text,drone", "--text_pool", "cls", "--text_backbone", "open_clip:ViT-B-32"],
          "--text_pool cls has no meaning with open_clip:ViT-B-32"),
         (["--views", "text,drone", "--text_lr", "0.5"], "--text_lr is of a pretrained text model"),
+        (["--views", "text,drone", "--freeze", "--train_text"], "--train_text goes with --freeze"),
+        (["--views", "text,drone", "--text_backbone", "hf:x", "--train_text"],
+         "--train_text goes with --freeze"),
+        (["--views", "text,drone", "--text_backbone", "hf:x", "--freeze", "--text_lr", "0.5"],
+         "--text_lr is of a pretrained text model"),
         (["--views", "text,drone", "--no_flip", "--joint_flips"], "contradict each other"),
         (["--views", "satellite,street,text", "--extra_Google"], "street branch of three views"),
         (["--views", "text,drone", "--compile"], "--compile would compile anew for each length"),
