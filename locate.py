@@ -332,7 +332,9 @@ def parse_args(argv=None):
 def check_options(parser, opts):
     """Refuse options that do not go together; fill in what is left out."""
     check_zero_shot(parser, opts)
-    if bool(opts.photos) == bool(opts.text):
+    if opts.photos and opts.text:
+        parser.error("photos and --text: give one or the other, each in a run of its own")
+    if not opts.photos and not opts.text:
         parser.error("what is to be located? Give photos, or descriptions with --text")
     if opts.text:
         for option in ("every", "flight", "zero_shot", "view", "turns"):
@@ -340,6 +342,10 @@ def check_options(parser, opts):
                 parser.error(f"--{option} is of photos: leave it out with --text")
         if not all(map(str.strip, opts.text)):
             parser.error("--text has a description without words")
+        try:
+            "".join(opts.text).encode()
+        except UnicodeEncodeError:
+            parser.error("--text has bytes that are not UTF-8: write it in that encoding")
         opts.text, opts.view, opts.turns = [*dict.fromkeys(opts.text)], TEXT, 1
     check_onnx(parser, opts)
     if opts.index and opts.near:

@@ -22,7 +22,7 @@ from networks.clip_models import CLIP
 from networks.heads import Centring, ClassBlock, make_head  # noqa: F401
 from networks.musenet import MuSeNet, from_published, is_ibn, load_ibn_weights
 from networks.run_options import network_options, option_in, switch_in
-from networks.text import TextBranch, read_encoder, read_tokenizer
+from networks.text import TextBranch, need_same_words, read_encoder, read_tokenizer
 from networks.timm_branch import TimmBranch
 from networks.timm_models import TIMM
 
@@ -400,7 +400,10 @@ def build_model(
         raise ValueError(f"views {','.join(views)}: expected {expected}")
     if TEXT in views:
         if share and len(views) == 2:
-            raise ValueError("--share is of two views of images, and there is one: leave it out")
+            raise ValueError(
+                "--share is of two views of images, and there is one: leave it out, or give "
+                "--no-share where a recipe has set it"
+            )
         if LPN or musenet:
             raise ValueError(f"{'--musenet' if musenet else '--LPN'} has no branch for texts")
         options |= {"text_branch": views.index(TEXT) + 1, "encoder": encoder}
@@ -470,6 +473,7 @@ def read_run(run_dir, checkpoint):
     if encoder:
         limit = option_in(run_opts, "text_tokens", int, None)
         words = {"tokenizer": read_tokenizer(run_dir), "limit": limit}
+        need_same_words(words["tokenizer"], encoder, run_dir)
         network.read_words = partial(TokenizedTexts, **words)
     utils.load_weights(network, checkpoint, weights)
     return network, branch_numbers(view_names, extra_google), run_opts

@@ -15,7 +15,7 @@ from imaging.files import TEXT
 from networks.options import TEXT_CONFIG, TOKENIZER
 from runtime import files, locks, processes, startup
 from runtime.cli import script
-from runtime.printing import quoted
+from runtime.printing import first_line, quoted
 from training import tensorboard
 from training.options import ONCE, changed_options, parse_args
 
@@ -194,10 +194,9 @@ def load_epoch(run_dir, training, data, other_images=False):
         data.sampler.neighbours = state.get("neighbours")
         return state["epoch"] + 1, state["log"]
     except (KeyError, TypeError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or ["?"])[0]
         raise ValueError(
-            f"{path} does not fit this run ({reason}): it was written by another version or is "
-            "damaged; start again with --overwrite"
+            f"{path} does not fit this run ({first_line(error)}): it was written by another "
+            "version or is damaged; start again with --overwrite"
         ) from None
 
 

@@ -227,7 +227,7 @@ def parse_args(argv=None):
     """Options of the comparison."""
     parser = recipes.build_parser(__doc__)
     parser.add_argument("--weights", metavar="FILE", required=True, help="pretrained backbone")
-    parser.add_argument("--folds", type=at_least(2, "one part trains"), help="cross-validate")
+    parser.add_argument("--folds", type=at_least(2, "as one part trains"), help="cross-validate")
     parser.add_argument("--only", type=names_of, metavar="NAME,...", help="these rows alone")
     parser.add_argument("--campus", metavar="DIR", help=f"the toy campus, for {CAMPUS_FIRST!r}")
     parser.set_defaults(backbone="timm:tf_efficientnet_lite0", passes=30, size=128)

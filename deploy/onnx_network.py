@@ -12,7 +12,7 @@ import numpy as np
 from deploy import metadata
 from imaging.files import TEXT
 from runtime.optional import require
-from runtime.printing import printable
+from runtime.printing import first_line, printable
 from runtime.progress import progress_bar
 from runtime.threads import done_ahead
 
@@ -158,6 +158,5 @@ def _open(path, providers):
     try:
         session = runtime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # of many types, none of them public
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} cannot be read as an ONNX file: {reason}") from None
+        raise ValueError(f"{path} cannot be read as an ONNX file: {first_line(error)}") from None
     return session, metadata.from_text(session.get_modelmeta().custom_metadata_map, path)

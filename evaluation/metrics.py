@@ -135,7 +135,7 @@ def tie_line(metrics):
     if "num_tied" not in metrics:
         return ""
     return (
-        f"{metrics['num_tied']} of {metrics['num_queries']} queries score a wrong image like their "
+        f"{metrics['num_tied']} of {metrics['num_queries']} queries score a wrong item like their "
         f"first match; with the wrong one first: {recall_line(metrics, '_tied_last')}"
     )
 

@@ -153,9 +153,9 @@ def samples_of(path):
 
 
 def read_lines(path):
-    """The lines of a text file; ValueError where it is not in UTF-8."""
+    """The lines of a text file, as editors count them; ValueError where it is not in UTF-8."""
     try:
-        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+        return Path(path).read_text(encoding="utf-8-sig").split("\n")  # \r\n and \r are \n by now
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error.reason}): save it again") from None
 

@@ -63,10 +63,19 @@ def read_sample(sample, side):
     return read_thumbnail(sample, side)
 
 
+def _told(sample):
+    """A sample as a warning names it: its file and line, or how its words begin."""
+    if isinstance(sample, tuple):
+        words = sample[0]
+        return repr(words if len(words) <= 60 else f"{words[:60]}...")
+    return printable(sample)
+
+
 class TokenizedTexts:
     """The token ids of texts, (L,) int64, asked for by sample; the longest have `limit` tokens.
 
-    `texts` are the words of `samples`. A warning says how many were cut.
+    `texts` are the words of `samples`, which are names, or tuples of words and a number. A warning
+    says how many were cut.
     """
 
     def __init__(self, samples, texts, tokenizer, limit):
@@ -78,8 +87,8 @@ class TokenizedTexts:
         if cut:
             print(
                 f"warning: {len(cut)} of {len(self.ids)} texts have more than {limit} tokens and "
-                f"were cut, such as {printable(str(cut[0]))}: a run with more --text_tokens reads "
-                "all of them",
+                f"were cut, such as {_told(cut[0])}: a run with more --text_tokens reads all of "
+                "them",
                 file=sys.stderr,
             )
 

@@ -6,6 +6,7 @@ downloads, or is a file of them.
 """
 
 from runtime.optional import require
+from runtime.printing import first_line
 
 CLIP = "open_clip:"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's
@@ -45,12 +46,12 @@ def build_clip(name, pretrained=False):
         return clip_package().create_model(
             architecture, weights if pretrained else None, force_custom_text=True
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or ["?"])[0]
+    except Exception as error:  # open_clip and what it reads with have no class of errors
         raise OSError(
-            f"the weights {weights} of open_clip's {architecture} cannot be read ({reason}): fetch "
-            f"them on another machine, and give {CLIP}{architecture}/FILE for the texts and "
-            f"--weights FILE for the images, or leave /{weights} out to begin at random"
+            f"the weights {weights} of open_clip's {architecture} cannot be read "
+            f"({first_line(error)}): fetch them on another machine, and give "
+            f"{CLIP}{architecture}/FILE for the texts and --weights FILE for the "
+            f"images, or leave /{weights} out to begin at random"
         ) from None
 
 

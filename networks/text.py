@@ -23,6 +23,7 @@ from networks.run_options import option_in
 from runtime.bundles import read_bytes
 from runtime.files import write_text
 from runtime.optional import require
+from runtime.printing import first_line
 
 SMALL, HF = "small", "hf:"
 WANTED = "-r requirements-text.txt"
@@ -166,7 +167,7 @@ def new_texts(name, texts, pool="mean"):
         tokenizer = small_tokenizer(texts)
         return tokenizer, small_encoder(tokenizer.get_vocab_size(), pool)
     if name.startswith(HF):
-        return _from_transformers(name.removeprefix(HF), pool)
+        return _from_transformers(name.removeprefix(HF), texts, pool)
     if name.startswith(CLIP):
         return clip_tokenizer(name), _clip_text(name, True)
     raise ValueError(f"--text_backbone {name}: expected {SMALL}, {HF}NAME or {CLIP}NAME")
@@ -194,31 +195,73 @@ def small_tokenizer(texts):
 
 def small_encoder(vocabulary, pool="mean"):
     """A transformer of BERT's kind for so many tokens, with random weights."""
-    library = require("transformers", "a view of texts", WANTED)
+    library = _transformers("a view of texts")
     config = library.BertConfig(vocab_size=vocabulary, **SMALL_SIZES)
     return Transformer(library.BertModel(config, add_pooling_layer=False), pool, False)
 
 
-def _from_transformers(name, pool):
-    library = require("transformers", "--text_backbone hf:NAME", WANTED)
+def _transformers(purpose):
+    """The transformers library, whose models cannot even be named without tokenizers."""
+    require("tokenizers", purpose, WANTED)
+    return require("transformers", purpose, WANTED)
+
+
+def _from_transformers(name, texts, pool):
+    """(tokenizer, `Transformer`) of a name of the hub or a folder, for these training texts."""
+    library = _transformers("--text_backbone hf:NAME")
+    files = "name a folder that holds config.json, tokenizer.json and model.safetensors"
+    small = "take the small one, which needs no download"
+    told = f"--text_backbone hf:{name}"
     try:
         tokenizer = library.AutoTokenizer.from_pretrained(name, use_fast=True)
-        model = library.AutoModel.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or ["?"])[0]
-        raise OSError(
-            f"--text_backbone hf:{name} cannot be read ({reason}): name a folder that holds "
-            "config.json, tokenizer.json and model.safetensors, or take the small one, which needs "
-            "no download"
-        ) from None
-    if not tokenizer.is_fast:
-        raise ValueError(f"--text_backbone hf:{name} has no tokenizer.json: take another model")
-    if model.config.is_encoder_decoder or not hasattr(model.config, "hidden_size"):
-        raise ValueError(
-            f"--text_backbone hf:{name} is a {type(model).__name__}, no encoder of texts alone: "
-            "name one such as sentence-transformers/all-MiniLM-L6-v2"
+        library.logging.set_verbosity_error()  # its table of weights is told in one line below
+        model, loading = library.AutoModel.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    return tokenizer.backend_tokenizer, Transformer(model, pool, True)
+    except Exception as error:  # the libraries beneath have no class of errors
+        raise OSError(f"{told} cannot be read ({first_line(error)}): {files}, or {small}") from None
+    # A mismatched one is (name, shape in the file, shape in the model).
+    absent = {*loading["missing_keys"], *(key[0] for key in loading["mismatched_keys"])}
+    absent = sorted(key for key in absent if not key.startswith("pooler."))
+    if absent:
+        raise ValueError(
+            f"{told} lacks {len(absent)} of the weights that its config.json describes, such as "
+            f"{absent[0]}: {files} of one model"
+        )
+    if not tokenizer.is_fast or _is_deaf(tokenizer, texts):
+        raise ValueError(f"{told} has no tokenizer.json that knows words: {files}")
+    if model.config.is_encoder_decoder or not hasattr(_embedding(model), "num_embeddings"):
+        raise ValueError(
+            f"{told} is a {type(model).__name__}, no encoder of texts alone: name one such as "
+            "sentence-transformers/all-MiniLM-L6-v2"
+        )
+    encoder = Transformer(model, pool, True)
+    need_same_words(tokenizer.backend_tokenizer, encoder, told)
+    return tokenizer.backend_tokenizer, encoder
+
+
+def _is_deaf(tokenizer, texts):
+    """Whether a tokenizer of the transformers library knows no part of any of these texts."""
+    known = {*tokenizer.get_vocab().values()} - {*tokenizer.all_special_ids}
+    encoded = tokenizer.backend_tokenizer.encode_batch(list(texts)[:100])
+    return bool(texts) and not any(known.intersection(each.ids) for each in encoded)
+
+
+def _embedding(model):
+    """The layer that takes the ids of a model of the transformers library; None without one."""
+    return model.get_input_embeddings() if hasattr(model.config, "hidden_size") else None
+
+
+def need_same_words(tokenizer, encoder, told):
+    """ValueError where a tokenizer has ids that an encoder does not know; `told` names them."""
+    if isinstance(encoder, Transformer):
+        rows = _embedding(encoder.model).num_embeddings
+        last = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        if last >= rows:
+            raise ValueError(
+                f"{told} has a tokenizer with the id {last} and a text model of {rows} ids: give "
+                "the files of one model"
+            )
 
 
 def _clip_text(name, pretrained):
@@ -244,7 +287,7 @@ def read_tokenizer(run_dir):
     try:
         return library.Tokenizer.from_str(content)
     except Exception as error:  # the library has no class of errors
-        raise ValueError(f"{path} is no tokenizer ({error}): restore it") from None
+        raise ValueError(f"{path} is no tokenizer ({first_line(error)}): restore it") from None
 
 
 def read_encoder(run_dir, opts):
@@ -256,16 +299,15 @@ def read_encoder(run_dir, opts):
     pool = option_in(opts, "text_pool", str, "mean")
     if name.startswith(CLIP):
         return _clip_text(name, False)
-    library = require("transformers", "a view of texts", WANTED)
+    library = _transformers("a view of texts")
     path, content = _read(run_dir, TEXT_CONFIG)
     try:
         settings = json.loads(content)
         config = library.AutoConfig.for_model(settings.pop("model_type"), **settings)
-        model = library.AutoModel.from_config(config)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or ["?"])[0]
+        return Transformer(library.AutoModel.from_config(config), pool, name != SMALL)
+    except Exception as error:  # the library has no class of errors
+        reason = first_line(error)
         raise ValueError(f"{path} does not describe a text model ({reason}): restore it") from None
-    return Transformer(model, pool, name != SMALL)
 
 
 def _read(run_dir, name):

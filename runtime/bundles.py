@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 from runtime.files import is_safetensors, kind_of_bytes
+from runtime.printing import first_line
 
 FORMAT = 1
 MANIFEST, OPTIONS, CARD = "manifest.json", "opts.yaml", "README.md"
@@ -62,8 +63,9 @@ def _read(bundle, name):
         except _Refused:
             raise
         except Exception as error:  # damaged bytes lead the reader into errors of any type
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{bundle} is no whole zip file ({reason}): {COPY}") from None
+            raise ValueError(
+                f"{bundle} is no whole zip file ({first_line(error)}): {COPY}"
+            ) from None
 
 
 def _members(bundle, archive):

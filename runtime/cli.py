@@ -233,21 +233,22 @@ def add_options(parser, rows):
 
 def positive_int(text):
     """argparse type: a whole number of at least 1."""
-    return _bounded_int(text, 1)
+    return bounded_int(text, 1)
 
 
 def natural_int(text):
     """argparse type: a whole number of at least 0."""
-    return _bounded_int(text, 0)
+    return bounded_int(text, 0)
 
 
-def _bounded_int(text, lowest):
+def bounded_int(text, lowest, reason=""):
+    """A whole number of at least `lowest`, for an option whose `reason` continues the message."""
     try:
         value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if value < lowest:
-        raise argparse.ArgumentTypeError(f"{value} is too small: at least {lowest}")
+        raise argparse.ArgumentTypeError(f"{value} is too small: at least {lowest}{reason}")
     return value
 
 
@@ -293,8 +294,10 @@ def need_views(opts, views, *names):
     """ValueError where an option of these names is not one of the `views` that the run knows."""
     for view in (getattr(opts, name) for name in names):
         if view not in views:
+            zero_shot = getattr(opts, "zero_shot", False)
+            who = "--zero_shot knows" if zero_shot else f"the run {opts.name} was trained on"
             raise ValueError(
-                f"the run {opts.name} was trained on {', '.join(views)}, not on {view}: choose "
+                f"{who} {', '.join(views)}, not {view}: choose "
                 f"{' and '.join(f'--{name}' for name in names)} among these"
             )
 

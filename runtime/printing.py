@@ -1,4 +1,4 @@
-"""What is printed: names with control characters or of another encoding, and commands to paste."""
+"""What is printed: names of any characters, the first line of an error, commands to paste."""
 
 import os
 import shlex
@@ -14,6 +14,11 @@ ESCAPES = {code: chr(code).encode("unicode_escape").decode() for code in CODES}
 def printable(text):
     """A name, or a sentence with names, as one line: control characters become \\n, \\x1b, ..."""
     return str(text).translate(ESCAPES)
+
+
+def first_line(error):
+    """What an error says first, or its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def quoted(path):

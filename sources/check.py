@@ -124,7 +124,8 @@ def _text_fault(path):
     """As `_find_fault`, of a text."""
     try:
         need_file(path)
-        read_lines(path)
+        if not any(map(str.strip, read_lines(path))):
+            return Unreadable("it holds no words", "write a description into it, or remove it")
     except Unreadable as fault:
         return fault
     except ValueError:

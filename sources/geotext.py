@@ -56,10 +56,8 @@ def plan_geotext(source, *, test="951", skip_missing=False):
                 _expect(plan, folder, COUNTS[split])
     plan.sidecars[ORDER] = "".join(f"{each.building}/{each.path.name}\n" for each in described)
     if faults and not skip_missing:
-        packed = ", and unpack the archives" * any(images.rglob("*.tar.gz"))
-        raise ValueError(
-            f"{'; '.join(faults)}: mend them{packed}, or leave them out with --skip_missing"
-        )
+        mend = _how_to_mend(images)
+        raise ValueError(f"{'; '.join(faults)}: {mend}, or leave them out with --skip_missing")
     plan.notes += [f"{fault}: left out" for fault in faults]
     return plan
 
@@ -115,8 +113,14 @@ def read_descriptions(path, images):
     more = f", and {len(reasons) - TOLD} more" if len(reasons) > TOLD else ""
     faults = [f"{path}: {', '.join(told)}{more}"] if told else []
     if not described:
-        raise ValueError(f"no entry can be used of {faults[0]}")
+        raise ValueError(f"no entry can be used of {faults[0]}: {_how_to_mend(images)}")
     return list(described.values()), faults
+
+
+def _how_to_mend(images):
+    """What is to be done about entries that cannot be used, most often for want of their images."""
+    packed = [*images.rglob("*.tar.gz"), *images.parent.glob("*.tar.gz")]
+    return f"unpack {packed[0]} into {images}" if packed else "mend them, or their images"
 
 
 def _read_entries(path):
@@ -161,7 +165,8 @@ def _captions_of(entry):
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(captions, list) or not all(isinstance(each, str) for each in captions):
         raise ValueError(f"has the caption {_short(captions)}, expected text or a list of texts")
-    lines = [" ".join(caption.split()) for caption in captions]  # line breaks become spaces
+    # Line breaks become spaces, and so does a byte order mark, which is no word.
+    lines = [" ".join(caption.replace("\ufeff", " ").split()) for caption in captions]
     if not lines or not all(lines):
         raise ValueError("has an empty caption")
     try:
@@ -184,5 +189,6 @@ COMMANDS = (
               option("--test", choices=tuple(TESTS), default="951",
                      help="test file: 951 buildings, or about 190 for smaller machines"),
               option("--skip_missing", action="store_true",
-                     help="leave out entries whose image or caption is missing")),
+                     help="leave out images that are missing, and an entry's captions where one "
+                          "is empty")),
 )  # fmt: skip

@@ -4,6 +4,7 @@ Imports no torch, so that `--help` answers at once.
 """
 
 import argparse
+import functools
 
 import utils
 from imaging.files import TEST_VIEWS, TEXT, VIEWS
@@ -19,6 +20,7 @@ from runtime.cli import (
     add_options,
     add_precision_options,
     add_refused,
+    bounded_int,
     natural_int,
     number_within,
     positive_int,
@@ -94,15 +96,8 @@ def switches(text):
 
 
 def at_least(lowest, reason):
-    """A type: a whole number from `lowest`."""
-
-    def number(text):
-        value = positive_int(text)
-        if value < lowest:
-            raise argparse.ArgumentTypeError(f"{value} is too small: {reason}")
-        return value
-
-    return number
+    """A type: a whole number from `lowest`; `reason` is said after it."""
+    return functools.partial(bounded_int, lowest=lowest, reason=f", {reason}")
 
 
 def epochs(text):
@@ -113,8 +108,8 @@ def epochs(text):
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-image_side = at_least(32, "at least 32 pixels")
-several = at_least(2, "batch norm needs two images")
+image_side = at_least(32, "in pixels")
+several = at_least(2, "as batch norm needs two images")
 share, above_zero, from_zero = number_within(0, 1), number_within(0, above=True), number_within(0)
 
 # ---------------------------------------------------------------- the table
@@ -230,7 +225,7 @@ OPTIONS = {
          "texts), hf:NAME or hf:FOLDER of the transformers library, open_clip:NAME/TAG"),
         ("--text_pool", ("mean", "cls"), "mean",
          "how its tokens become a feature: their mean, or the first of them"),
-        ("--text_tokens", at_least(8, "a few words"), None,
+        ("--text_tokens", at_least(8, "for a few words"), None,
          f"tokens of a text that are read; how many are cut is said (if left out: {TOKENS}, or as "
          "many as the text model takes)"),
         ("--no_pretrained", SWITCH, False, "start from random weights (of the images' branches)"),

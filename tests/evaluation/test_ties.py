@@ -98,7 +98,7 @@ def test_partial_ties_are_told_whatever_the_order():
         beside.add(tie_line(metrics))
     assert len(published) > 1 and len(beside) == 1
     [line] = beside
-    assert " of 32 queries score a wrong image like their first match; " in line
+    assert " of 32 queries score a wrong item like their first match; " in line
 
 
 def test_without_a_tie_nothing_is_added():
@@ -118,7 +118,7 @@ def test_the_command_prints_them_beside_the_published_line(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == published_line(metrics)
     assert lines[3] == (
-        "1 of 2 queries score a wrong image like their first match; with the wrong one first: "
+        "1 of 2 queries score a wrong item like their first match; with the wrong one first: "
         "Recall@1:50.00 Recall@5:100.00 Recall@10:100.00 Recall@top1:50.00"
     )
     written = json.loads((tmp_path / "m.json").read_text())
@@ -137,7 +137,7 @@ def test_re_ranked_scores_are_looked_at_too(tmp_path, capsys):
         options = ["--rerank", method, "--rerank_k1", "6", "--rerank_k2", "1"]
         metrics = evaluate_gpu.main([str(tmp_path / "f.npz"), *options])
         assert metrics["num_tied"] > 0
-        assert "score a wrong image like their first match" in capsys.readouterr().out
+        assert "score a wrong item like their first match" in capsys.readouterr().out
 
 
 def test_protocols_say_it_too():

@@ -116,6 +116,20 @@ def test_a_run_that_has_lost_its_words(tmp_path):
         text.read_encoder(tmp_path, opts)
 
 
+def test_a_run_with_the_files_of_another(tmp_path):
+    """Settings of the wrong type, and a tokenizer of more words than the text model has."""
+    tokenizer, encoder = text.new_texts("small", WORDS * 2)
+    text.save_texts(tmp_path, tokenizer, encoder)
+    text.need_same_words(tokenizer, encoder, "model/run")
+    larger = text.small_tokenizer([*WORDS * 2, *["many other words, of other buildings"] * 2])
+    with pytest.raises(ValueError, match="model/run has a tokenizer with the id"):
+        text.need_same_words(larger, encoder, "model/run")
+    path = tmp_path / "text_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_size": "x"}))
+    with pytest.raises(ValueError, match=r"text_config\.json does not describe a text model"):
+        text.read_encoder(tmp_path, {"text_backbone": "small"})
+
+
 def make_folder(folder):
     """A folder as of a model of the transformers library, whose tokenizer pads and cuts."""
     tokenizer = text.small_tokenizer(WORDS * 2)
@@ -179,6 +193,74 @@ def test_a_wrong_name(name, expected, monkeypatch):
     with pytest.raises((ValueError, OSError), match=expected) as error:
         text.new_texts(name, WORDS)
     assert "\n" not in str(error.value)
+
+
+def config(**changes):
+    def change(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def cut(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def without_tokenizer(folder):
+    for path in folder.glob("*token*"):
+        path.unlink()
+
+
+def other_id(folder):
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"]["the"] = 40000
+    path.write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (cut, "cannot be read"),
+        (lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs"),
+         "cannot be read"),
+        (lambda folder: (folder / "tokenizer.json").write_text("[]"), "cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "cannot be read"),
+        (config(hidden_size="x"), "cannot be read"),
+        (config(hidden_size=64), "lacks .* of the weights that its config.json describes"),
+        (config(num_hidden_layers=9), "lacks .* of the weights that its config.json describes"),
+        (without_tokenizer, "has no tokenizer.json that knows words"),
+        (other_id, "has a tokenizer with the id 40000 and a text model of"),
+    ],
+)  # fmt: skip
+def test_a_damaged_folder(damage, expected, tmp_path):
+    """Whatever the libraries beneath raise: one line, and no run of words that mean nothing."""
+    folder = make_folder(tmp_path / "bert")
+    damage(folder)
+    with pytest.raises((ValueError, OSError), match=expected) as error:
+        text.new_texts(f"hf:{folder}", WORDS)
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_a_network_of_images_is_no_text_model(tmp_path):
+    folder = make_folder(tmp_path / "vit")
+    settings = {"image_size": 32, "hidden_size": 16, "num_hidden_layers": 1,
+                "num_attention_heads": 2, "intermediate_size": 24}  # fmt: skip
+    transformers.ViTModel(transformers.ViTConfig(**settings)).save_pretrained(folder)
+    with pytest.raises(ValueError, match="is a ViTModel, no encoder of texts alone"):
+        text.new_texts(f"hf:{folder}", WORDS)
+
+
+def test_a_package_that_does_not_work_here(monkeypatch, tmp_path):
+    """As one does that another's version does not suit."""
+    (tmp_path / "tokenizers.py").write_text("raise ImportError('needs regex>=9\\nand more')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tokenizers")
+    expected = r"tokenizers package, which cannot be imported here \(needs regex>=9\): pip install"
+    with pytest.raises(ValueError, match=expected):
+        text.new_texts("small", WORDS)
 
 
 @pytest.mark.parametrize("package", ["transformers", "tokenizers"])

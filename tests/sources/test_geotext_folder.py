@@ -1,6 +1,7 @@
 """GeoText-1652: where its images and descriptions go, and entries that cannot be used."""
 
 import json
+import shutil
 
 import published_layouts
 import pytest
@@ -169,7 +170,7 @@ def test_faults_of_all_files_are_gathered(source, workdir, capsys):
                  f"test_951_version.json: entry 1 names {gone}, which is not there")  # fmt: skip
     assert "unpack" not in line
     (source / "images/test/part.tar.gz").write_bytes(b"")
-    fails(prepare.main, argv, capsys, "and unpack the archives")
+    fails(prepare.main, argv, capsys, "part.tar.gz into ")
     result = prepare_data(*argv, "--skip_missing")
     assert result["counts"]["test/query_text"] == (2, 12)
     assert result["counts"]["train/text"] == (2, 13)
@@ -214,6 +215,16 @@ def test_broken_files(source, workdir, capsys, text, reason):
     fails(prepare.main, ["geotext", source, "--out", "out", "--skip_missing"], capsys,
           "test_951_version.json", reason)  # fmt: skip
     assert not (workdir / "out").exists()
+
+
+def test_archives_that_are_still_packed(source, workdir, capsys):
+    """The first mistake: nothing is there, and what must be done is said."""
+    published_layouts.geotext(source)
+    shutil.rmtree(source / "images/train")
+    archive = source / "images/train.tar.gz"
+    archive.write_bytes(b"")
+    fails(prepare.main, ["geotext", source, "--out", "out"], capsys, "no entry can be used of ",
+          f"unpack {archive} into {source / 'images'}")  # fmt: skip
 
 
 def test_missing_files(source, workdir, capsys):

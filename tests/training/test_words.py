@@ -1,5 +1,7 @@
 """A view of texts in training and testing: batches, runs, a resume, what travels with a run."""
 
+import contextlib
+import io
 import json
 import shutil
 
@@ -17,6 +19,7 @@ import test
 import train
 import utils
 from evaluation.feature_file import load_features
+from imaging import files, texts
 from networks import text
 from training import build
 
@@ -218,7 +221,16 @@ def test_places_by_words(toy, workdir, capsys):
     assert "a red hall by the pond" in page
     fails(locate.main, ["--name", "spoken", "--map", pictures], capsys, "with --text")
     both = ["a.jpg", "--text", "words", "--name", "spoken", "--map", pictures]
-    fails(locate.main, both, capsys, "Give photos, or descriptions")
+    fails(locate.main, both, capsys, "photos and --text: give one or the other")
+    broken = [
+        "--text",
+        "caf\udce9",
+        "--name",
+        "spoken",
+        "--map",
+        pictures,
+    ]  # Latin-1, as argv has it
+    fails(locate.main, broken, capsys, "--text has bytes that are not UTF-8")
     wrong = ["--name", "spoken", "--map", pictures]
     fails(locate.main, ["--text", "words", "--view", "street", *wrong], capsys, "--view is of")
     fails(locate.main, ["--text", " ", *wrong], capsys, "a description without words")
@@ -276,6 +288,26 @@ def test_texts_are_not_perturbed(toy, workdir, capsys):
     begin(toy, "spoken", "--views", "text,satellite", "--epochs", "1")
     command = ["--name", "spoken", "--test_dir", toy, "--query", "text", "--device", "cpu"]
     fails(test.main, [*command, "--perturb", "rotate=0:90:45"], capsys, "texts are none")
+
+
+def test_long_texts_of_the_command_line_are_named_in_short():
+    tokenizer = text.small_tokenizer(["round hall"] * 2)
+    samples = [("round hall " * 80, 0), ("hall", 0)]
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told):
+        texts.TokenizedTexts(samples, [words for words, _ in samples], tokenizer, 8)
+    assert (
+        "1 of 2 texts have more than 8 tokens and were cut, such as 'round hall" in told.getvalue()
+    )
+    assert len(told.getvalue()) < 220 and "', 0)" not in told.getvalue()
+
+
+def test_lines_are_those_of_editors(tmp_path):
+    """A separator of paragraphs within a line does not begin another."""
+    path = tmp_path / "a.txt"
+    path.write_bytes("a hall\u2028by a pond\r\n\r\na tower\x0bof brick\n".encode())
+    assert [each.name for each in files.samples_of(path)] == ["a.txt:1", "a.txt:3"]
+    assert texts.read_texts([f"{path}:3"]) == ["a tower\x0bof brick"]
 
 
 def test_long_texts_are_counted(toy, workdir, capsys):
