@@ -5,10 +5,10 @@ python benchmarks/words.py data/toy --text_backbone hf:FOLDER    # a pretrained 
 
 A network from random weights learns the satellite and drone images by recipes/strong.yaml. It then
 stays as it is (`--init --freeze`), and a text model learns the descriptions by
-recipes/geotext.yaml, in three times as many passes. The bag of words does without word order and
-without a network: which words a description has, taken by least squares to the features of the
-images of its building. These are once those of the first run, and once those of the second, whose
-head has learnt from the words too.
+recipes/geotext.yaml, in three times as many passes; a pretrained one trains too (`--train_text`).
+The bag of words does without word order and without a network: which words a description has, taken
+by least squares to the features of the images of its building. These are once those of the first
+run, and once those of the second, whose head has learnt from the words too.
 """
 
 import math
@@ -53,11 +53,13 @@ def train_and_test(opts, seed):
     own = read_config(images)
     shared = ["--pool", own["pool"], "--maps", ",".join(map(str, own["maps"]))]
     turned = ["--turn", "--flip", "--turns", own["turns"], "--pad", "0"]
+    pretrained = opts.text_backbone != "small"  # which would be frozen too
     argv = ["--config", words, "--name", WORDS, "--init", IMAGES, "--freeze", *shared, *turned,
             "--overwrite", "--train_all", "--data_dir", opts.data, "--backbone", opts.backbone,
             "--text_backbone", opts.text_backbone, "--h", opts.size, "--w", opts.size,
             "--cache", "ram", "--batchsize", BATCH, "--epochs", opts.passes * 3,
-            "--seed", seed, "--device", opts.device, *["--bf16"] * opts.bf16]  # fmt: skip
+            "--seed", seed, "--device", opts.device, *["--bf16"] * opts.bf16,
+            *["--train_text"] * pretrained]  # fmt: skip
     with recipes.quietly():
         train.main(recipes.run_options(images, opts, seed))
         train.main(list(map(str, argv)))
