@@ -136,7 +136,7 @@ def test_equals_the_published_loop(official, levels):
         assert "have no match in the gallery" in format_protocol(metrics)
     tied = [way.get("num_tied", 0) for way in metrics.values() if isinstance(way, dict)]
     assert (min(tied) > 5) == (levels == 7)
-    assert ("queries score a wrong image like" in format_protocol(metrics)) == (levels == 7)
+    assert ("queries score a wrong item like" in format_protocol(metrics)) == (levels == 7)
 
 
 @pytest.mark.parametrize(
