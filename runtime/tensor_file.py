@@ -4,6 +4,7 @@ import json
 import re
 
 from runtime.files import kind_of
+from runtime.printing import first_line
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
           "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
@@ -48,4 +49,6 @@ def why_unreadable(path, error):
     kind = path.is_file() and kind_of(path)  # or it is in a bundle
     if kind and not kind.startswith(("a zip", "a safetensors")):  # as what can be read begins
         return f"it is {kind}"
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    # Its first sentence: what torch says next is how to read a file that may run any code.
+    reason = f"{type(error).__name__}: {first_line(error).split('. ')[0]}"
+    return f"{reason}; it is damaged, or not by torch.save: copy or download it again"
