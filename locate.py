@@ -33,7 +33,7 @@ from locating.video import photos_and_frames
 from networks.options import FEWEST, add_zero_shot_options, check_zero_shot
 from runtime import cli, files, locks
 from runtime.cli import number_within, positive_int, script
-from runtime.printing import printable, quoted
+from runtime.printing import is_utf8, printable, quoted
 from sources.maps import is_map
 
 FOR_ESTIMATE = 25  # tiles from which a place is estimated: the neighbours of the best one
@@ -342,9 +342,7 @@ def check_options(parser, opts):
                 parser.error(f"--{option} is of photos: leave it out with --text")
         if not all(map(str.strip, opts.text)):
             parser.error("--text has a description without words")
-        try:
-            "".join(opts.text).encode()
-        except UnicodeEncodeError:
+        if not is_utf8("".join(opts.text)):
             parser.error("--text has bytes that are not UTF-8: write it in that encoding")
         opts.text, opts.view, opts.turns = [*dict.fromkeys(opts.text)], TEXT, 1
     check_onnx(parser, opts)

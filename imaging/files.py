@@ -14,7 +14,7 @@ import stat
 import unicodedata
 from pathlib import Path
 
-from runtime.printing import quoted
+from runtime.printing import is_utf8, quoted
 
 VIEWS = SATELLITE, STREET, DRONE, GOOGLE = ("satellite", "street", "drone", "google")
 TEST_VIEWS = VIEWS[:3]  # web photographs are for training alone
@@ -250,11 +250,9 @@ def need_utf8(name, shown=None):
 
     `shown` is the path to rename, where it is another one.
     """
-    try:
-        os.fspath(name).encode()
-    except UnicodeEncodeError:
+    if not is_utf8(os.fspath(name)):
         shown = os.fsencode(shown or name).decode(errors="backslashreplace")
-        raise ValueError(f"{shown} has a name that is not UTF-8: rename it") from None
+        raise ValueError(f"{shown} has a name that is not UTF-8: rename it")
 
 
 def need_files(paths):

@@ -210,7 +210,6 @@ def _from_transformers(name, texts, pool):
     """(tokenizer, `Transformer`) of a name of the hub or a folder, for these training texts."""
     library = _transformers("--text_backbone hf:NAME")
     files = "name a folder that holds config.json, tokenizer.json and model.safetensors"
-    small = "take the small one, which needs no download"
     told = f"--text_backbone hf:{name}"
     try:
         tokenizer = library.AutoTokenizer.from_pretrained(name, use_fast=True)
@@ -219,7 +218,10 @@ def _from_transformers(name, texts, pool):
             name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except Exception as error:  # the libraries beneath have no class of errors
-        raise OSError(f"{told} cannot be read ({first_line(error)}): {files}, or {small}") from None
+        raise OSError(
+            f"{told} cannot be read ({first_line(error)}): {files}, or take the small one, which "
+            "needs no download"
+        ) from None
     # A mismatched one is (name, shape in the file, shape in the model).
     absent = {*loading["missing_keys"], *(key[0] for key in loading["mismatched_keys"])}
     absent = sorted(key for key in absent if not key.startswith("pooler."))

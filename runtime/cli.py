@@ -294,11 +294,11 @@ def need_views(opts, views, *names):
     """ValueError where an option of these names is not one of the `views` that the run knows."""
     for view in (getattr(opts, name) for name in names):
         if view not in views:
-            zero_shot = getattr(opts, "zero_shot", False)
-            who = "--zero_shot knows" if zero_shot else f"the run {opts.name} was trained on"
+            known = f"the run {opts.name} was trained on {', '.join(views)}, not on {view}"
+            if getattr(opts, "zero_shot", False):
+                known = f"--zero_shot knows {', '.join(views)}, not {view}"
             raise ValueError(
-                f"{who} {', '.join(views)}, not {view}: choose "
-                f"{' and '.join(f'--{name}' for name in names)} among these"
+                f"{known}: choose {' and '.join(f'--{name}' for name in names)} among these"
             )
 
 

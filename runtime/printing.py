@@ -16,6 +16,15 @@ def printable(text):
     return str(text).translate(ESCAPES)
 
 
+def is_utf8(text):
+    """Whether all of a str can be written; of other bytes Python keeps half a character each."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def first_line(error):
     """What an error says first, or its class where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -27,7 +27,7 @@ def read_safetensors(content, torch):
         first, last = entry["data_offsets"]
         data = content[start + first : start + last]
         if len(data) != last - first:
-            raise ValueError(f"the bytes of {name} are cut off")
+            raise ValueError(f"the bytes of {name} are cut off: copy or download it again")
         dtype = getattr(torch, DTYPES[entry["dtype"]])
         values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         tensors[name] = values.reshape(entry["shape"])
@@ -49,6 +49,8 @@ def why_unreadable(path, error):
     kind = path.is_file() and kind_of(path)  # or it is in a bundle
     if kind and not kind.startswith(("a zip", "a safetensors")):  # as what can be read begins
         return f"it is {kind}"
+    if type(error) is ValueError:  # a sentence of this project, which says what to do
+        return first_line(error)
     # Its first sentence: what torch says next is how to read a file that may run any code.
     reason = f"{type(error).__name__}: {first_line(error).split('. ')[0]}"
     return f"{reason}; it is damaged, or not by torch.save: copy or download it again"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from evaluation.geotext import platform_of
 from runtime.files import kind_of
+from runtime.printing import is_utf8
 from sources.command import converter, option
 from sources.plan import Plan
 from sources.reading import file_names, need_folder, read_text
@@ -56,7 +57,7 @@ def plan_geotext(source, *, test="951", skip_missing=False):
                 _expect(plan, folder, COUNTS[split])
     plan.sidecars[ORDER] = "".join(f"{each.building}/{each.path.name}\n" for each in described)
     if faults and not skip_missing:
-        mend = _how_to_mend(images)
+        mend = _how_to_mend(source, images)
         raise ValueError(f"{'; '.join(faults)}: {mend}, or leave them out with --skip_missing")
     plan.notes += [f"{fault}: left out" for fault in faults]
     return plan
@@ -113,14 +114,16 @@ def read_descriptions(path, images):
     more = f", and {len(reasons) - TOLD} more" if len(reasons) > TOLD else ""
     faults = [f"{path}: {', '.join(told)}{more}"] if told else []
     if not described:
-        raise ValueError(f"no entry can be used of {faults[0]}: {_how_to_mend(images)}")
+        raise ValueError(
+            f"no entry can be used of {faults[0]}: {_how_to_mend(path.parent, images)}"
+        )
     return list(described.values()), faults
 
 
-def _how_to_mend(images):
+def _how_to_mend(source, images):
     """What is to be done about entries that cannot be used, most often for want of their images."""
-    packed = [*images.rglob("*.tar.gz"), *images.parent.glob("*.tar.gz")]
-    return f"unpack {packed[0]} into {images}" if packed else "mend them, or their images"
+    packed = min(source.rglob("*.tar.gz"), default=None)
+    return f"unpack {packed} into {images}" if packed else "mend them, or their images"
 
 
 def _read_entries(path):
@@ -169,10 +172,8 @@ def _captions_of(entry):
     lines = [" ".join(caption.replace("\ufeff", " ").split()) for caption in captions]
     if not lines or not all(lines):
         raise ValueError("has an empty caption")
-    try:
-        "".join(lines).encode()
-    except UnicodeEncodeError:
-        raise ValueError("has a caption with half a character, which is no UTF-8") from None
+    if not is_utf8("".join(lines)):
+        raise ValueError("has a caption with half a character, which is no UTF-8")
     return lines
 
 

@@ -299,7 +299,7 @@ MISTAKES = [
     (["photos", "--map", "map", "--speed", "5"], "--speed goes with --flight"),
     (["photos", "--map", "map", "--output", "."], "--output . is no name of a file"),
     (["photos", "--map", "map", "--output", "out/"], "--output out/ is no name of a file"),
-    (["photos", "--map", "map", "--map_view", "street"], "trained on satellite, drone, not"),
+    (["photos", "--map", "map", "--map_view", "street"], "trained on satellite, drone, not on"),
     (["photos", "--map", "map", "--near", "95,8"], "is not latitude,longitude in degrees"),
     (["photos", "--map", "map", "--near", "nan,8"], "is not latitude,longitude in degrees"),
     (["photos", "--map", "map", "--near", "89,8"], "no tile of the map is there, the nearest is"),

@@ -367,7 +367,7 @@ def test_queries_without_a_match_are_counted(toy, small_run, workdir, tmp_path_f
     ("options", "expected"),
     [
         (["--name", "absent"], "no run folder model/absent: there are small"),
-        (["--query", "street"], "was trained on satellite, drone, not street"),
+        (["--query", "street"], "was trained on satellite, drone, not on street"),
         (["--query", "satellite"], "both satellite"),
         (["--gpu_ids", "3", "--device", "auto"], "--gpu_ids 3 asked for"),
         (["--batchsize", "0"], "--batchsize: 0 is too small"),

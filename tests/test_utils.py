@@ -76,9 +76,9 @@ def test_damaged_checkpoint_is_named(tmp_path):
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"not a checkpoint", b"", whole[::-1], b"\x80\x02}"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"net\.pth is not a readable torch check") as caught:
+        with pytest.raises(ValueError, match=r"net\.pth is not a readable torch checkpoint") as e:
             utils.load_tensors(path)
-        told = str(caught.value)  # without torch's advice to run whatever the file holds
+        told = str(e.value)  # without torch's advice to run whatever the file holds
         assert ": it is " in told or told.endswith("copy or download it again")
         assert "\n" not in told and "weights_only" not in told and len(told) < 300
 

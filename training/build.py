@@ -82,11 +82,9 @@ def open_data(opts, pin_memory):
     ground = read_ground(opts.data_dir, samples) if opts.loss_weights.get("overlap") else None
     views = dataset.TrainingViews(samples, images, augmentations(opts), ground)
     loader = dataset.batch_loader(views, sampler, opts.num_workers, pin_memory)
-    counts = {view: len(pairs) for view, pairs in samples.items()}
-    texts = [f"{counts.pop(TEXT)} texts"] if TEXT in counts else []
-    pictures = [", ".join(f"{count} {view}" for view, count in counts.items()) + " images"]
-    told = ", ".join(pictures * bool(counts) + texts)
-    print(f"{len(class_names)} buildings, {told}, {len(sampler)} steps an epoch")
+    counts = ", ".join(f"{len(pairs)} {view}" for view, pairs in samples.items() if view != TEXT)
+    texts = f", {len(samples[TEXT])} texts" if TEXT in samples else ""
+    print(f"{len(class_names)} buildings, {counts} images{texts}, {len(sampler)} steps an epoch")
     if opts.world_size > 1:
         print(
             f"{opts.world_size} processes of {opts.batchsize} images per view: an effective batch "

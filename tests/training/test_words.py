@@ -1,7 +1,5 @@
 """A view of texts in training and testing: batches, runs, a resume, what travels with a run."""
 
-import contextlib
-import io
 import json
 import shutil
 
@@ -222,14 +220,7 @@ def test_places_by_words(toy, workdir, capsys):
     fails(locate.main, ["--name", "spoken", "--map", pictures], capsys, "with --text")
     both = ["a.jpg", "--text", "words", "--name", "spoken", "--map", pictures]
     fails(locate.main, both, capsys, "photos and --text: give one or the other")
-    broken = [
-        "--text",
-        "caf\udce9",
-        "--name",
-        "spoken",
-        "--map",
-        pictures,
-    ]  # Latin-1, as argv has it
+    broken = ["--text", "caf\udce9", "--name", "spoken", "--map", pictures]  # as argv has Latin-1
     fails(locate.main, broken, capsys, "--text has bytes that are not UTF-8")
     wrong = ["--name", "spoken", "--map", pictures]
     fails(locate.main, ["--text", "words", "--view", "street", *wrong], capsys, "--view is of")
@@ -290,16 +281,13 @@ def test_texts_are_not_perturbed(toy, workdir, capsys):
     fails(test.main, [*command, "--perturb", "rotate=0:90:45"], capsys, "texts are none")
 
 
-def test_long_texts_of_the_command_line_are_named_in_short():
+def test_long_texts_of_the_command_line_are_named_in_short(capsys):
     tokenizer = text.small_tokenizer(["round hall"] * 2)
     samples = [("round hall " * 80, 0), ("hall", 0)]
-    told = io.StringIO()
-    with contextlib.redirect_stderr(told):
-        texts.TokenizedTexts(samples, [words for words, _ in samples], tokenizer, 8)
-    assert (
-        "1 of 2 texts have more than 8 tokens and were cut, such as 'round hall" in told.getvalue()
-    )
-    assert len(told.getvalue()) < 220 and "', 0)" not in told.getvalue()
+    texts.TokenizedTexts(samples, [words for words, _ in samples], tokenizer, 8)
+    line = capsys.readouterr().err
+    assert "1 of 2 texts have more than 8 tokens and were cut, such as 'round hall" in line
+    assert len(line) < 220 and "', 0)" not in line
 
 
 def test_lines_are_those_of_editors(tmp_path):
