@@ -110,13 +110,14 @@ def prepare(training, data, opts):
 def set_center(center, features, numbers):
     """Set means and directions of a `Centring` by features {view: (N, copies, D)}, on one device.
 
-    `numbers` are the branches by view; views of one branch have one mean.
+    `numbers` are the branches by view; views of one branch have one mean. Directions that are those
+    of another run (`--init`), with the head that was trained on them, stay.
     """
     rows = {view: x.flatten(0, 1) for view, x in features.items()}
     for number in {numbers[view] for view in rows}:
         views = [view for view in rows if numbers[view] == number]
         center.set_mean(number, torch.cat([rows[view] for view in views]).mean(0))
-    if center.directions is None:
+    if center.directions is None or center.directions.any():
         return
     few = {view: x[:: -(-len(x) // FOR_DIRECTIONS)] for view, x in rows.items()}
     centred = torch.cat([center.centred(x, numbers[view]) for view, x in few.items()])

@@ -10,6 +10,10 @@ import model
 import utils
 from imaging.files import DRONE, SATELLITE, TEXT
 from networks.musenet import ibn_state, is_ibn
+from networks.run_options import network_options
+
+# The options that a head depends on.
+OF_HEADS = ("pool", "maps", "LPN", "block", "center", "whiten", "head", "embedding_dim")
 
 
 def start_from(init, network, opts, class_names):
@@ -37,7 +41,8 @@ def start_from(init, network, opts, class_names):
         numbers = {view: number for view, number in numbers.items() if view != TEXT}
     taken, moved = load_branches(network, opts.view_names, other, numbers, checkpoint)
     taken |= load_heads(network, other, classes is None)
-    print(f"starts from {checkpoint}: {difference(network, taken, classes)}", end="")
+    changed = changed_options(run_opts, {**vars(opts), "nclasses": len(class_names)})
+    print(f"starts from {checkpoint}: {difference(network, taken, classes, changed)}", end="")
     print("".join(f"; {view} from the {at} branch" for view, at in moved.items()))
 
 
@@ -131,24 +136,26 @@ def load_heads(network, other, same_classes):
 
     A head of another kind, or whose embedding has another size, as of another pooling, is new as a
     whole: what was trained behind it has lost its meaning. So has a head on pooled features that
-    were centred, where they are not, and the other way round, or whitened, for the directions are
-    those of the images.
+    were centred or whitened, where they are not, and the other way round. Directions of whitening
+    are taken with the head that was trained on them, or not at all. Means are of the images, and
+    `training.pooled` takes those of this run.
     """
     first, second = ({*(each.center or nn.Module()).state_dict()} for each in (network, other))
-    if first != second or "directions" in first:
+    if first != second:
         return set()
     expected = network.state_dict()
     heads = {
         name: value
         for name, value in other.state_dict().items()
-        # The means of `center` are of the images, not of the weights.
-        if not name.startswith(("model_", "pt_model.", "center."))
+        if not name.startswith(("model_", "pt_model.", "center.means"))
         and (same_classes or not of_classes(name))
     }
     unfit = {
         part_of(k) for k, v in heads.items() if getattr(expected.get(k), "shape", 0) != v.shape
     }
     unfit |= {part_of(k) for k in expected if k not in heads and not of_classes(k)}
+    if "directions" in first and unfit & {"center.directions", *network.heads}:
+        return set()
     return load_fitting(network, {k: v for k, v in heads.items() if part_of(k) not in unfit})
 
 
@@ -166,8 +173,32 @@ def of_classes(name):
     return bool(re.match(r"classifier\d*\.classifier\.", name))
 
 
-def difference(network, taken, classes):
-    """What of a network was not `taken`, in words; `classes` is `class_difference`."""
+def changed_options(run_opts, opts):
+    """The options of heads that a run (a dict) has otherwise than `opts`, in words."""
+    there, here = (
+        network_options(each, model.views_from_opts(each)[0]) for each in (run_opts, opts)
+    )
+    return [
+        f"--{name} {spelt(there[name])} there, {spelt(here[name])} here"
+        for name in OF_HEADS
+        if there[name] != here[name]
+    ]
+
+
+def spelt(value):
+    """The value of an option as the command line has it, or in a word."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return (
+        "none" if value is None else "off" if value is False else "on" if value is True else value
+    )
+
+
+def difference(network, taken, classes, changed):
+    """What of a network was not `taken`, in words.
+
+    `classes` is `class_difference`; `changed`, of `changed_options`, tells why a head is new.
+    """
     # Each tensor once, where a shared branch has two names.
     names = dict([*network.named_parameters(), *network.named_buffers()]).keys()
     names &= network.state_dict().keys()
@@ -177,10 +208,11 @@ def difference(network, taken, classes):
     notes = [f"classifier: {classes}"] if classes else []
     new = Counter(part_of(name) for name in left if not (classes and of_classes(name)))
     notes += [f"new: {', '.join(f'{part} ({n})' for part, n in sorted(new.items()))}"] * bool(new)
+    notes += changed if new.keys() & {*network.heads, "center.directions"} else []
     return f"all but {len(left)} of {len(names)} tensors ({'; '.join(notes)})"
 
 
 def part_of(name):
     """The part of the network to which a tensor belongs: model_1.usam_1, model_1.model.gem2."""
-    depth = 1 if not name.startswith("model_") else 3 if ".model." in name else 2
+    depth = 3 if ".model." in name else 2 if name.startswith(("model_", "center.")) else 1
     return ".".join(name.split(".")[:depth])

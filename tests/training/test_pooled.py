@@ -10,6 +10,7 @@ import dataset
 import test
 import train
 import utils
+from networks.heads import Centring
 from training import build, pooled
 
 CPU = torch.device("cpu")
@@ -155,3 +156,18 @@ def test_a_batch_without_images():
         assert [y.shape for y in training.forward(*parts)] == [(0, 5)] * 3
         assert training.forward(None, None, None) == (None, None, None)
     assert training.network.model_1.backbone == NARROW
+
+
+def test_directions_of_another_run_stay(workdir):
+    """Its head knows no others; means are of these images."""
+    features = {"satellite": torch.randn(9, 2, 6), "drone": torch.randn(5, 2, 6)}
+    numbers = {"satellite": 1, "drone": 2}
+    center = Centring(2, 6, 3)
+    pooled.set_center(center, features, numbers)
+    first = center.directions.clone()
+    assert first.any()
+    others = {view: x + 1 for view, x in features.items()}
+    others["drone"] = others["drone"] * torch.arange(6)
+    pooled.set_center(center, others, numbers)
+    assert torch.equal(center.directions, first)
+    torch.testing.assert_close(center.means[1], others["drone"].flatten(0, 1).mean(0))

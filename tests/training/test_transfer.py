@@ -46,7 +46,7 @@ def start(init, class_names=CLASSES, views=("satellite", "drone"), name="new", *
     torch.manual_seed(2)
     network = model.build_model(len(class_names), views, **settings)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    opts = argparse.Namespace(name=name, backbone=settings["backbone"], view_names=list(views))
+    opts = argparse.Namespace(name=name, view_names=list(views), **settings)
     transfer.start_from(init, network, opts, class_names)
     return network, before
 
@@ -143,12 +143,14 @@ def test_other_pools_and_parts(workdir, capsys):
     network, before = start("clear", share=True, pool="avg+max")
     assert all(torch.equal(network.state_dict()[k], before[k]) for k in before if k[0] == "c")
     equal(network.model_2, other.model_2)
-    assert "all but 9 of 137 tensors (new: classifier (9))" in capsys.readouterr().out
+    assert ("all but 9 of 137 tensors (new: classifier (9); --pool avg there, avg+max here)"
+            in capsys.readouterr().out)  # fmt: skip
     network, _ = start("clear", CLASSES[:5], share=True, LPN=True, block=2, usam=True)
     assert torch.equal(network.model_1.model.conv1.weight, other.model_1.model.conv1.weight)
     assert capsys.readouterr().out.endswith(
         "all but 32 of 160 tensors (classifier: 8 classes there, 5 here; new: classifier0 (7), "
-        "classifier1 (7), model_1.usam_1 (7), model_1.usam_2 (7))\n"
+        "classifier1 (7), model_1.usam_1 (7), model_1.usam_2 (7); --LPN off there, on here; "
+        "--block 4 there, 2 here)\n"
     ), "two heads, their class layers apart, and twice two kernels and a norm of five"
     kept = write_run("rings", share=True, LPN=True, block=2, usam=True)
     equal(start("rings", share=True, LPN=True, block=2, usam=True)[0], kept)
@@ -164,8 +166,8 @@ def test_other_maps_and_heads(workdir, capsys):
     assert torch.equal(gems[0], before["model_1.model.gem2.0.p"])
     assert torch.equal(gems[1], other.model_1.model.gem2[1].p)
     count = BRANCH + HEAD + 2
-    assert (f"all but 10 of {count} tensors (new: classifier (9), model_1.model.gem2 (1))"
-            in capsys.readouterr().out)  # fmt: skip
+    assert (f"all but 10 of {count} tensors (new: classifier (9), model_1.model.gem2 (1); "
+            "--maps 2,last there, 3,last here)" in capsys.readouterr().out)  # fmt: skip
     equal(start("maps", **pooling)[0], other)
 
     write_run("linear", share=True, head="linear")
@@ -174,19 +176,49 @@ def test_other_maps_and_heads(workdir, capsys):
         assert all(torch.equal(network.state_dict()[k], before[k]) for k in before if k[0] == "c")
         assert f"new: classifier ({tensors})" in capsys.readouterr().out
     _, before = start("linear", share=True, head="linear", center=True)
-    assert "all but 4 of 132 tensors (new: center (1), classifier (3))" in capsys.readouterr().out
+    assert ("all but 4 of 132 tensors (new: center.means (1), classifier (3); --center off there, "
+            "on here)" in capsys.readouterr().out)  # fmt: skip
 
+
+def test_centred_and_whitened_features(workdir, capsys):
+    """Means are of the images, so they are of this run; directions come with their head."""
     settings = {"share": True, "head": "linear", "center": True}
     other = write_run("centred", **settings)
     other.center.means.fill_(1.0)
     utils.save_tensors(utils.run_folder("centred") / "net_last.pth", other.state_dict())
     network, _ = start("centred", CLASSES[:5], **settings)
     equal(network.classifier.add_block, other.classifier.add_block)
-    assert not network.center.means.any()  # of other images: computed when training begins
+    assert not network.center.means.any()  # computed when training begins
+
     settings["whiten"] = 16
-    write_run("whitened", **settings)
-    network, before = start("whitened", **settings)
-    assert all(torch.equal(network.state_dict()[k], before[k]) for k in before if k[0] == "c")
+    other = write_run("whitened", **settings)
+    other.center.directions.fill_(2.0)
+    other.center.means.fill_(1.0)
+    utils.save_tensors(utils.run_folder("whitened") / "net_last.pth", other.state_dict())
+    capsys.readouterr()
+    for change, tensors, said in (
+        ({}, 1, "new: center.means (1)"),
+        ({"whiten": 24}, 5, "--whiten 16 there, 24 here"),
+        ({"whiten": None}, 4, "--whiten 16 there, none here"),
+        ({"embedding_dim": 24}, 5, "--embedding_dim 512 there, 24 here"),
+        ({"pool": "avg+max"}, 5, "--pool avg there, avg+max here"),
+        ({"center": False, "whiten": None}, 3, "--center on there, off here; --whiten 16 there"),
+    ):
+        network, before = start("whitened", **{**settings, **change})
+        head = {key: value for key, value in before.items() if key[0] == "c"}
+        after = {key: value for key, value in network.state_dict().items() if key[0] == "c"}
+        if change:
+            assert all(torch.equal(after[key], value) for key, value in head.items()), change
+        else:
+            equal(network.classifier, other.classifier)
+            assert torch.equal(network.center.directions, other.center.directions)
+            assert not network.center.means.any()
+        out = capsys.readouterr().out
+        assert f"all but {tensors} of" in out and said in out, out
+    write_run("bare", share=True, head="none", center=True, whiten=16)
+    network, _ = start("bare", share=True, head="none", center=True, whiten=16)
+    assert network.state_dict()["classifier.classifier.0.weight"].shape == (8, 16)
+    assert "all but 1 of 132 tensors (new: center.means (1))" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- MuSe-Net
@@ -306,3 +338,18 @@ def test_a_run_begins_with_another_and_resumes_without_it(toy, workdir, capsys):
     assert "starts from" not in capsys.readouterr().out
     fails(train.main, ["--name", "weather", "--resume", "--init", "b"], capsys,
           "--init b differs from clear")  # fmt: skip
+
+
+def test_a_whitened_run_goes_on_where_it_ended(toy, workdir, capsys):
+    """As few_pairs and then its last blocks: the same features before the first step."""
+    argv = ["--data_dir", str(toy), *SMALL, "--train_all", "--turns", "1", "--center", "--whiten",
+            "16", "--head", "linear", "--embedding_dim", "8", "--epochs", "1"]  # fmt: skip
+    train.main(["--name", "head", *argv, "--freeze", "--pad", "0"])
+    before = utils.load_tensors("model/head/net_last.pth")
+    assert before["center.directions"].any()
+    pretrained = [part for part in argv if part != "--no_pretrained"]
+    still = ["--freeze", "--pad", "0", "--lr", "1e-12"]
+    train.main(["--name", "on", *pretrained, *still, "--init", "head"])
+    after = utils.load_tensors("model/on/net_last.pth")
+    for key, value in before.items():  # the same images have the same means
+        torch.testing.assert_close(after[key], value, atol=1e-6, rtol=1e-6)
