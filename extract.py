@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from dataset import ImageBatches, batch_loader, in_batches, to_network_input
-from evaluation.feature_file import Features
+from evaluation.feature_file import Features, need_finite
 from runtime import exchange
 from runtime.cli import is_out_of_memory
 from runtime.processes import rank, world_size
@@ -62,7 +62,7 @@ def extract_rows(
     """A row of numbers for each image: float32 array (N, D), in the order of `paths`.
 
     `embed` turns uint8 images (B, 3, H, W) into rows (B, D) on the CPU; for the rest see
-    `extract_features`.
+    `extract_features`. ValueError where a row is not finite.
     """
     # Whole batches are dealt out to the processes: each is the same batch as in one process.
     shard = in_batches(range(len(paths)), batch_size)[rank() :: world_size()]
@@ -76,6 +76,7 @@ def extract_rows(
     with progress_bar(loader, description) as batches:
         for rows, batch in zip(shard, batches, strict=True):
             embedded, limit = _embed_within_memory(embed, batch, device, limit)
+            need_finite(embedded.numpy(), "features", description)
             if features is None:
                 features = np.zeros((len(paths), embedded.shape[1]), np.float32)  # (N, D)
             features[rows.start : rows.stop] = embedded.numpy()

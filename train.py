@@ -111,13 +111,7 @@ def open_run(opts, run_dir):
     Refuses to write over a finished or resumable run unless told to.
     """
     weights = [*run_dir.glob("net_*.pth"), *run_dir.glob("train_state.pth")]
-    if opts.resume:
-        if not (run_dir / "train_state.pth").is_file():
-            raise FileNotFoundError(
-                f"{run_dir} has no train_state.pth, so there is nothing to resume: it is written "
-                "at the end of each epoch; start again without --resume"
-            )
-    elif weights and not opts.overwrite:
+    if weights and not (opts.resume or opts.overwrite):
         raise ValueError(
             f"{run_dir} already holds a trained run: continue it with --resume, replace it with "
             "--overwrite, or choose another --name"

@@ -114,7 +114,8 @@ def load_tensors(path):
     path = Path(path)
     bundled = bundles.is_bundle(path.parent)
     if not bundled and not path.is_file():
-        raise FileNotFoundError(f"{path} not found: expected a file written by torch.save")
+        found = "is a folder" if path.is_dir() else "not found"
+        raise FileNotFoundError(f"{path} {found}: expected a file written by torch.save")
     content = bundles.read_bytes(path) if bundled else None
     try:
         if content is None:

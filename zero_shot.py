@@ -16,7 +16,7 @@ import model
 import utils
 from deploy.onnx_network import onnx_files, open_files
 from imaging.files import DRONE, SATELLITE, TEST_VIEWS, scan_classes
-from networks.backbones import download_imagenet_weights
+from networks.backbones import check_backbone, download_imagenet_weights
 from networks.inference import inference_copy
 from networks.options import FEWEST, RINGS, SIDE
 from runtime import cli
@@ -48,6 +48,7 @@ def load_network(opts, device):
 
 def _load_pretrained(opts):
     backbone, size = opts.backbone or "resnet50", (opts.h or SIDE, opts.w or SIDE)
+    check_backbone(backbone)
     options = {"backbone": backbone, "pool": opts.pool or "rings", "block": opts.block or RINGS}
     options["maps"] = opts.maps or _usual_maps(backbone, size)
     network = model.build_model(1, **options, share=True, head="none", image_size=size)
@@ -55,7 +56,7 @@ def _load_pretrained(opts):
     if opts.weights:
         state, source = utils.load_state_dict(opts.weights), opts.weights
     else:
-        state, source = download_imagenet_weights(backbone), f"ImageNet's, of {backbone}"
+        state, source = download_imagenet_weights(backbone, ""), f"ImageNet's, of {backbone}"
     model.load_backbone(network, state, source)
     maps = ",".join(map(str, options["maps"]))
     about = f"{options['pool']} of maps {maps} at {size[0]} x {size[1]} pixels"
@@ -171,6 +172,8 @@ def images_of(folder, view, option="--center_on", use="a mean"):
     ]
     folders = [Path(folder, name) for name in (f"train/{view}", view, *names)]
     found = next(filter(Path.is_dir, folders), None)
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{option} {folder} is no folder: give a data folder")
     if found is None:
         raise FileNotFoundError(
             f"{option} {folder} has no {view} images: expected a data folder with train/{view} "

@@ -26,8 +26,7 @@ import measure  # noqa: E402
 
 import recipes  # noqa: E402
 from imaging.files import DRONE, SATELLITE, scan_classes, split_folder  # noqa: E402
-from runtime.cli import read_config, script  # noqa: E402
-from training.options import at_least  # noqa: E402
+from runtime.cli import at_least, read_config, script  # noqa: E402
 
 CAMPUS, CAMPUS_FIRST = "campus", "campus first"
 # Of a backbone that trains every image is drawn anew, so it sees fewer, in batches that fit.

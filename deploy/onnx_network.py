@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy import metadata
+from evaluation.feature_file import need_finite
 from imaging.files import TEXT
 from runtime.optional import require
 from runtime.printing import first_line, printable
@@ -104,7 +105,9 @@ class OnnxNetwork:
         rows = [
             self.features(view, batch) for batch in progress_bar(loaded, description, len(batches))
         ]
-        return np.concatenate(rows)
+        found = np.concatenate(rows)
+        need_finite(found, "features", description)
+        return found
 
     def run_options(self):
         """The options of the run that describe its network; turns are inside the files."""

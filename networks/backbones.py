@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torchvision import models
 
 from networks.clip_models import CLIP, build_clip, clip_config, clip_names
-from networks.options import HEADS, POOLS
+from networks.options import HEADS, MOST_RINGS, POOLS
 from networks.timm_models import TIMM, timm_config, timm_package
 
 BACKBONES = {  # name: (torchvision builder, torchvision weights, channels of the last feature map)
@@ -120,8 +120,8 @@ def check_network(
         raise ValueError(f"pool {pool} is made of the class token of a ViT; {backbone} has none")
     if LPN and pool not in ("avg", "max", "avg+max"):
         raise ValueError(f"--LPN pools its rings with avg, max or avg+max, not with {pool}")
-    if block is not None and block < 1:
-        raise ValueError(f"{block} rings are not possible: --block must be at least 1")
+    if block is not None and not 1 <= block <= MOST_RINGS:
+        raise ValueError(f"{block} rings are not possible: --block is from 1 to {MOST_RINGS}")
     if LPN and (tuple(maps) != ("last",) or head != "block" or center):
         raise ValueError(
             "--LPN has rings of the last map, each with its head: drop --maps, --head, "
@@ -130,14 +130,16 @@ def check_network(
     if head not in HEADS:
         raise ValueError(f"head {head!r} is unknown: expected one of {', '.join(HEADS)}")
     if not maps or not all(each == "last" or (type(each) is int and each > 0) for each in maps):
-        raise ValueError(f"maps {maps!r}: expected numbers of stages and last, such as 2,3,last")
+        raise ValueError(f"maps {maps!r}: expected numbers of stages and last, such as 1,2,last")
 
 
 # ---------------------------------------------------------------- ImageNet weights
-def download_imagenet_weights(backbone):
+def download_imagenet_weights(
+    backbone, otherwise=", or train from random weights with --no_pretrained"
+):
     """State dict of a backbone's ImageNet weights (kept on disk after the first time).
 
-    Raises OSError that names the alternatives where the download is not possible.
+    Raises OSError where the download is not possible; it names --weights FILE, and `otherwise`.
     """
     check_backbone(backbone)
     try:
@@ -153,6 +155,5 @@ def download_imagenet_weights(backbone):
     except (OSError, RuntimeError) as error:  # no route, a proxy's page, or a damaged file
         raise OSError(
             f"the ImageNet weights of {backbone} cannot be downloaded ({error}): fetch "
-            f"{source} on another machine and pass it as --weights FILE, or train from "
-            "random weights with --no_pretrained"
+            f"{source} on another machine and pass it as --weights FILE{otherwise}"
         ) from None

@@ -138,6 +138,11 @@ class Branch(nn.Module):
                 f"{self.backbone}, named by --backbone"
             )
         fitting = {k: v for k, v in state.items() if k in expected and v.shape == expected[k].shape}
+        if damaged := [key for key, value in fitting.items() if value.isnan().any()]:
+            raise ValueError(
+                f"{source} holds NaN in {len(damaged)} entries, first {damaged[0]}: it is damaged, "
+                "or its training diverged; take another file"
+            )
         self.model.load_state_dict(fitting, strict=False)
 
     def feature_map(self, x):

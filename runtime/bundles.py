@@ -70,6 +70,11 @@ def _read(bundle, name):
 
 def _members(bundle, archive):
     """{name: ZipInfo} of the files of a bundle, each of which has a name that can be no harm."""
+    if MANIFEST not in archive.namelist():
+        raise _Refused(
+            f"{bundle} holds no {MANIFEST}, so it is no run: make one with "
+            "`python export.py --name RUN --bundle run.zip`"
+        )
     members = {}
     for member in archive.infolist():
         name = member.filename
@@ -100,11 +105,6 @@ def _members(bundle, archive):
 
 def _manifest(bundle, archive, members):
     """{name: (bytes, sha256)} of the files that the manifest lists, which are those there are."""
-    if MANIFEST not in members:
-        raise _Refused(
-            f"{bundle} holds no {MANIFEST}, so it is no run: make one with "
-            "`python export.py --name RUN --bundle run.zip`"
-        )
     content = _limited(bundle, archive, members[MANIFEST], LARGEST_TEXT)
     try:
         manifest = json.loads(content)

@@ -180,6 +180,12 @@ class Parser(argparse.ArgumentParser):
         meant = [known[each] for each in near] + [option for _, option in sorted(helps)]
         return f" (did you mean {meant[0]}?)" if name and meant else ""
 
+    def _get_value(self, action, arg_string):
+        """As argparse does it, but not nothing: what an unset variable of a shell leaves."""
+        if arg_string == "" != action.default:  # a default comes this way too
+            raise argparse.ArgumentError(action, "nothing is given: give a value, or leave it out")
+        return super()._get_value(action, arg_string)
+
     def error(self, message):
         """Print the message alone, without the usage, and exit with code 2."""
         if message.endswith("required") or " required: " in message:  # perhaps it is misspelt
@@ -250,6 +256,14 @@ def bounded_int(text, lowest, reason=""):
     if value < lowest:
         raise argparse.ArgumentTypeError(f"{value} is too small: at least {lowest}{reason}")
     return value
+
+
+def at_least(lowest, reason):
+    """An argparse type: a whole number from `lowest`; `reason` is said after it."""
+    return functools.partial(bounded_int, lowest=lowest, reason=f", {reason}")
+
+
+image_side = at_least(32, "in pixels")
 
 
 def number_within(lowest, highest=math.inf, above=False):

@@ -132,6 +132,16 @@ def test_features_of_a_map_are_computed_once(area, small_run, capsys):
           "remove that table and run `prepare.py tiles` again")  # fmt: skip
 
 
+def test_damaged_weights(area, small_run, capsys):
+    """What is no number has no place among the tiles: it ended in a traceback."""
+    state = utils.load_tensors(small_run / "net_009.pth")
+    state["classifier.add_block.0.weight"][0] = float("nan")
+    utils.save_tensors(small_run / "net_009.pth", state)
+    argv = ["photos", "--map", "map", *FAST]
+    fails(locate.main, argv, capsys, "map: 42 of 42 features hold NaN or infinity: the weights")
+    assert not list(Path("map/features").glob("*")) and not Path("locations.html").exists()
+
+
 def test_a_turned_photo(area):
     turned = Image.open(area.paths[7]).transpose(Image.Transpose.ROTATE_90)
     turned.save("turned.png")

@@ -1,5 +1,6 @@
 """test.py and locate.py with --zero_shot: a pretrained backbone in place of a run."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -129,15 +130,23 @@ REFUSED = [
     (["--zero_shot", "--which_epoch", "9"], "--which_epoch is of a run"),
     ([*QUICK, "--weights", "gone.pth"], "gone.pth not found"),
     ([*QUICK, "--backbone", "resnet9"], "backbone 'resnet9' is unknown"),
+    (["--zero_shot", "--backbone", "nosuch"], "backbone 'nosuch' is unknown: expected resnet18"),
+    ([*QUICK, "--pool", "avg", "--block", "3"], "--block is the number of rings of --pool rings"),
+    ([*QUICK, "--h", "16", "--w", "16"], "16 is too small: at least 32, in pixels"),
+    ([*QUICK, "--weights", "damaged.pth"], "damaged.pth holds NaN in 1 entries, first conv1"),
+    ([*QUICK, "--weights", "."], ". is a folder: expected a file written by torch.save"),
+    ([*QUICK, "--center_on", ""], "argument --center_on: nothing is given"),
     ([*QUICK, "--pool", "cls"], "pool cls is made of the class token"),
     ([*QUICK, "--maps", "7"], "--maps 7"),
-    ([*QUICK, "--center_on", "gone"], "--center_on gone has no drone images: expected a data"),
+    ([*QUICK, "--center_on", "gone"], "--center_on gone is no folder: give a data folder"),
     ([*QUICK, "--h", "64", "--turns", "4"], "--turns 4 turns images"),
 ]
 
 
 @pytest.mark.parametrize(("options", "expected"), REFUSED)
 def test_mistakes_are_one_line(toy, weights, capsys, options, expected):
+    weights["conv1.weight"][0] = math.nan
+    utils.save_tensors("damaged.pth", weights)
     fails(test.main, ["--test_dir", toy, *options], capsys, expected)
 
 

@@ -56,10 +56,6 @@ def building_features(training, data, opts, epoch):
             num_workers=opts.num_workers,
             description=f"hard negatives, {view}",
         )
-        if not np.isfinite(features).all():
-            raise FloatingPointError(
-                f"features of epoch {epoch} are not finite: lower --lr, or use --bf16 for --fp16"
-            )
         found[view] = np.zeros((len(data.class_names), features.shape[1]), np.float32)
         found[view][list(images_of)] = features
     one, other = found.values()

@@ -4,7 +4,6 @@ Imports no torch, so that `--help` answers at once.
 """
 
 import argparse
-import functools
 
 import utils
 from imaging.files import TEST_VIEWS, TEXT, VIEWS
@@ -20,7 +19,8 @@ from runtime.cli import (
     add_options,
     add_precision_options,
     add_refused,
-    bounded_int,
+    at_least,
+    image_side,
     natural_int,
     number_within,
     positive_int,
@@ -40,7 +40,7 @@ from training.rules import (
 VIEW_CHOICES = {"2": ("satellite", "drone"), "3": TEST_VIEWS}
 # What a resumed run may change: where and how it runs, and for how long, never what it computes.
 FREE_ON_RESUME = {
-    *("config", "data_dir", "device", "gpu_ids", "num_workers", "epochs"),
+    *("data_dir", "device", "gpu_ids", "num_workers", "epochs"),
     *("compile", "cache", "grad_checkpoint", "tensorboard"),
 }
 # What is said for one start of a run, and not kept in its opts.yaml.
@@ -95,11 +95,6 @@ def switches(text):
     return [int(part) for part in text.split(",")]
 
 
-def at_least(lowest, reason):
-    """A type: a whole number from `lowest`; `reason` is said after it."""
-    return functools.partial(bounded_int, lowest=lowest, reason=f", {reason}")
-
-
 def epochs(text):
     """A number of epochs, or several as a list."""
     numbers = [positive_int(part) for part in text.split(",")]
@@ -108,7 +103,6 @@ def epochs(text):
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-image_side = at_least(32, "in pixels")
 several = at_least(2, "as batch norm needs two images")
 share, above_zero, from_zero = number_within(0, 1), number_within(0, above=True), number_within(0)
 
@@ -201,9 +195,9 @@ OPTIONS = {
         ("--center", SWITCH, False,
          "subtract from the pooled features of a view their mean over its training images as the "
          "network begins, and divide by the length"),
-        ("--whiten", positive_int, None,
+        ("--whiten", natural_int, 0,
          "with --center: take the N strongest directions of these features, each divided by its "
-         "spread", "N"),
+         "spread; 0: none", "N"),
         ("--head", HEADS, "block",
          "block: linear, batch norm, dropout; linear: dropout and a linear layer that begins as a "
          "rotation; none: the pooled feature as it is"),
@@ -307,7 +301,13 @@ def build_parser():
 # ---------------------------------------------------------------- a resumed run
 def resumed_options(parser, argv, name):
     """Options of the run `name` as its opts.yaml says, which the command line must match."""
-    saved = utils.read_opts(utils.run_folder(name))
+    run_dir = utils.run_folder(name)
+    if run_dir.is_dir() and not (run_dir / "train_state.pth").is_file():
+        raise FileNotFoundError(
+            f"{run_dir} has no train_state.pth, so there is nothing to resume: it is written at "
+            "the end of each epoch; start again without --resume"
+        )
+    saved = utils.read_opts(run_dir)
     begun, now = saved.get("world_size", 1), processes.world_size()
     if begun != now:
         parser.error(

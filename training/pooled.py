@@ -121,7 +121,10 @@ def set_center(center, features, numbers):
         return
     few = {view: x[:: -(-len(x) // FOR_DIRECTIONS)] for view, x in rows.items()}
     centred = torch.cat([center.centred(x, numbers[view]) for view, x in few.items()])
-    center.directions.copy_(whitening(centred, center.directions.shape[1]))
+    width = center.directions.shape[1]
+    center.directions.copy_(whitening(centred, width))
+    if len(centred) < width:
+        print(f"--whiten {width}: {len(centred):,} features have no more directions, the rest is 0")
 
 
 def pooled_copies(network, number, data, view, device, opts):

@@ -127,13 +127,15 @@ NEEDS = (
     (lambda o: 4 in [turns_of(o.turns, view) for view in input_views(o)], lambda o: o.h == o.w,
      "--turns turns images by 90 degrees, and {h} x {w} is not square: make --h and --w alike"),
     (lambda o: o.whiten, lambda o: o.center,
-     "--whiten takes directions about the mean of each view: add --center"),
+     "--whiten takes directions about the mean of each view: add --center, or give --whiten 0 "
+     "where a recipe has set it"),
     (lambda o: isinstance(o.turns, dict), lambda o: {*o.turns} <= {*input_views(o)},
      "--turns names a view that is none of {views}"),
     (lambda o: "last" not in o.maps, lambda o: o.freeze and not o.train_blocks,
      "--maps without last leaves the last blocks without use: add last, or --freeze all"),
     (lambda o: o.embedding_dim != EMBEDDING and not o.resume, lambda o: o.head != "none",
-     "--head none has no --embedding_dim: leave it out"),
+     f"--head none has no --embedding_dim: leave it out, or give --embedding_dim {EMBEDDING} where "
+     "a recipe has set another"),
     (lambda o: True, lambda o: o.moving_avg > 0,
      "--moving_avg 0 would keep no average: give a decay such as 0.999, or 1"),
     (lambda o: True, lambda o: o.droprate < 1,

@@ -11,6 +11,7 @@ import utils
 from imaging.files import DRONE, SATELLITE, TEXT
 from networks.musenet import ibn_state, is_ibn
 from networks.run_options import network_options
+from runtime.printing import quoted
 
 # The options that a head depends on.
 OF_HEADS = ("pool", "maps", "LPN", "block", "center", "whiten", "head", "embedding_dim")
@@ -54,6 +55,11 @@ def find_run(init):
     path = Path(init)
     bundled = path.suffix == ".zip"
     if path.is_file() and not bundled:
+        if not (path.parent / "opts.yaml").is_file():
+            raise FileNotFoundError(
+                f"--init {init} has no opts.yaml of a run beside it: name a run, or give weights "
+                f"of a backbone alone as --weights {quoted(init)}"
+            )
         return path.parent, path
     run_dir = utils.run_folder(init) if path.name == init or bundled else path
     return run_dir, utils.find_checkpoint(run_dir)

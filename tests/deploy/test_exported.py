@@ -243,7 +243,7 @@ def test_locate_py_refuses_in_one_line_too(files, toy, capsys):
         (["--output", "x.onnx", "--view", "street"], ["trained on satellite, drone"]),
         (["--output", "x.onnx", "--name", "other"], ["no run folder", "small"]),
         (["--output", "x.onnx", "--int8"], ["--int8 goes with --data_dir"]),
-        (["--output", "x.onnx", "--int8", "--data_dir", "gone"], ["--data_dir gone has no drone"]),
+        (["--output", "x.onnx", "--int8", "--data_dir", "gone"], ["--data_dir gone is no folder"]),
         (["--output", "x.onnx", "--int8", "--fp16"], ["not allowed with"]),
     ],
 )

@@ -138,7 +138,8 @@ def test_the_table_is_right(backbone):
         ({"pool": "cls"}, "pool cls is made of the class token of a ViT; resnet50"),
         ({"pool": "cls+gem", "backbone": "swin_t"}, "class token of a ViT; swin_t"),
         ({"LPN": True, "pool": "gem"}, "--LPN pools.*not with gem"),
-        ({"LPN": True, "block": 0}, "--block must be at least 1"),
+        ({"LPN": True, "block": 0}, "0 rings are not possible: --block is from 1 to 32"),
+        ({"pool": "rings", "block": 33}, "33 rings are not possible"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(options, message):

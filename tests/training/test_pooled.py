@@ -1,5 +1,7 @@
 """Pooled features computed once: the means of --center, and training on them."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from conftest import NARROW, SMALL, fails
 from test_test import QUICK
 
 import dataset
+import model
 import test
 import train
 import utils
@@ -158,7 +161,25 @@ def test_a_batch_without_images():
     assert training.network.model_1.backbone == NARROW
 
 
-def test_directions_of_another_run_stay(workdir):
+def test_directions_beyond_those_of_few_images(capsys):
+    center = Centring(1, 6, 5)
+    pooled.set_center(center, {"drone": torch.randn(1, 4, 6)}, {"drone": 1})
+    said = "--whiten 5: 4 features have no more directions, the rest is 0\n"
+    assert capsys.readouterr().out == said
+    assert not center.directions[:, 4:].any() and center.directions[:, :3].any(0).all()
+
+
+def test_damaged_weights_are_one_line(toy, workdir, capsys):
+    """NaN in the singular values ended in a traceback."""
+    settings = {"share": True, "backbone": NARROW, "center": True, "whiten": 8}
+    network = model.build_model(8, **settings)
+    network.model_1.model.conv1.weight.data[0] = float("nan")
+    argv = [*SMALL, "--data_dir", toy, "--share", "--center", "--whiten", "8"]
+    with mock.patch.object(model, "build_model", lambda *_, **options: network):
+        fails(train.main, [*argv, "--name", "nan"], capsys, "features hold NaN or infinity")
+
+
+def test_directions_of_another_run_stay():
     """Its head knows no others; means are of these images."""
     features = {"satellite": torch.randn(9, 2, 6), "drone": torch.randn(5, 2, 6)}
     numbers = {"satellite": 1, "drone": 2}

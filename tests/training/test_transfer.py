@@ -281,7 +281,11 @@ def test_a_published_run(workdir, capsys):
     [
         ("cleer", FileNotFoundError, "no run folder model/cleer: there are clear; check the name"),
         ("model/clear", ValueError, "--init model/clear is the run that this one would replace"),
-        ("net.pth", FileNotFoundError, "opts.yaml not found: . is not the folder of a trained"),
+        (
+            "net.pth",
+            FileNotFoundError,
+            "has no opts.yaml of a run beside it.*--weights net.pth",
+        ),
         ("a/b", FileNotFoundError, "no run folder a/b"),
     ],
 )
