@@ -182,7 +182,7 @@ class Parser(argparse.ArgumentParser):
 
     def _get_value(self, action, arg_string):
         """As argparse does it, but not nothing: what an unset variable of a shell leaves."""
-        if arg_string == "" != action.default:  # a default comes this way too
+        if not arg_string and action.default != "":  # a default comes this way too
             raise argparse.ArgumentError(action, "nothing is given: give a value, or leave it out")
         return super()._get_value(action, arg_string)
 
