@@ -195,9 +195,8 @@ def spelt(value):
     """The value of an option as the command line has it, or in a word."""
     if isinstance(value, list):
         return ",".join(map(str, value))
-    return (
-        "none" if value is None else "off" if value is False else "on" if value is True else value
-    )
+    words = ((None, "none"), (False, "off"), (True, "on"))
+    return next((word for special, word in words if value is special), value)
 
 
 def difference(network, taken, classes, changed):
@@ -220,5 +219,5 @@ def difference(network, taken, classes, changed):
 
 def part_of(name):
     """The part of the network to which a tensor belongs: model_1.usam_1, model_1.model.gem2."""
-    depth = 3 if ".model." in name else 2 if name.startswith(("model_", "center.")) else 1
+    depth = 1 if not name.startswith(("model_", "center.")) else 3 if ".model." in name else 2
     return ".".join(name.split(".")[:depth])
