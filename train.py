@@ -17,7 +17,7 @@ from runtime import files, locks, processes, startup
 from runtime.cli import script
 from runtime.printing import first_line, quoted
 from training import tensorboard
-from training.options import ONCE, changed_options, parse_args
+from training.options import ONCE, changed_options, need_state, parse_args
 
 SNAPSHOT_EVERY = 10  # epochs
 
@@ -111,7 +111,9 @@ def open_run(opts, run_dir):
     Refuses to write over a finished or resumable run unless told to.
     """
     weights = [*run_dir.glob("net_*.pth"), *run_dir.glob("train_state.pth")]
-    if weights and not (opts.resume or opts.overwrite):
+    if opts.resume:
+        need_state(run_dir)
+    elif weights and not opts.overwrite:
         raise ValueError(
             f"{run_dir} already holds a trained run: continue it with --resume, replace it with "
             "--overwrite, or choose another --name"

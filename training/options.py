@@ -299,14 +299,20 @@ def build_parser():
 
 
 # ---------------------------------------------------------------- a resumed run
-def resumed_options(parser, argv, name):
-    """Options of the run `name` as its opts.yaml says, which the command line must match."""
-    run_dir = utils.run_folder(name)
-    if run_dir.is_dir() and not (run_dir / "train_state.pth").is_file():
+def need_state(run_dir):
+    """FileNotFoundError where a run has no complete epoch after which it could go on."""
+    if not (run_dir / "train_state.pth").is_file():
         raise FileNotFoundError(
             f"{run_dir} has no train_state.pth, so there is nothing to resume: it is written at "
             "the end of each epoch; start again without --resume"
         )
+
+
+def resumed_options(parser, argv, name):
+    """Options of the run `name` as its opts.yaml says, which the command line must match."""
+    run_dir = utils.run_folder(name)
+    if run_dir.is_dir() and not (run_dir / "opts.yaml").is_file():
+        need_state(run_dir)
     saved = utils.read_opts(run_dir)
     begun, now = saved.get("world_size", 1), processes.world_size()
     if begun != now:
