@@ -130,7 +130,7 @@ def check_network(
     if head not in HEADS:
         raise ValueError(f"head {head!r} is unknown: expected one of {', '.join(HEADS)}")
     if not maps or not all(each == "last" or (type(each) is int and each > 0) for each in maps):
-        raise ValueError(f"maps {maps!r}: expected numbers of stages and last, such as 1,2,last")
+        raise ValueError(f"maps {maps!r}: expected numbers of stages and last, such as 2,3,last")
 
 
 # ---------------------------------------------------------------- ImageNet weights

@@ -3,7 +3,7 @@
 import json
 import re
 
-from runtime.files import is_safetensors, kind_of
+from runtime.files import kind_of
 from runtime.printing import first_line
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -35,13 +35,6 @@ def read_safetensors(content, torch):
     return others | tensors
 
 
-def torch_may_read(path):
-    """Whether a file begins as the zip or pickle that torch.save writes, or as safetensors."""
-    with open(path, "rb") as file:
-        start = file.read(9)
-    return start.startswith((b"PK", b"\x80")) or is_safetensors(start)
-
-
 def why_unreadable(path, error):
     """Why torch cannot load a file, in one line."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -56,7 +49,7 @@ def why_unreadable(path, error):
     kind = path.is_file() and kind_of(path)  # or it is in a bundle
     if kind and not kind.startswith(("a zip", "a safetensors")):  # as what can be read begins
         return f"it is {kind}"
-    if path.is_file() and not torch_may_read(path):
+    if kind is None:
         return "it does not begin as a file of torch.save does: copy or download it again"
     if type(error) is ValueError:  # a sentence of this project, which says what to do
         return first_line(error)
