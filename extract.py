@@ -76,7 +76,7 @@ def extract_rows(
     with progress_bar(loader, description) as batches:
         for rows, batch in zip(shard, batches, strict=True):
             embedded, limit = _embed_within_memory(embed, batch, device, limit)
-            need_finite(embedded.numpy(), "features", description)
+            need_finite(embedded.numpy(), description)
             if features is None:
                 features = np.zeros((len(paths), embedded.shape[1]), np.float32)  # (N, D)
             features[rows.start : rows.stop] = embedded.numpy()

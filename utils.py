@@ -229,6 +229,16 @@ def require_equal_copies(network, state, path):
             )
 
 
+def require_finite(state, path):
+    """ValueError where a tensor of a state dict, read from `path`, holds NaN or infinity."""
+    damaged = [name for name, value in state.items() if not value.isfinite().all()]
+    if damaged:
+        raise ValueError(
+            f"{path} holds NaN or infinity in {len(damaged)} of {len(state)} entries, first "
+            f"{damaged[0]}: it is damaged, or its training diverged; take another file"
+        )
+
+
 def _shape(tensor):
     return "absent" if tensor is None else tuple(getattr(tensor, "shape", ("not a tensor",)))
 

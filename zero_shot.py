@@ -56,7 +56,8 @@ def _load_pretrained(opts):
     if opts.weights:
         state, source = utils.load_state_dict(opts.weights), opts.weights
     else:
-        state, source = download_imagenet_weights(backbone, ""), f"ImageNet's, of {backbone}"
+        source = f"ImageNet's, of {backbone}"
+        state = download_imagenet_weights(backbone, trains=False)
     model.load_backbone(network, state, source)
     maps = ",".join(map(str, options["maps"]))
     about = f"{options['pool']} of maps {maps} at {size[0]} x {size[1]} pixels"
@@ -167,13 +168,13 @@ def images_of(folder, view, option="--center_on", use="a mean"):
     `option` names the folder, and the images are for such a `use`: both for the error's words.
     Raises FileNotFoundError where there are none, ValueError where they are too few for a mean.
     """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{option} {folder} is no folder: give a data folder")
     names = [
         f"{part}{name}" for part in ("", "test/") for name in (f"gallery_{view}", f"query_{view}")
     ]
     folders = [Path(folder, name) for name in (f"train/{view}", view, *names)]
     found = next(filter(Path.is_dir, folders), None)
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"{option} {folder} is no folder: give a data folder")
     if found is None:
         raise FileNotFoundError(
             f"{option} {folder} has no {view} images: expected a data folder with train/{view} "

@@ -106,7 +106,7 @@ class OnnxNetwork:
             self.features(view, batch) for batch in progress_bar(loaded, description, len(batches))
         ]
         found = np.concatenate(rows)
-        need_finite(found, "features", description)
+        need_finite(found, description)
         return found
 
     def run_options(self):

@@ -318,7 +318,12 @@ def check_features(query, gallery, source="features"):
                     f"{source}: {len(values)} {name} {what} for {shape[0]} {name} features, "
                     f"expected one each"
                 )
-        need_finite(side.features, f"{name} features", source)
+        if not is_finite(side.features):
+            count = shape[0] - np.count_nonzero(np.isfinite(side.features).all(axis=1))
+            raise ValueError(
+                f"{source}: {count} of {shape[0]} {name} features hold NaN or infinity: "
+                f"did training diverge? Extract again with an earlier --which_epoch or in fp32"
+            )
     if query.features.shape[1] != gallery.features.shape[1]:
         raise ValueError(
             f"{source}: query features are {query.features.shape[1]}-d and gallery features "
@@ -326,17 +331,19 @@ def check_features(query, gallery, source="features"):
         )
 
 
-def need_finite(features, name, source):
-    """Raise ValueError where features (N, D) of at least one image hold NaN or infinity."""
+def is_finite(features):
+    """Whether features (N, D) hold neither NaN nor infinity."""
     # The extremes pass NaN on: two readings, where isfinite of all would need a copy of bools.
-    if np.isfinite([features.min(), features.max()]).all():
-        return
-    count = len(features) - np.count_nonzero(np.isfinite(features).all(axis=1))
-    raise ValueError(
-        f"{source}: {count} of {len(features)} {name} hold NaN or infinity: the weights are "
-        "damaged, training diverged (lower its --lr, or take an earlier --which_epoch), or 16 bits "
-        "do not suffice (leave --fp16 or --bf16 out)"
-    )
+    return np.isfinite([features.min(), features.max()]).all()
+
+
+def need_finite(features, description):
+    """Raise ValueError where features (N, D) that a network has just given are not finite."""
+    if not is_finite(features):
+        raise ValueError(
+            f"{description}: features hold NaN or infinity: the weights are damaged, their "
+            "training diverged, or 16 bits are too few for them"
+        )
 
 
 def of_norm_1(features):

@@ -134,12 +134,11 @@ def check_network(
 
 
 # ---------------------------------------------------------------- ImageNet weights
-def download_imagenet_weights(
-    backbone, otherwise=", or train from random weights with --no_pretrained"
-):
+def download_imagenet_weights(backbone, trains=True):
     """State dict of a backbone's ImageNet weights (kept on disk after the first time).
 
-    Raises OSError where the download is not possible; it names --weights FILE, and `otherwise`.
+    Raises OSError that names the alternatives where the download is not possible; random weights
+    are one if the backbone `trains`.
     """
     check_backbone(backbone)
     try:
@@ -153,7 +152,8 @@ def download_imagenet_weights(
         source = weights.url
         return weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # no route, a proxy's page, or a damaged file
+        random = ", or train from random weights with --no_pretrained" if trains else ""
         raise OSError(
             f"the ImageNet weights of {backbone} cannot be downloaded ({error}): fetch "
-            f"{source} on another machine and pass it as --weights FILE{otherwise}"
+            f"{source} on another machine and pass it as --weights FILE{random}"
         ) from None

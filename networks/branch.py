@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+import utils
 from networks.backbones import BACKBONES, check_network, input_spec
 from networks.blocks import GeM, kept_statistics, ring_pool
 from networks.timm_models import TIMM
@@ -137,12 +138,12 @@ class Branch(nn.Module):
                 f"{'' if self.backbone.startswith(TIMM) else 'torchvision network '}"
                 f"{self.backbone}, named by --backbone"
             )
-        fitting = {k: v for k, v in state.items() if k in expected and v.shape == expected[k].shape}
-        if damaged := [key for key, value in fitting.items() if value.isnan().any()]:
-            raise ValueError(
-                f"{source} holds NaN in {len(damaged)} entries, first {damaged[0]}: it is damaged, "
-                "or its training diverged; take another file"
-            )
+        fitting = {
+            key: state[key]
+            for key, value in expected.items()
+            if getattr(state.get(key), "shape", None) == value.shape
+        }
+        utils.require_finite(fitting, source)
         self.model.load_state_dict(fitting, strict=False)
 
     def feature_map(self, x):

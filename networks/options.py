@@ -23,9 +23,10 @@ def map_numbers(text):
     parts = text.split(",")
     if not all(part == "last" or (part.isdecimal() and int(part)) for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of stages such as 2,3,last")
-    if len(set(parts)) < len(parts):
+    stages = [part if part == "last" else int(part) for part in parts]
+    if len(set(stages)) < len(stages):
         raise argparse.ArgumentTypeError(f"{text!r} names a stage twice")
-    return [part if part == "last" else int(part) for part in parts]
+    return stages
 
 
 def add_zero_shot_options(parser):

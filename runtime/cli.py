@@ -182,7 +182,8 @@ class Parser(argparse.ArgumentParser):
 
     def _get_value(self, action, arg_string):
         """As argparse does it, but not nothing: what an unset variable of a shell leaves."""
-        if not arg_string and action.default != "":  # a default comes this way too
+        # A default comes this way too, and to a parser of commands what is for the command's.
+        if not arg_string and action.default != "" and action.nargs != argparse.PARSER:
             raise argparse.ArgumentError(action, "nothing is given: give a value, or leave it out")
         return super()._get_value(action, arg_string)
 
@@ -375,7 +376,7 @@ def with_config(parser, argv=None):
 
 
 def _option_tokens(name, value):
-    if value is None:
+    if value in (None, ""):
         return []
     if isinstance(value, bool):
         return [f"--{name if value else opposite(name)}"]

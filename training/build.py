@@ -224,15 +224,7 @@ def build_network(opts, class_num, class_names=(), encoder=None):
         return_weather="weather" in used,
     )
     network.input_spec.check_size(opts.backbone, opts.h, opts.w)
-    if opts.resume:
-        return network
-    pooled = network.image_branch.pooled_dim
-    if opts.whiten > pooled:
-        raise ValueError(
-            f"--whiten {opts.whiten} is more than the {pooled} numbers of a pooled feature: give "
-            "fewer, or more --maps"
-        )
-    if opts.no_pretrained:
+    if opts.resume or opts.no_pretrained:
         return network
     if opts.init:
         start_from(opts.init, network, opts, class_names)

@@ -4,6 +4,7 @@ Imports no torch, so that `--help` answers at once.
 """
 
 import argparse
+from pathlib import Path
 
 import utils
 from imaging.files import TEST_VIEWS, TEXT, VIEWS
@@ -40,7 +41,7 @@ from training.rules import (
 VIEW_CHOICES = {"2": ("satellite", "drone"), "3": TEST_VIEWS}
 # What a resumed run may change: where and how it runs, and for how long, never what it computes.
 FREE_ON_RESUME = {
-    *("data_dir", "device", "gpu_ids", "num_workers", "epochs"),
+    *("config", "data_dir", "device", "gpu_ids", "num_workers", "epochs"),
     *("compile", "cache", "grad_checkpoint", "tensorboard"),
 }
 # What is said for one start of a run, and not kept in its opts.yaml.
@@ -93,6 +94,11 @@ def switches(text):
     if not set(text.split(",")) <= {"0", "1"}:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of 0 and 1 such as 0,1,1")
     return [int(part) for part in text.split(",")]
+
+
+def directions(text):
+    """A number of directions; none for 0, which undoes what a recipe says."""
+    return natural_int(text) or None
 
 
 def epochs(text):
@@ -195,9 +201,9 @@ OPTIONS = {
         ("--center", SWITCH, False,
          "subtract from the pooled features of a view their mean over its training images as the "
          "network begins, and divide by the length"),
-        ("--whiten", natural_int, 0,
+        ("--whiten", directions, None,
          "with --center: take the N strongest directions of these features, each divided by its "
-         "spread; 0: none", "N"),
+         "spread; 0 undoes it", "N"),
         ("--head", HEADS, "block",
          "block: linear, batch norm, dropout; linear: dropout and a linear layer that begins as a "
          "rotation; none: the pooled feature as it is"),
@@ -330,6 +336,11 @@ def resumed_options(parser, argv, name):
             parser.error(f"opts.yaml has {key}: {value!r}, which no run writes: restore the file")
     parser.set_defaults(**saved)
     opts = parser.parse_args(argv)
+    if opts.config and Path(opts.config).resolve() != Path(saved["config"] or "").resolve():
+        parser.error(
+            f"--config {opts.config} is not the recipe with which {name} was begun, "
+            f"{saved['config'] or 'without any'}: --resume continues it as it was; drop the option"
+        )
     for key in sorted(saved.keys() - FREE_ON_RESUME):
         if getattr(opts, key) != saved[key]:
             flag = "--views" if key == "view_names" else f"--{key}"

@@ -123,8 +123,11 @@ def set_center(center, features, numbers):
     centred = torch.cat([center.centred(x, numbers[view]) for view, x in few.items()])
     width = center.directions.shape[1]
     center.directions.copy_(whitening(centred, width))
-    if len(centred) < width:
-        print(f"--whiten {width}: {len(centred):,} features have no more directions, the rest is 0")
+    if min(centred.shape) < width:
+        print(
+            f"--whiten {width}: {len(centred):,} features of {centred.shape[1]} numbers have only "
+            f"{min(centred.shape)} directions, the rest is 0"
+        )
 
 
 def pooled_copies(network, number, data, view, device, opts):

@@ -4,8 +4,6 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from torch import nn
-
 import model
 import utils
 from imaging.files import DRONE, SATELLITE, TEXT
@@ -13,14 +11,13 @@ from networks.musenet import ibn_state, is_ibn
 from networks.run_options import network_options
 from runtime.printing import quoted
 
-# The options that a head depends on.
-OF_HEADS = ("pool", "maps", "LPN", "block", "center", "whiten", "head", "embedding_dim")
+ONE_MEAN = {"avg", "max", "gem"}  # pools that give one number a channel
 
 
 def start_from(init, network, opts, class_names):
     """Load the weights of the run `init` into `network` where they fit, and print what did not.
 
-    `opts` are those of the run that begins (name, backbone, view_names), `class_names` its IDs.
+    `opts` are those of the run that begins, of train.py, `class_names` its IDs.
     Branches are matched by view, heads by name. The layer of the classes is taken only from a run
     whose train_state.pth tells of the same classes. ValueError or FileNotFoundError where there is
     no such run, or it has another backbone.
@@ -37,13 +34,15 @@ def start_from(init, network, opts, class_names):
             f"{checkpoint} is of --backbone {found} and this run of {opts.backbone}, so nothing "
             f"fits: give --backbone {found}, or --init another run"
         )
+    utils.require_finite(other.state_dict(), checkpoint)
     classes = class_difference(run_dir, run_opts["nclasses"], class_names)
     if TEXT in opts.view_names and run_opts.get("text_backbone") != opts.text_backbone:
         numbers = {view: number for view, number in numbers.items() if view != TEXT}
     taken, moved = load_branches(network, opts.view_names, other, numbers, checkpoint)
-    taken |= load_heads(network, other, classes is None)
-    changed = changed_options(run_opts, {**vars(opts), "nclasses": len(class_names)})
-    print(f"starts from {checkpoint}: {difference(network, taken, classes, changed)}", end="")
+    changes = head_changes(network_options(run_opts, tuple(numbers)), vars(opts))
+    if not changes:
+        taken |= load_heads(network, other, classes is None)
+    print(f"starts from {checkpoint}: {difference(network, taken, classes, changes)}", end="")
     print("".join(f"; {view} from the {at} branch" for view, at in moved.items()))
 
 
@@ -137,32 +136,48 @@ def load_branch(branch, begins, source):
     return taken | load_fitting(branch, others)  # USAM, and what is MuSe-Net's of the style
 
 
+def head_changes(there, here):
+    """What keeps a head from another run, in words: [] where it may be taken.
+
+    A head knows the features it was trained on. Where those of the two networks, by their options
+    `there` and `here`, are pooled, centred or whitened in another way, or the head is of another
+    kind or size, it is new as a whole: what was trained has lost its meaning.
+    """
+    options = there, here
+    names = ["maps", "LPN", "center", "whiten", "head"]
+    if there["whiten"] or not ONE_MEAN.issuperset(each["pool"] for each in options):
+        names.insert(0, "pool")  # else a channel keeps its meaning
+    if all(each["LPN"] or "rings" in each["pool"] for each in options):
+        names.append("block")
+    if all(each["head"] != "none" for each in options):
+        names.append("embedding_dim")
+    return [
+        f"--{name} {spelt(there[name])} there, {spelt(here[name])} here"
+        for name in names
+        if there[name] != here[name]
+    ]
+
+
+def spelt(value):
+    """The value of an option as the command line has it, of a switch a word."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    words = ((None, 0), (False, "off"), (True, "on"))
+    return next((word for special, word in words if value is special), value)
+
+
 def load_heads(network, other, same_classes):
     """Load what is in no branch; the names of what fitted.
 
-    A head of another kind, or whose embedding has another size, as of another pooling, is new as a
-    whole: what was trained behind it has lost its meaning. So has a head on pooled features that
-    were centred or whitened, where they are not, and the other way round. Directions of whitening
-    are taken with the head that was trained on them, or not at all. Means are of the images, and
+    Directions of whitening go with the head that was trained on them. Means are of the images, and
     `training.pooled` takes those of this run.
     """
-    first, second = ({*(each.center or nn.Module()).state_dict()} for each in (network, other))
-    if first != second:
-        return set()
-    expected = network.state_dict()
-    heads = {
+    return load_fitting(network, {
         name: value
         for name, value in other.state_dict().items()
         if not name.startswith(("model_", "pt_model.", "center.means"))
         and (same_classes or not of_classes(name))
-    }
-    unfit = {
-        part_of(k) for k, v in heads.items() if getattr(expected.get(k), "shape", 0) != v.shape
-    }
-    unfit |= {part_of(k) for k in expected if k not in heads and not of_classes(k)}
-    if "directions" in first and unfit & {"center.directions", *network.heads}:
-        return set()
-    return load_fitting(network, {k: v for k, v in heads.items() if part_of(k) not in unfit})
+    })  # fmt: skip
 
 
 def load_fitting(module, state):
@@ -179,30 +194,10 @@ def of_classes(name):
     return bool(re.match(r"classifier\d*\.classifier\.", name))
 
 
-def changed_options(run_opts, opts):
-    """The options of heads that a run (a dict) has otherwise than `opts`, in words."""
-    there, here = (
-        network_options(each, model.views_from_opts(each)[0]) for each in (run_opts, opts)
-    )
-    return [
-        f"--{name} {spelt(there[name])} there, {spelt(here[name])} here"
-        for name in OF_HEADS
-        if there[name] != here[name]
-    ]
-
-
-def spelt(value):
-    """The value of an option as the command line has it, or in a word."""
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    words = ((None, "none"), (False, "off"), (True, "on"))
-    return next((word for special, word in words if value is special), value)
-
-
-def difference(network, taken, classes, changed):
+def difference(network, taken, classes, changes):
     """What of a network was not `taken`, in words.
 
-    `classes` is `class_difference`; `changed`, of `changed_options`, tells why a head is new.
+    `classes` is `class_difference`; `changes`, of `head_changes`, tell why a head is new.
     """
     # Each tensor once, where a shared branch has two names.
     names = dict([*network.named_parameters(), *network.named_buffers()]).keys()
@@ -213,7 +208,7 @@ def difference(network, taken, classes, changed):
     notes = [f"classifier: {classes}"] if classes else []
     new = Counter(part_of(name) for name in left if not (classes and of_classes(name)))
     notes += [f"new: {', '.join(f'{part} ({n})' for part, n in sorted(new.items()))}"] * bool(new)
-    notes += changed if new.keys() & {*network.heads, "center.directions"} else []
+    notes += changes
     return f"all but {len(left)} of {len(names)} tensors ({'; '.join(notes)})"
 
 

@@ -15,3 +15,4 @@ def test_picture_of_the_views(toy, workdir, capsys):
         assert picture.size == (7 * TILE, 2 * TILE)
         assert len(picture.getcolors(maxcolors=1 << 20)) > 1000
     fails(prepare.main, ["show", "absent"], capsys, "data folder absent not found")
+    fails(prepare.main, ["show", ""], capsys, "show: error: argument folder: nothing is given")

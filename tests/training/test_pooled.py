@@ -164,7 +164,7 @@ def test_a_batch_without_images():
 def test_directions_beyond_those_of_few_images(capsys):
     center = Centring(1, 6, 5)
     pooled.set_center(center, {"drone": torch.randn(1, 4, 6)}, {"drone": 1})
-    said = "--whiten 5: 4 features have no more directions, the rest is 0\n"
+    said = "--whiten 5: 4 features of 6 numbers have only 4 directions, the rest is 0\n"
     assert capsys.readouterr().out == said
     assert not center.directions[:, 4:].any() and center.directions[:, :3].any(0).all()
 

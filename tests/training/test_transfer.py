@@ -1,6 +1,5 @@
 """`--init`: what of another run fits a network, what is said of the rest, what is refused."""
 
-import argparse
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,8 @@ def start(init, class_names=CLASSES, views=("satellite", "drone"), name="new", *
     torch.manual_seed(2)
     network = model.build_model(len(class_names), views, **settings)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    opts = argparse.Namespace(name=name, view_names=list(views), **settings)
+    opts = options.parse_args(["--name", name])
+    vars(opts).update(view_names=list(views), **settings)
     transfer.start_from(init, network, opts, class_names)
     return network, before
 
@@ -149,8 +149,7 @@ def test_other_pools_and_parts(workdir, capsys):
     assert torch.equal(network.model_1.model.conv1.weight, other.model_1.model.conv1.weight)
     assert capsys.readouterr().out.endswith(
         "all but 32 of 160 tensors (classifier: 8 classes there, 5 here; new: classifier0 (7), "
-        "classifier1 (7), model_1.usam_1 (7), model_1.usam_2 (7); --LPN off there, on here; "
-        "--block 4 there, 2 here)\n"
+        "classifier1 (7), model_1.usam_1 (7), model_1.usam_2 (7); --LPN off there, on here)\n"
     ), "two heads, their class layers apart, and twice two kernels and a norm of five"
     kept = write_run("rings", share=True, LPN=True, block=2, usam=True)
     equal(start("rings", share=True, LPN=True, block=2, usam=True)[0], kept)
@@ -180,6 +179,43 @@ def test_other_maps_and_heads(workdir, capsys):
             "on here)" in capsys.readouterr().out)  # fmt: skip
 
 
+RINGED = {"pool": "rings", "block": 4}
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "said"),
+    [
+        ({"maps": [1, 2]}, {"maps": [2, 1]}, "--maps 1,2 there, 2,1 here"),
+        ({"pool": "avg", "whiten": 16}, {"pool": "max"}, "--pool avg there, max here"),
+        (RINGED, {"pool": "gem+rings", "block": 3}, "--pool rings there, gem+rings here; --block"),
+        ({"LPN": True, "block": 4}, {"block": 2}, "--block 4 there, 2 here"),
+        ({"pool": "avg"}, {"pool": "max"}, ""),
+        ({"pool": "avg", "block": 2}, {"block": 3}, ""),
+    ],
+)
+def test_heads_know_their_features(workdir, capsys, there, here, said):
+    """Features of one length may mean something else: it took the head without a word."""
+    center = not there.get("LPN")
+    there = {"share": True, "head": "linear" if center else "block", "center": center, **there}
+    other = write_run("there", **there)
+    network, before = start("there", **there | here)
+    kept = before if said else other.state_dict()
+    for key, value in network.state_dict().items():
+        if key.startswith(("classifier", "center.directions")):
+            assert torch.equal(value, kept[key]), key
+    out = capsys.readouterr().out
+    assert said in out and (said or "--" not in out)
+
+
+def test_damaged_heads_are_refused(workdir):
+    """Their NaN was taken, and training said to lower --lr."""
+    state = write_run("damaged").state_dict()
+    state["classifier.add_block.0.weight"][0, 0] = float("inf")
+    utils.save_tensors(utils.run_folder("damaged") / "net_last.pth", state)
+    with pytest.raises(ValueError, match="net_last.pth holds NaN or infinity in 1 of .*add_block"):
+        start("damaged")
+
+
 def test_centred_and_whitened_features(workdir, capsys):
     """Means are of the images, so they are of this run; directions come with their head."""
     settings = {"share": True, "head": "linear", "center": True}
@@ -199,7 +235,7 @@ def test_centred_and_whitened_features(workdir, capsys):
     for change, tensors, said in (
         ({}, 1, "new: center.means (1)"),
         ({"whiten": 24}, 5, "--whiten 16 there, 24 here"),
-        ({"whiten": None}, 4, "--whiten 16 there, none here"),
+        ({"whiten": None}, 4, "--whiten 16 there, 0 here"),
         ({"embedding_dim": 24}, 5, "--embedding_dim 512 there, 24 here"),
         ({"pool": "avg+max"}, 5, "--pool avg there, avg+max here"),
         ({"center": False, "whiten": None}, 3, "--center on there, off here; --whiten 16 there"),
