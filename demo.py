@@ -227,7 +227,8 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--seed", type=natural_int, default=0, help="seed of --random")
     add("--features", default=FEATURE_FILE, metavar="FILE", help="feature file of test.py")
-    add("--test_dir", metavar="DIR", help="./data/test, for images that moved since test.py ran")
+    add("--test_dir", metavar="DIR", help="data folder, or its test/, in which to look for images "
+        "that have moved since test.py ran")  # fmt: skip
     add("--top", type=positive_int, default=10, metavar="K", help="images to show for a query")
     add("--output", default="show.png", metavar="FILE", help="picture: .png, .jpg, .pdf or .svg")
     add("--no_window", action="store_true", help="only write the picture, do not open a window")

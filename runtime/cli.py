@@ -127,7 +127,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help that tells the default of an option which has one."""
 
     def _get_help_string(self, action):
-        empty = action.default is None or action.default in ([], ())
+        # Of a switch that turns something off, the default is of what it turns off.
+        empty = action.default is None or action.default in ([], ()) or action.const is False
         return action.help if empty else super()._get_help_string(action)
 
 
@@ -326,7 +327,7 @@ def add_machine_options(parser):
         ("--gpu_ids", str, "0",
          "number of the one GPU, -1 for the CPU; torchrun gives each process its own"),
         ("--num_workers", natural_int, min(4, os.cpu_count() or 1),
-         "loader threads, or processes with --color_jitter and --DA (of each process of torchrun); "
+         "loader threads, in training with --color_jitter or --DA processes (of each of torchrun); "
          "0 loads when asked"),
     ])  # fmt: skip
 

@@ -229,7 +229,7 @@ OPTIONS = {
          f"tokens of a text that are read; how many are cut is said (if left out: {TOKENS}, or as "
          "many as the text model takes)"),
         ("--no_pretrained", SWITCH, False, "start from random weights (of the images' branches)"),
-        ("--weights", str, None, "file of torchvision backbone weights"),
+        ("--weights", str, None, "file of the backbone's weights (if left out: downloaded)"),
         ("--freeze", SWITCH, False,
          "train the head alone: the backbone stays as it came, with batch norm's statistics and "
          "GeM's exponents; with --turns, --pad 0 and no other change of the images what it makes "
