@@ -252,12 +252,12 @@ class MuSeNet:
         return net.layer4(net.layer3(x))
 
     def _feature_maps(self, branch, images):
-        if branch not in self.adaptive:
+        if not is_ibn(branch):  # not by which branch it is: in an export it is another object
             return super()._feature_maps(branch, images)
         return [self._adapted_map(branch, images, self.pt_model.feature_map(images))]
 
     def _branch_output(self, branch, images):
-        if not self.return_weather or branch not in self.adaptive:
+        if not self.return_weather or not is_ibn(branch):
             return super()._branch_output(branch, images)
         style = self.pt_model.feature_map(images)
         pooled = branch.pooled([self._adapted_map(branch, images, style)])

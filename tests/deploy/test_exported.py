@@ -104,10 +104,20 @@ def test_features_are_those_of_extraction(exports, files):
     assert np.abs(found - turned).max() < 1e-6
 
 
-def test_maps_of_several_stages_are_exported():
-    """They are kept by hooks, which torch calls with another object while it exports."""
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backbone": TINY, "maps": (3, "last"), "pool": "gem"},
+        {"backbone": "resnet18", "musenet": True},
+    ],
+)
+def test_modules_are_known_in_an_export(options):
+    """Where torch calls a module's forward with another object: maps, and branches that adapt."""
     torch.manual_seed(0)
-    network = model.build_model(3, backbone=TINY, maps=(3, "last"), pool="gem")
+    network = model.build_model(3, **options)
+    for name, weight in network.named_parameters():
+        if name.startswith("pt_model."):
+            nn.init.normal_(weight, std=0.3)  # as it begins, what it modulates hardly changes
     view = onnx_export.ViewNetwork(inference_copy(network.eval()), 1).eval()
     images = onnx_export.trial_images(3, SIDE, SIDE)
     content = onnx_export.to_onnx(view, SIDE, SIDE).SerializeToString()
