@@ -176,9 +176,10 @@ def find_checkpoint(run_dir, which_epoch="last"):
     elif str(which_epoch).isdigit() and int(which_epoch) in snapshots:
         return snapshots[int(which_epoch)]
     found = [str(epoch) for epoch in sorted(snapshots)] + ["last"] * last.is_file()
+    if not found:
+        raise FileNotFoundError(f"{run_dir} holds no weights: the run has saved none yet")
     raise FileNotFoundError(
-        f"no weights of epoch {which_epoch!r} in {run_dir}: --which_epoch can be "
-        f"{', '.join(found) if found else 'nothing yet, the run has saved no weights'}"
+        f"no weights of epoch {which_epoch!r} in {run_dir}: --which_epoch can be {', '.join(found)}"
     )
 
 

@@ -39,6 +39,6 @@ def turns_in_test(turns, views, height, width):
     if height != width and 4 in found.values():
         raise ValueError(
             f"--turns 4 turns images by 90 degrees, and {height} x {width} pixels are not square: "
-            "give 1 or 2, or train with --h and --w alike"
+            "give 1 or 2, or make --h and --w alike"
         )
     return found

@@ -128,8 +128,8 @@ class Branch(nn.Module):
         expected, wrong = self.model.state_dict(), self.misfits(state)
         if wrong and any(str(key).startswith(("model_1.", "module.model_1.")) for key in state):
             raise ValueError(
-                f"{source} holds the network of a whole run, where a backbone is expected: to "
-                f"start from that run, give --init {quoted(source)}"
+                f"{source} holds the network of a whole run, where a backbone is expected: name "
+                f"the run in test.py, or to start from it in train.py give --init {quoted(source)}"
             )
         if wrong:
             raise ValueError(

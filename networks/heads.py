@@ -19,6 +19,11 @@ class Centring(nn.Module):
         self.register_buffer("means", torch.zeros(views, dim))  # (views, D)
         self.register_buffer("directions", torch.zeros(dim, width) if width else None)
 
+    def is_set(self, numbers):
+        """Whether the means of these branches, and the directions, have been set."""
+        means = all(self.means[number - 1].any() for number in numbers)
+        return means and (self.directions is None or bool(self.directions.any()))
+
     def set_mean(self, number, mean):
         """Set the mean (D,) of branch number 1, 2, ..."""
         self.means[number - 1] = mean

@@ -98,12 +98,16 @@ class TimmBranch(Branch):
 
     def map_module(self, number):
         modules = self._reductions()
-        if self.pyramid:
-            modules = {name: side for name, side in modules.items() if side == 2 ** (number + 1)}
-            number = 1
-        if number > len(modules):
-            raise ValueError(f"--maps: {self.backbone} has no map of that number, or none is known")
-        return self.model.get_submodule(list(modules)[number - 1])
+        known = dict(enumerate(modules, start=1))
+        if self.pyramid:  # of several of one size the first
+            known = {2 ** (n + 1): n for n in range(1, 8)}
+            known = {known[side]: name for name, side in [*modules.items()][::-1] if side in known}
+        if number not in known:
+            there = ", ".join(map(str, [*sorted(known), "last"]))
+            raise ValueError(
+                f"--maps {number}: {self.backbone} has maps {there}: give some of these"
+            )
+        return self.model.get_submodule(known[number])
 
     def _grid(self, tokens, size):
         """Tokens (B, extra + N, C) of an image of `size` pixels -> map (B, C, H', W')."""

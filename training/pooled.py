@@ -76,20 +76,22 @@ def prepare(training, data, opts):
 
     Returns the data to train on. A resumed run has the means and directions.
     """
-    if not training.pooled and (opts.resume or not opts.center):
+    numbers = branch_numbers(opts.view_names, opts.extra_Google)
+    views = [view for view in data.samples if view != TEXT]
+    to_set = opts.center and not opts.resume
+    to_set = to_set and not training.network.center.is_set({numbers[view] for view in views})
+    if not (training.pooled or to_set):
         return data
     began = time.perf_counter()
     network = inference_copy(training.network, training.precision)
     center = copy.deepcopy(training.network.center)
     if opts.center:
         center.cpu()  # as the features are
-    numbers = branch_numbers(opts.view_names, opts.extra_Google)
     features = {
         view: pooled_copies(network, numbers[view], data, view, training.device, opts)
-        for view in data.samples
-        if view != TEXT
+        for view in views
     }
-    if opts.center and not opts.resume:
+    if to_set:
         set_center(center, features, numbers)
         for each in {training.network, training.evaluated}:  # two where there is an average
             each.center.load_state_dict(center.state_dict())
@@ -110,11 +112,13 @@ def prepare(training, data, opts):
 def set_center(center, features, numbers):
     """Set means and directions of a `Centring` by features {view: (N, copies, D)}, on one device.
 
-    `numbers` are the branches by view; views of one branch have one mean. Directions that are those
-    of another run (`--init`), with the head that was trained on them, stay.
+    `numbers` are the branches by view; views of one branch have one mean. What another run has
+    given (`--init`), with the head that was trained on it, stays.
     """
     rows = {view: x.flatten(0, 1) for view, x in features.items()}
     for number in {numbers[view] for view in rows}:
+        if center.means[number - 1].any():
+            continue
         views = [view for view in rows if numbers[view] == number]
         center.set_mean(number, torch.cat([rows[view] for view in views]).mean(0))
     if center.directions is None or center.directions.any():

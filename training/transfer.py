@@ -20,7 +20,7 @@ def start_from(init, network, opts, class_names):
     `opts` are those of the run that begins, of train.py, `class_names` its IDs.
     Branches are matched by view, heads by name. The layer of the classes is taken only from a run
     whose train_state.pth tells of the same classes. ValueError or FileNotFoundError where there is
-    no such run, or it has another backbone.
+    no such run, it has another backbone, or what is new would be frozen.
     """
     run_dir, checkpoint = find_run(init)
     if run_dir.resolve() == utils.run_folder(opts.name).resolve():
@@ -36,12 +36,22 @@ def start_from(init, network, opts, class_names):
         )
     utils.require_finite(other.state_dict(), checkpoint)
     classes = class_difference(run_dir, run_opts["nclasses"], class_names)
+    if opts.freeze and is_ibn(other.image_branch) and not is_ibn(network.image_branch):
+        raise ValueError(
+            f"{checkpoint} is a MuSe-Net, whose norms a plain backbone does not have, and --freeze "
+            "would never train new ones: leave --freeze out, or --init another run"
+        )
     if TEXT in opts.view_names and run_opts.get("text_backbone") != opts.text_backbone:
         numbers = {view: number for view, number in numbers.items() if view != TEXT}
-    taken, moved = load_branches(network, opts.view_names, other, numbers, checkpoint)
-    changes = head_changes(network_options(run_opts, tuple(numbers)), vars(opts))
-    if not changes:
+    sides = network_options(run_opts, tuple(numbers)), vars(opts)
+    pooling, changes = pooling_changes(*sides), head_changes(*sides)
+    same_words = not pooling and run_opts.get("text_pool") == opts.text_pool
+    taken, moved = load_branches(network, opts.view_names, other, numbers, checkpoint, same_words)
+    if not pooling + changes:
         taken |= load_heads(network, other, classes is None)
+        if network.center and (run_opts.get("train_blocks") or not run_opts.get("freeze")):
+            taken |= load_means(network.center, opts.view_names, other.center, numbers)
+    changes = in_words(pooling + changes, *sides)
     print(f"starts from {checkpoint}: {difference(network, taken, classes, changes)}", end="")
     print("".join(f"; {view} from the {at} branch" for view, at in moved.items()))
 
@@ -60,6 +70,8 @@ def find_run(init):
                 f"of a backbone alone as --weights {quoted(init)}"
             )
         return path.parent, path
+    if path.suffix == ".pth":
+        raise FileNotFoundError(f"--init {init} not found: check the path")
     run_dir = utils.run_folder(init) if path.name == init or bundled else path
     return run_dir, utils.find_checkpoint(run_dir)
 
@@ -74,7 +86,9 @@ def class_difference(run_dir, count, class_names):
     path = run_dir / "train_state.pth"
     if not path.is_file():
         return "no train_state.pth tells which classes"
-    return None if utils.load_tensors(path).get("class_names") == class_names else "other classes"
+    state = utils.load_tensors(path)
+    same = isinstance(state, dict) and state.get("class_names") == class_names
+    return None if same else "other classes"
 
 
 # ---------------------------------------------------------------- what fits
@@ -87,12 +101,13 @@ def source_view(view, known):
     return next(name for name in (view, DRONE, SATELLITE, *known) if name in known)
 
 
-def load_branches(network, view_names, other, numbers, source):
+def load_branches(network, view_names, other, numbers, source, same_words):
     """Load the branches of `other`, whose `numbers` by view are given, into those of a network.
 
     Returns (the names of what fitted, {view: another view, from whose branch it started}). The
     style network of a MuSe-Net starts from that of a MuSe-Net, else from the drone's branch, and a
-    branch of texts from one of the same text model, if there is any.
+    branch of texts from one of the same text model, if there is any: without `same_words`, where
+    its features are to lie among others, its last layer is new.
     ValueError, naming the file `source`, where a backbone does not fit.
     """
     begins = {view: getattr(other, f"model_{number}") for view, number in numbers.items()}
@@ -103,6 +118,8 @@ def load_branches(network, view_names, other, numbers, source):
         branch = getattr(network, f"model_{number}")
         if view == TEXT:
             state = words.state_dict() if words else {}
+            if not same_words:
+                state = {k: v for k, v in state.items() if not k.startswith("linear.")}
             taken |= {f"model_{number}.{key}" for key in load_fitting(branch, state)}
             continue
         shared = view != first and branch is network.image_branch  # starts as its first view
@@ -136,41 +153,37 @@ def load_branch(branch, begins, source):
     return taken | load_fitting(branch, others)  # USAM, and what is MuSe-Net's of the style
 
 
-def head_changes(there, here):
-    """What keeps a head from another run, in words: [] where it may be taken.
-
-    A head knows the features it was trained on. Where those of the two networks, by their options
-    `there` and `here`, are pooled, centred or whitened in another way, or the head is of another
-    kind or size, it is new as a whole: what was trained has lost its meaning.
-    """
+def pooling_changes(there, here):
+    """The options by which two networks, of these options, pool their features in other ways."""
     options = there, here
-    names = ["maps", "LPN", "center", "whiten", "head"]
+    names = ["maps", "LPN"]
     if there["whiten"] or not ONE_MEAN.issuperset(each["pool"] for each in options):
-        names.insert(0, "pool")  # else a channel keeps its meaning
+        names.append("pool")  # else a channel keeps its meaning
     if all(each["LPN"] or "rings" in each["pool"] for each in options):
         names.append("block")
-    if all(each["head"] != "none" for each in options):
+    if there["usam"]:  # attention that is added changes little as it begins
+        names.append("usam")
+    return [name for name in names if there[name] != here[name]]
+
+
+def head_changes(there, here):
+    """The options by which the heads of two networks, of these options, are of other kinds.
+
+    A head is taken from another run where there are none of these, nor of `pooling_changes`: it
+    knows the features it was trained on. Else it is new as a whole: what was trained has lost its
+    meaning.
+    """
+    names = ["center", "whiten", "head"]
+    if "none" not in (there["head"], here["head"]):
         names.append("embedding_dim")
-    return [
-        f"--{name} {spelt(there[name])} there, {spelt(here[name])} here"
-        for name in names
-        if there[name] != here[name]
-    ]
-
-
-def spelt(value):
-    """The value of an option as the command line has it, of a switch a word."""
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    words = ((None, 0), (False, "off"), (True, "on"))
-    return next((word for special, word in words if value is special), value)
+    return [name for name in names if there[name] != here[name]]
 
 
 def load_heads(network, other, same_classes):
     """Load what is in no branch; the names of what fitted.
 
-    Directions of whitening go with the head that was trained on them. Means are of the images, and
-    `training.pooled` takes those of this run.
+    Directions of whitening go with the head that was trained on them. For the means see
+    `load_means`.
     """
     return load_fitting(network, {
         name: value
@@ -178,6 +191,20 @@ def load_heads(network, other, same_classes):
         if not name.startswith(("model_", "pt_model.", "center.means"))
         and (same_classes or not of_classes(name))
     })  # fmt: skip
+
+
+def load_means(center, view_names, other, numbers):
+    """Set the means of a `Centring` to another's, by view; returns the name of what fitted.
+
+    For a run that trained its backbone: its means are of the backbone as it was before, and its
+    head has learnt with them. Where the backbone stood still, those of the new images serve better,
+    which `training.pooled` takes.
+    """
+    views = [view for view in view_names if view != TEXT]
+    known = [view for view in views if view in numbers]
+    for view in known:
+        center.set_mean(view_names.index(view) + 1, other.means[numbers[view] - 1])
+    return {"center.means"} if known == views else set()
 
 
 def load_fitting(module, state):
@@ -194,10 +221,23 @@ def of_classes(name):
     return bool(re.match(r"classifier\d*\.classifier\.", name))
 
 
+def in_words(names, there, here):
+    """["--maps 2,3 there, last here", ...] for the names of options."""
+    return [f"--{name} {spelt(there[name])} there, {spelt(here[name])} here" for name in names]
+
+
+def spelt(value):
+    """The value of an option as the command line has it, of a switch a word."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    words = ((None, 0), (False, "off"), (True, "on"))
+    return next((word for special, word in words if value is special), value)
+
+
 def difference(network, taken, classes, changes):
     """What of a network was not `taken`, in words.
 
-    `classes` is `class_difference`; `changes`, of `head_changes`, tell why a head is new.
+    `classes` is `class_difference`; `changes`, of `in_words`, tell why a head is new.
     """
     # Each tensor once, where a shared branch has two names.
     names = dict([*network.named_parameters(), *network.named_buffers()]).keys()

@@ -175,7 +175,10 @@ def test_pools_of_the_options_are_those_of_the_networks():
         ({"maps": (0,)}, "expected numbers of stages and last"),
         ({"maps": ()}, "expected numbers of stages and last"),
         ({"maps": ("first",)}, "expected numbers of stages and last"),
-        ({"maps": (7,), "backbone": "timm:test_vit"}, "has no map of that number"),
+        (
+            {"maps": (7,), "backbone": "timm:test_vit"},
+            "--maps 7: timm:test_vit has maps 1, 2, 3, 4, 5, 6, last",
+        ),
         ({"maps": (2, "last"), "backbone": "timm:hrnet_w18_small"}, "are not one tensor each"),
         ({"head": "wide"}, "head 'wide' is unknown: expected one of block, linear, none"),
         ({"LPN": True, "center": True}, "--LPN has rings of the last map"),

@@ -189,6 +189,9 @@ def test_directions_of_another_run_stay():
     assert first.any()
     others = {view: x + 1 for view, x in features.items()}
     others["drone"] = others["drone"] * torch.arange(6)
+    pooled.set_center(center, others, numbers)  # and means, where they are of it too
+    torch.testing.assert_close(center.means[1], features["drone"].flatten(0, 1).mean(0))
+    center.means.zero_()
     pooled.set_center(center, others, numbers)
     assert torch.equal(center.directions, first)
     torch.testing.assert_close(center.means[1], others["drone"].flatten(0, 1).mean(0))

@@ -27,13 +27,14 @@ def randomised(network):
     return network
 
 
-def write_run(name, class_names=CLASSES, views=("satellite", "drone"), **settings):
-    """A run folder with random weights; its network."""
+def write_run(name, class_names=CLASSES, views=("satellite", "drone"), trained=None, **settings):
+    """A run folder with random weights, options `trained` of its training; its network."""
     settings = {"backbone": NARROW, **settings}
     torch.manual_seed(1)
     network = randomised(model.build_model(len(class_names), views, **settings))
     run_dir = utils.run_folder(name)
-    utils.write_opts(run_dir, {**settings, "view_names": list(views), "nclasses": len(class_names)})
+    opts = {"view_names": list(views), "nclasses": len(class_names), **(trained or {})}
+    utils.write_opts(run_dir, {**settings, **opts})
     utils.save_tensors(run_dir / "net_last.pth", network.state_dict())
     utils.save_tensors(run_dir / "train_state.pth", {"class_names": list(class_names)})
     return network
@@ -43,7 +44,8 @@ def start(init, class_names=CLASSES, views=("satellite", "drone"), name="new", *
     """A network that starts from a run, and what it was before: (network, before)."""
     settings = {"backbone": NARROW, **settings}
     torch.manual_seed(2)
-    network = model.build_model(len(class_names), views, **settings)
+    of_network = {name: value for name, value in settings.items() if name != "freeze"}
+    network = model.build_model(len(class_names), views, **of_network)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     opts = options.parse_args(["--name", name])
     vars(opts).update(view_names=list(views), **settings)
@@ -190,6 +192,8 @@ RINGED = {"pool": "rings", "block": 4}
         (RINGED, {"pool": "gem+rings", "block": 3}, "--pool rings there, gem+rings here; --block"),
         ({"LPN": True, "block": 4}, {"block": 2}, "--block 4 there, 2 here"),
         ({"pool": "avg"}, {"pool": "max"}, ""),
+        ({"usam": True}, {"usam": False}, "--usam on there, off here"),
+        ({"usam": False}, {"usam": True}, ""),
         ({"pool": "avg", "block": 2}, {"block": 3}, ""),
     ],
 )
@@ -207,6 +211,31 @@ def test_heads_know_their_features(workdir, capsys, there, here, said):
     assert said in out and (said or "--" not in out)
 
 
+def test_means_of_a_backbone_that_has_trained(workdir, capsys):
+    """They are of the backbone as it was, and its head has learnt with them."""
+    settings = {"share": True, "head": "linear", "center": True, "whiten": 16}
+    for trained in ({"freeze": True, "train_blocks": 1}, {"freeze": False}):
+        other = write_run("trained", trained=trained, **settings)
+        other.center.means.copy_(torch.arange(2)[:, None] + 1)
+        other.center.directions.fill_(2.0)
+        utils.save_tensors(utils.run_folder("trained") / "net_last.pth", other.state_dict())
+        capsys.readouterr()
+        equal(start("trained", **settings)[0], other)
+        assert "net_last.pth: all 133 tensors\n" in capsys.readouterr().out
+        network, _ = start("trained", views=("drone", "street"), **settings)
+        assert network.center.means[:, 0].tolist() == [2, 0]  # street's: of its images
+        assert not network.center.is_set({1, 2}) and network.center.is_set({1})
+        assert "(new: center.means (1)); street from the drone branch" in capsys.readouterr().out
+
+
+def test_a_muse_net_is_not_frozen_as_a_plain_network(workdir, monkeypatch):
+    """Its norms are new there, and were never trained: features meant nothing."""
+    monkeypatch.setitem(musenet.STAGES, NARROW, (2, 2))
+    write_run("muse", musenet=True)
+    with pytest.raises(ValueError, match="net_last.pth is a MuSe-Net.*leave --freeze out"):
+        start("muse", freeze=True)
+
+
 def test_damaged_heads_are_refused(workdir):
     """Their NaN was taken, and training said to lower --lr."""
     state = write_run("damaged").state_dict()
@@ -219,7 +248,8 @@ def test_damaged_heads_are_refused(workdir):
 def test_centred_and_whitened_features(workdir, capsys):
     """Means are of the images, so they are of this run; directions come with their head."""
     settings = {"share": True, "head": "linear", "center": True}
-    other = write_run("centred", **settings)
+    frozen = {"trained": {"freeze": True, "train_blocks": 0}}
+    other = write_run("centred", **frozen, **settings)
     other.center.means.fill_(1.0)
     utils.save_tensors(utils.run_folder("centred") / "net_last.pth", other.state_dict())
     network, _ = start("centred", CLASSES[:5], **settings)
@@ -227,7 +257,7 @@ def test_centred_and_whitened_features(workdir, capsys):
     assert not network.center.means.any()  # computed when training begins
 
     settings["whiten"] = 16
-    other = write_run("whitened", **settings)
+    other = write_run("whitened", **frozen, **settings)
     other.center.directions.fill_(2.0)
     other.center.means.fill_(1.0)
     utils.save_tensors(utils.run_folder("whitened") / "net_last.pth", other.state_dict())
@@ -251,7 +281,7 @@ def test_centred_and_whitened_features(workdir, capsys):
             assert not network.center.means.any()
         out = capsys.readouterr().out
         assert f"all but {tensors} of" in out and said in out, out
-    write_run("bare", share=True, head="none", center=True, whiten=16)
+    write_run("bare", **frozen, share=True, head="none", center=True, whiten=16)
     network, _ = start("bare", share=True, head="none", center=True, whiten=16)
     assert network.state_dict()["classifier.classifier.0.weight"].shape == (8, 16)
     assert "all but 1 of 132 tensors (new: center.means (1))" in capsys.readouterr().out
@@ -323,6 +353,7 @@ def test_a_published_run(workdir, capsys):
             "has no opts.yaml of a run beside it.*--weights net.pth",
         ),
         ("a/b", FileNotFoundError, "no run folder a/b"),
+        ("a/net_last.pth", FileNotFoundError, "--init a/net_last.pth not found: check the path"),
     ],
 )
 def test_no_such_run(workdir, init, error, message):
@@ -392,4 +423,13 @@ def test_a_whitened_run_goes_on_where_it_ended(toy, workdir, capsys):
     train.main(["--name", "on", *pretrained, *still, "--init", "head"])
     after = utils.load_tensors("model/on/net_last.pth")
     for key, value in before.items():  # the same images have the same means
+        torch.testing.assert_close(after[key], value, atol=1e-6, rtol=1e-6)
+    train.main(["--name", "block", *pretrained, *still, "--train_blocks", "1", "--lr", "0.1",
+                "--init", "head"])  # fmt: skip
+    before = utils.load_tensors("model/block/net_last.pth")
+    assert not torch.equal(before["classifier.add_block.1.weight"],
+                           after["classifier.add_block.1.weight"])  # fmt: skip
+    train.main(["--name", "again", *pretrained, *still, "--init", "block"])
+    after = utils.load_tensors("model/again/net_last.pth")
+    for key, value in before.items():  # the means are not those of the backbone as it is now
         torch.testing.assert_close(after[key], value, atol=1e-6, rtol=1e-6)
