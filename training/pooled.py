@@ -103,8 +103,8 @@ def prepare(training, data, opts):
     if opts.center:
         for view, x in features.items():
             features[view] = center(x.flatten(0, 1), numbers[view]).unflatten(0, x.shape[:2])
-    views = PooledViews(data.loader.dataset, features)
-    loader = dataset.batch_loader(views, data.sampler, opts.num_workers)
+    pooled_views = PooledViews(data.loader.dataset, features)
+    loader = dataset.batch_loader(pooled_views, data.sampler, opts.num_workers)
     return dataclasses.replace(data, loader=loader)
 
 
