@@ -100,8 +100,9 @@ class TimmBranch(Branch):
         modules = self._reductions()
         known = dict(enumerate(modules, start=1))
         if self.pyramid:  # of several of one size the first
-            known = {2 ** (n + 1): n for n in range(1, 8)}
-            known = {known[side]: name for name, side in [*modules.items()][::-1] if side in known}
+            stages = {2 ** (stage + 1): stage for stage in range(1, 8)}
+            sized = [(stages[side], name) for name, side in modules.items() if side in stages]
+            known = dict(reversed(sized))
         if number not in known:
             there = ", ".join(map(str, [*sorted(known), "last"]))
             raise ValueError(

@@ -78,8 +78,8 @@ def prepare(training, data, opts):
     """
     numbers = branch_numbers(opts.view_names, opts.extra_Google)
     views = [view for view in data.samples if view != TEXT]
-    to_set = opts.center and not opts.resume
-    to_set = to_set and not training.network.center.is_set({numbers[view] for view in views})
+    branches = {numbers[view] for view in views}
+    to_set = opts.center and not (opts.resume or training.network.center.is_set(branches))
     if not (training.pooled or to_set):
         return data
     began = time.perf_counter()

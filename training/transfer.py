@@ -44,15 +44,16 @@ def start_from(init, network, opts, class_names):
     if TEXT in opts.view_names and run_opts.get("text_backbone") != opts.text_backbone:
         numbers = {view: number for view, number in numbers.items() if view != TEXT}
     sides = network_options(run_opts, tuple(numbers)), vars(opts)
-    pooling, changes = pooling_changes(*sides), head_changes(*sides)
+    pooling = pooling_changes(*sides)
+    changes = pooling + head_changes(*sides)
     same_words = not pooling and run_opts.get("text_pool") == opts.text_pool
     taken, moved = load_branches(network, opts.view_names, other, numbers, checkpoint, same_words)
-    if not pooling + changes:
+    if not changes:
         taken |= load_heads(network, other, classes is None)
         if network.center and (run_opts.get("train_blocks") or not run_opts.get("freeze")):
             taken |= load_means(network.center, opts.view_names, other.center, numbers)
-    changes = in_words(pooling + changes, *sides)
-    print(f"starts from {checkpoint}: {difference(network, taken, classes, changes)}", end="")
+    said = difference(network, taken, classes, in_words(changes, *sides))
+    print(f"starts from {checkpoint}: {said}", end="")
     print("".join(f"; {view} from the {at} branch" for view, at in moved.items()))
 
 
